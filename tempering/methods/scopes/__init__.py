@@ -1,0 +1,7 @@
+"""Which weights may move. `AnyScope` is the union of every scope in this folder, told apart by `kind`; a new file here joins it by itself."""
+
+from __future__ import annotations
+
+from tempering.index import union
+
+AnyScope = union(__name__)

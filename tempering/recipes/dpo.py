@@ -1,0 +1,63 @@
+"""Direct preference optimisation: prefer the chosen answer to the rejected one, without a reward model.
+
+Rafailov et al. 2023, arXiv 2305.18290 (`methods/objectives/dpo.py`). The reference is the starting model: with LoRA the adapter is switched off, so no
+second copy is held; `reference="cached"` computes its log-probs once before training.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from typing_extensions import Annotated
+
+from tempering.config import Budget, Optimizer, Schedule, Training
+from tempering.experiment import Experiment, Report
+from tempering.methods.scopes import AnyScope
+from tempering.methods.scopes.lora import LoRA
+
+
+def dpo(
+    model: str = "builtin:smollm2-135m",
+    data: str = "builtin:demo-pairs",
+    test: str | None = None,
+    shape: str = "auto",
+    max_length: int = 1024,
+    limit: int | None = None,
+    beta: Annotated[float, Field(gt=0)] = 0.1,
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0,
+    reference: Literal["live", "cached"] = "live",
+    scope: AnyScope = LoRA(),
+    optimizer: Optimizer = Optimizer(lr=5e-5),
+    schedule: Schedule = Schedule(warmup=0.1),
+    training: Training = Training(),
+    budget: Budget = Budget(),
+    seed: int = 0,
+) -> Report:
+    """Tune on chosen/rejected pairs with the DPO loss.
+
+    Args:
+        model: hub id, folder, .gguf file, builtin:tiny or builtin:smollm2-135m.
+        data: file, folder or hub id of pairs (chosen/rejected, or a prompt with rated responses); builtin:demo-pairs is a small set made for this project.
+        test: held-out pairs; by default 10% of the data, at most 200 pairs, chosen by seed.
+        shape: how to read the rows; auto recognises it and says so.
+        max_length: longest sequence in tokens; pairs over it are dropped and counted, never cut silently.
+        limit: read at most this many rows.
+        beta: strength of the pull towards the reference (paper: 0.1).
+        label_smoothing: probability that a pair is labelled the wrong way round (conservative DPO).
+        reference: live computes the reference's log-probs beside the policy's; cached computes them once before training.
+        scope: which weights may move: full or lora.
+        seed: of shuffling, dropout, initialisation and sampling.
+    """
+    from tempering.data import pair_row
+    from tempering.methods.objectives.dpo import DPO
+
+    run = Experiment.begin(dpo, locals())
+    policy = run.load(model)
+    train, held = run.rows(data, test, pair_row, shape=shape, limit=limit, max_length=max_length)
+    before = run.measure("before", policy, held)
+    if reference == "cached":
+        train, held = run.cache_reference(policy, train, held)
+    tuned = run.fit("fit", policy, DPO(beta=beta, label_smoothing=label_smoothing), train, held)
+    after = run.measure("after", tuned, held)
+    return run.finish(tuned, before, after)

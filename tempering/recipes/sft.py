@@ -1,0 +1,56 @@
+"""Supervised fine-tuning: teach a model to answer as the rows do.
+
+The loss is the negative log-likelihood of the assistant's tokens, averaged over the step's tokens (`methods/objectives/nll.py`). Ends with a ledger:
+what the task gained, and what of a fixed battery was kept and lost.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tempering.config import Budget, Optimizer, Schedule, Training
+from tempering.experiment import Experiment, Report
+from tempering.methods.scopes import AnyScope
+from tempering.methods.scopes.lora import LoRA
+
+
+def sft(
+    model: str = "builtin:smollm2-135m",
+    data: str = "builtin:demo",
+    test: str | None = None,
+    shape: str = "auto",
+    train_on: Literal["assistant", "last", "all"] = "assistant",
+    max_length: int = 1024,
+    limit: int | None = None,
+    scope: AnyScope = LoRA(),
+    optimizer: Optimizer = Optimizer(lr=2e-4),
+    schedule: Schedule = Schedule(),
+    training: Training = Training(),
+    budget: Budget = Budget(),
+    new_tokens: tuple[str, ...] = (),
+    seed: int = 0,
+) -> Report:
+    """Fine-tune on demonstrations with the next-token loss.
+
+    Args:
+        model: hub id, folder, .gguf file, builtin:tiny or builtin:smollm2-135m.
+        data: file, folder or hub id of conversations, instructions, prompt/completion rows or texts; builtin:demo is a small set made for this project.
+        test: held-out rows of the same kind; by default 10% of the data, at most 200 rows, chosen by seed.
+        shape: how to read the rows; auto recognises it and says so.
+        train_on: which tokens are scored: every assistant turn, the last one, or all tokens.
+        max_length: longest sequence in tokens; rows over it are dropped and counted, never cut silently.
+        limit: read at most this many rows.
+        scope: which weights may move: full or lora.
+        new_tokens: tokens to add to the vocabulary; their embeddings start at the mean and are trained and saved.
+        seed: of shuffling, dropout, initialisation and sampling.
+    """
+    from tempering.data import sft_row
+    from tempering.methods.objectives.nll import NLL
+
+    run = Experiment.begin(sft, locals())
+    policy = run.load(model, new_tokens)
+    train, held = run.rows(data, test, sft_row, shape=shape, limit=limit, max_length=max_length, train_on=train_on)
+    before = run.measure("before", policy, held)
+    tuned = run.fit("fit", policy, NLL(), train, held)
+    after = run.measure("after", tuned, held)
+    return run.finish(tuned, before, after)
