@@ -1,0 +1,48 @@
+"""Data: from what people have to tokens with an exact loss mask.
+
+`read` turns a file, folder or hub id into `Record`s; `sft_row`, `pair_row`, `unpaired_row` and `text_row` render records with the model's own chat
+template into rows of `Segment`s; `Table` keeps rows on disk; `check` finds, before any training, what people lose days to.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOMES = {
+    "readers": ("RecordSource", "read"),
+    "place": ("DataError",),
+    "shapes": ("NAMES", "SHAPES"),
+    "rendering": ("prompt_ids", "render", "with_template"),
+    "rows": ("RowReport", "best_response", "pair_row", "pairs", "sft_row", "text_row", "text_rows", "unpaired_row"),
+    "table": ("Table",),
+    "checking": ("check",),
+    "findings": ("CheckReport", "Finding"),
+    "show": ("render_example",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME)
+
+if TYPE_CHECKING:
+    from tempering.data.checking import check
+    from tempering.data.findings import CheckReport, Finding
+    from tempering.data.place import DataError
+    from tempering.data.readers import RecordSource, read
+    from tempering.data.rendering import prompt_ids, render, with_template
+    from tempering.data.rows import RowReport, best_response, pair_row, pairs, sft_row, text_row, text_rows, unpaired_row
+    from tempering.data.shapes import NAMES, SHAPES
+    from tempering.data.show import render_example
+    from tempering.data.table import Table
+
+
+def __getattr__(name: str) -> Any:
+    # no module here is called like a public function: importing it would set the module over the function
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,76 @@
+"""Streams: rows in a seeded order, several streams side by side, and a finite list for evaluation.
+
+A stream's position is a few integers, so a resumed run sees the same rows: the order of an epoch is a function of (seed, epoch) alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tempering.layout import collate
+from tempering.types import Parts, Row, Run, Stream
+
+
+class Shuffled:
+    """Rows without end, each epoch in a new seeded order; a step takes the next `batch_size` rows, over the end of an epoch if need be.
+
+    Args:
+        rows: anything with a length and an index: a `Table` on disk, a list.
+        batch_size: rows of one optimizer step.
+        seed: of the order.
+    """
+
+    def __init__(self, rows: Sequence[Row], batch_size: int, seed: int = 0) -> None:
+        if not len(rows):
+            raise ValueError("a stream needs at least one row")
+        self.rows, self.batch_size, self.seed, self.taken = rows, batch_size, seed, 0
+        self._epoch, self._order = -1, np.zeros(0, dtype=np.int64)
+
+    def next(self, run: Run) -> Parts:
+        """The next step's parts."""
+        indices = [self._index(self.taken + i) for i in range(self.batch_size)]
+        self.taken += self.batch_size
+        return collate([self.rows[i] for i in indices])
+
+    def _index(self, position: int) -> int:
+        epoch, place = divmod(position, len(self.rows))
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(len(self.rows))
+        return int(self._order[place])
+
+    def state(self) -> dict[str, Any]:
+        return {"taken": self.taken}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.taken = int(state["taken"])
+
+
+class Join:
+    """Several streams side by side: each gives its own parts under new names, for example forget and retain, or a task and its replay.
+
+    Args:
+        streams: prefix-free part name -> (stream, its part). `Join(forget=(a, "train"), retain=(b, "train"))`.
+    """
+
+    def __init__(self, **streams: tuple[Stream, str]) -> None:
+        self.streams = dict(sorted(streams.items()))
+
+    def next(self, run: Run) -> Parts:
+        """One part of each stream under its new name."""
+        return {name: stream.next(run)[part] for name, (stream, part) in self.streams.items()}
+
+    def state(self) -> dict[str, Any]:
+        return {name: stream.state() for name, (stream, _) in self.streams.items()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        for name, (stream, _) in self.streams.items():
+            stream.load(state[name])
+
+
+def passes(rows: Sequence[Row], batch_size: int) -> Iterator[Parts]:
+    """All rows once, in order, as parts of `batch_size` rows: for evaluation."""
+    for start in range(0, len(rows), batch_size):
+        yield collate([rows[i] for i in range(start, min(start + batch_size, len(rows)))])
