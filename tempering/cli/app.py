@@ -1,0 +1,167 @@
+"""The program: which commands there are, and how a line of words becomes one of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cyclopts import App, CoercionError, CycloptsError, MissingArgumentError, RepeatArgumentError, UnknownOptionError, UnusedCliTokensError
+from cyclopts import UnknownCommandError as UnknownCommand
+
+from tempering import index
+from tempering.cli.errors import guarded
+from tempering.cli.show import say
+from tempering.errors import UserError
+
+WELCOME = """temper: change what a model does, and know what it cost.
+
+  temper run sft --model builtin:tiny --data my.jsonl     fine-tune, with a ledger of what was gained and lost
+  temper run dpo --data pairs.jsonl --gate "keep >= 0.98" prefer one answer to another; fail if too much was lost
+  temper check my.jsonl --model builtin:tiny              what a model would be trained on, before any training
+  temper compare BASE TUNED                               two models, item by item
+  temper chat runs/NAME                                   talk to the result
+
+Recipes: {recipes}. `temper run RECIPE --help` lists a recipe's flags, `temper methods` what there is, `temper --help` every command."""
+
+
+def version() -> str:
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("tempering")
+    except PackageNotFoundError:
+        return "0.0.0 (not installed)"
+
+
+def build(tokens: Sequence[str] = (), *, everything: bool = False) -> App:
+    """The program's commands. Recipes are imported only where `tokens` name them; `everything` imports all, for shell completion."""
+    from tempering import doctor
+    from tempering.cli import methods, models, runs, sweep
+
+    app = App(
+        name="temper", help="Change what a model does, and know what it cost.", version=version, result_action="return_value", help_format="plaintext"
+    )
+    app.register_install_completion_command(add_to_startup=False)
+    app.command(_recipes("run", "Run a recipe: temper run RECIPE [flags].", tokens, everything))
+    app.command(_recipes("sweep", "Run a recipe for every combination of comma-separated values.", tokens, everything, sweep.command))
+    for function in (
+        models.measure_command,
+        models.compare_command,
+        models.chat,
+        models.check,
+        models.export,
+        runs.runs,
+        runs.report,
+        runs.lost,
+        methods.methods,
+        methods.show,
+        methods.schema,
+        methods.new,
+        doctor.doctor,
+    ):
+        app.command(function, name=function.__name__.removesuffix("_command"))
+    return app
+
+
+def _recipes(name: str, about: str, tokens: Sequence[str], everything: bool, make: Callable[..., Any] | None = None) -> App:
+    from tempering.cli.run import command
+
+    group = App(name=name, help=about, help_format="plaintext", help_epilogue="RECIPE may also be path/to/file.py:function.")
+    asked = tokens[1] if tokens[:1] == [name] and len(tokens) > 1 and not tokens[1].startswith("-") else None
+    wanted = asked.replace("-", "_") if asked else None
+    for entry in index.recipes().values():
+        if everything or entry.name == wanted:
+            group.command((make or command)(entry.name, index.load(entry)), name=entry.name, help=_help(entry.doc, entry.detail))
+        else:
+            group.command(lambda: 0, name=entry.name, help=entry.summary)
+    if asked and wanted not in index.recipes():
+        recipe = index.load_recipe(asked)
+        group.command((make or command)(asked, recipe), name=asked, help=_help("", recipe.__doc__ or ""))
+    return group
+
+
+def _help(doc: str, detail: str) -> str:
+    return "\n\n".join(part for part in (detail.split("Args:")[0].strip(), doc.strip()) if part)
+
+
+def run_command(argv: list[str]) -> int:
+    """Parse and run one command line; every failure becomes a sentence and an exit code here."""
+    debug = bool(os.environ.get("TEMPERING_DEBUG")) or "--debug" in argv
+    if not debug:
+        _quiet()
+    return guarded(lambda: _dispatch(argv), debug=debug)
+
+
+def _quiet() -> None:
+    # Libraries warn on stderr about things a user cannot act on; what matters is said by our own checks.
+    for name, value in {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        import warnings
+
+        warnings.simplefilter("ignore")
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv:
+        say(WELCOME.format(recipes=", ".join(index.recipes())))
+        return 0
+    tokens = list(argv)
+    if tokens[0] not in ("run", "sweep") and (tokens[0].replace("-", "_") in index.recipes() or ".py" in tokens[0]):
+        tokens.insert(0, "run")  # `temper sft` is `temper run sft`
+    if tokens[0] in ("run", "sweep"):
+        if len(tokens) == 1:
+            tokens.append("--help")
+        elif tokens[1] not in ("--help", "-h"):
+            tokens = _recipe_tokens(tokens)
+    app = build(tokens, everything=tokens[0] == "--install-completion")
+    try:
+        result = app(tokens, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise UserError(_sentence(error, app, tokens)) from None
+    return result if isinstance(result, int) else 0
+
+
+def _recipe_tokens(tokens: list[str]) -> list[str]:
+    from tempering.cli.run import normalise
+    from tempering.cli.values import Signature
+
+    if tokens[1].startswith("-"):
+        raise UserError(
+            f"temper {tokens[0]}: the recipe comes first, for example `temper {tokens[0]} {next(iter(index.recipes()), 'sft')} {tokens[1]} ...`"
+        )
+    signature = Signature(index.load_recipe(tokens[1]))
+    name = tokens[1].replace("-", "_") if tokens[1].replace("-", "_") in index.recipes() else tokens[1]
+    return [tokens[0], name, *normalise([t for t in tokens[2:] if t != "--debug"], signature)]
+
+
+def _sentence(error: CycloptsError, app: App, tokens: Sequence[str]) -> str:
+    """A parse error in our words: what was wrong, and the closest right one."""
+    error.verbose = False
+    command = " ".join(("temper", *(error.command_chain or ())))
+    if isinstance(error, UnknownCommand) or (not error.command_chain and isinstance(error, UnusedCliTokensError | UnknownOptionError)):
+        names = [name for name in app if not name.startswith("-")] + list(index.recipes())
+        return f"there is no command {tokens[0]!r}{index.closest(tokens[0], names)}; `temper --help` lists them"
+    if isinstance(error, UnusedCliTokensError):
+        return f"{command}: unexpected argument {' '.join(map(repr, error.unused_tokens or ()))}; `{command} --help` shows what it takes"
+    if isinstance(error, UnknownOptionError):
+        flag = error.token.keyword or error.token.value
+        known = [name for argument in error.argument_collection for name in argument.names if name.startswith("--")]
+        return f"{command}: there is no flag {flag}{index.closest(flag, known)}; `{command} --help` lists them"
+    if isinstance(error, MissingArgumentError):
+        missing = error.argument.name if error.argument else "a value"
+        about = (error.argument.parameter.help or "").rstrip(".") if error.argument else ""
+        return f"{command} needs {missing}{f' ({about})' if about else ''}; `{command} --help` shows how it is used"
+    if isinstance(error, RepeatArgumentError):
+        return f"{command}: {error.token.keyword or error.token.value} is given twice; keep one"
+    if isinstance(error, CoercionError) and error.token is not None and error.argument is not None:
+        from tempering.cli.fields import expected
+
+        choices = error.argument.get_choices() or ()
+        wanted = f"one of {', '.join(choices)}" if choices else expected(error.argument.hint)
+        name = error.token.keyword or error.argument.name
+        return f"{name}: expected {wanted}, got {error.token.value!r}{index.closest(error.token.value, choices)}"
+    return f"{command}: {error}"

@@ -1,0 +1,308 @@
+"""`temper run RECIPE`: flags made from the recipe's signature, a config file under them, and the run's own options beside them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tempering.cli import fields as f
+from tempering.cli.files import read_config
+from tempering.cli.show import say
+from tempering.cli.values import Given, Signature, jsonable
+from tempering.errors import GateFailed, UserError
+from tempering.index import closest, field_docs, first_sentence, load_recipe
+
+if TYPE_CHECKING:
+    from tempering.experiment import Report
+
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class Generic:
+    """Options of every run, whatever the recipe."""
+
+    config: str | None = None
+    """YAML or JSON file of values for this recipe, or an earlier run's folder; flags win over it."""
+    out: str | None = None
+    """The run's folder; by default a new one under runs/."""
+    resume: str | None = None
+    """Continue a run that stopped: its folder, or without a value the newest unfinished run of this recipe."""
+    again: bool = False
+    """Run even though a run with the same inputs has finished."""
+    dry_run: bool = False
+    """Print the resolved values and stop."""
+    debug: bool = False
+    """Show tracebacks."""
+
+
+_GENERIC_DOCS = field_docs(Generic)
+_SWITCHES = {"again", "dry_run", "debug"}
+
+
+def hyphened(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def flag_of(signature: Signature, field: f.Field) -> str:
+    """The shortest flag of a field."""
+    return hyphened(signature.spellings[field.dotted][0])
+
+
+def normalise(tokens: Sequence[str], signature: Signature) -> Iterator[str]:
+    """Tokens with every flag in its shortest spelling and joined to its value (`--flag=value`).
+
+    Raises:
+        UserError: an unknown flag, a flag without its value, or a value without a flag.
+    """
+    i = 0
+    while i < len(tokens):
+        token = tokens[i]
+        i += 1
+        if token in ("--help", "-h"):
+            yield "--help"
+            continue
+        if not token.startswith("--") or token == "--":
+            raise UserError(f"unexpected argument {token!r}; values are given as flags, for example --data {token if token != '--' else 'FILE'}")
+        name, equals, value = token[2:].partition("=")
+        flag, takes = _resolve_flag(name, signature)
+        if takes == "value" and not equals:
+            if i >= len(tokens) or _is_flag(tokens[i], signature):
+                raise UserError(f"{token} needs a value{_wanted(name, signature)}")
+            value, i = tokens[i], i + 1
+        elif takes == "switch" and not equals and i < len(tokens) and tokens[i].lower() in ("true", "false", "yes", "no"):
+            value, i, equals = tokens[i], i + 1, "="
+        elif takes == "optional" and not equals:
+            given = i < len(tokens) and not tokens[i].startswith("--")
+            value, i = (tokens[i], i + 1) if given else (LATEST, i)
+        yield flag if takes == "switch" and not equals else f"{flag}={value}"
+
+
+def _is_flag(token: str, signature: Signature) -> bool:
+    if not token.startswith("--"):
+        return False
+    try:
+        _resolve_flag(token[2:].partition("=")[0], signature)
+    except UserError:
+        return False
+    return True
+
+
+def _wanted(name: str, signature: Signature) -> str:
+    field = signature.find(name)
+    return f": {f.expected(field.hint)}" if field and not field.choices else f": one of {', '.join(field.choices)}" if field else ""
+
+
+def _resolve_flag(name: str, signature: Signature) -> tuple[str, str]:
+    """(canonical flag, "value" | "switch" | "optional")."""
+    field = signature.find(name)
+    if field is not None:
+        return flag_of(signature, field), "switch" if field.is_bool and len(f.options(field.hint)) == 1 else "value"
+    generic = name.replace("-", "_")
+    if generic in _GENERIC_DOCS:
+        return hyphened(generic), "switch" if generic in _SWITCHES else "optional" if generic == "resume" else "value"
+    if name.startswith("no-") and (field := signature.find(name[3:])) is not None and field.is_bool:
+        return "--no-" + flag_of(signature, field)[2:], "switch"
+    for dotted, owner in signature.fields.items():
+        for spelled in signature.spellings[dotted]:
+            if owner.is_dict and name.replace("-", "_").startswith(spelled + "."):
+                return f"{flag_of(signature, owner)}.{name[len(spelled) + 1 :]}", "value"
+    head, dot, key = name.partition(".")
+    same = [
+        hyphened(d) + dot + key
+        for d, owner in signature.fields.items()
+        if d.rpartition(".")[2] == head.replace("-", "_") and (owner.is_dict or not dot)
+    ]
+    known = [hyphened(n) for n in (*signature.known(), *_GENERIC_DOCS)]
+    hint = f"; did you mean {' or '.join(same)}?" if same else closest("--" + name, known)
+    raise UserError(f"recipe {signature.name} has no flag --{name}{hint or f'; `temper run {signature.name} --help` lists them'}")
+
+
+# -------------------------------------------------------------------------------------------------------------------- the command for one recipe
+
+
+def command(spec: str, recipe: Callable[..., Any], act: Callable[[Signature, list[Given], Generic], int] | None = None) -> Callable[..., int]:
+    """A function for cyclopts whose flags are the recipe's fields; it resolves them and runs the recipe (or calls `act`)."""
+    from cyclopts import Group, Parameter
+
+    signature = Signature(recipe)
+    parameters = []
+    groups: dict[str, Group] = {}
+    order = ["", *dict.fromkeys(field.group for field in signature.fields.values() if field.group), "run"]
+
+    def group(name: str) -> Group:
+        if name not in groups:
+            title = {"": f"Recipe {signature.name}", "run": "This run"}.get(name, name.capitalize())
+            about = signature.parameters[name].doc if name in signature.parameters else ""
+            groups[name] = Group(title, help=about, sort_key=order.index(name))
+        return groups[name]
+
+    def add(key: str, hint: Any, **options: Any) -> None:
+        annotation = Annotated[hint, Parameter(**options)]
+        parameters.append(inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+
+    for dotted, field in signature.fields.items():
+        flags = [hyphened(name) for name in signature.spellings[dotted]]
+        about = field.doc + (f" (only {' or '.join(field.kinds)})" if field.kinds else "")
+        default = "required" if field.default is f.MISSING else _shown(field.default)
+        common = {"name": flags, "help": about, "group": group(field.group), "show_default": lambda _, text=default: text}
+        if field.is_bool and len(f.options(field.hint)) == 1:
+            add(dotted.replace(".", "__"), bool | None, negative=[f"--no-{flags[0][2:]}"], **common)
+        elif field.is_dict:
+            add(dotted.replace(".", "__"), dict[str, str] | None, negative="", metavar="KEY VALUE", **common)
+        elif field.is_list:
+            add(dotted.replace(".", "__"), list[str] | None, negative="", metavar="TEXT", **common)
+        elif field.choices and not f.allows_none(field.hint):
+            add(dotted.replace(".", "__"), str | None, choices=field.choices, **common)
+        else:
+            add(dotted.replace(".", "__"), str | None, metavar=_metavar(field.hint), **common)
+    for name, about in _GENERIC_DOCS.items():
+        if name in _SWITCHES:
+            add(f"run__{name}", bool | None, name=[hyphened(name)], negative="", help=about, group=group("run"), show_default=False)
+        else:
+            metavar = {"config": "FILE", "out": "FOLDER", "resume": "[RUN]"}[name]
+            add(f"run__{name}", str | None, name=[hyphened(name)], help=about, group=group("run"), metavar=metavar, show_default=False)
+
+    def body(**bound: Any) -> int:
+        given = [g for key, value in bound.items() if not key.startswith("run__") and value is not None for g in _given(signature, key, value)]
+        generic = Generic(**{key[5:]: value for key, value in bound.items() if key.startswith("run__") and value is not None})
+        return (act or execute)(signature, given, generic)
+
+    body.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    body.__annotations__ = {p.name: p.annotation for p in parameters}
+    body.__doc__ = first_sentence(recipe.__doc__ or "")
+    body.__name__ = signature.name
+    body.recipe_signature = signature  # type: ignore[attr-defined]
+    body.spec = spec  # type: ignore[attr-defined]
+    return body
+
+
+def _given(signature: Signature, key: str, value: Any) -> Iterator[Given]:
+    field = signature.fields[key.replace("__", ".")]
+    flag = flag_of(signature, field)
+    if isinstance(value, dict):
+        for inner, text in value.items():
+            yield Given((*field.path, inner), text, f"{flag}.{inner}")
+    else:
+        yield Given(field.path, value, flag)
+
+
+def _metavar(hint: Any) -> str:
+    names = {int: "INT", float: "NUMBER", str: "TEXT", bool: "BOOL"}
+    return "|".join(dict.fromkeys(names.get(option, "VALUE") for option in f.options(hint)))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict | tuple | list) and not value:
+        return "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# ----------------------------------------------------------------------------------------------------------------------------------- running it
+
+
+def execute(signature: Signature, given: Sequence[Given], generic: Generic) -> int:
+    """Resolve the values and run the recipe.
+
+    Raises:
+        UserError: wrong values, or what the recipe itself refuses.
+        GateFailed: a gate of the run's budget did not hold.
+    """
+    arguments, resume = resolve(signature, given, generic)
+    if generic.dry_run:
+        say(json.dumps({"recipe": signature.name, "values": jsonable(arguments)}, indent=2, ensure_ascii=False))
+        return 0
+    report = call(signature, arguments, out=generic.out, resume=resume, again=generic.again, command=generic_command())
+    if report is not None and report.failed_gates:
+        raise GateFailed("; ".join(report.failed_gates) + f"; see {report.folder}")
+    return 0
+
+
+def generic_command() -> str:
+    """What the user typed, as it would be typed again."""
+    import sys
+
+    return shlex.join(["temper", *sys.argv[1:]])
+
+
+def resolve(signature: Signature, given: Sequence[Given], generic: Generic) -> tuple[dict[str, Any], Path | None]:
+    """(the recipe's arguments, the run to resume)."""
+    base: list[Given] = []
+    resume = _resumed(signature, generic.resume) if generic.resume else None
+    if generic.config:
+        path, values, recipe = read_config(generic.config)
+        if recipe is not None and recipe != signature.name:
+            raise UserError(f"--config {path}: holds values of recipe {recipe}, not of {signature.name}; run `temper run {recipe} --config {path}`")
+        base = signature.from_config(path, values)
+    if resume is None:
+        return signature.resolve([*base, *given]), None
+    path, values, recipe = read_config(resume)
+    if recipe is not None and recipe != signature.name:
+        raise UserError(f"--resume {resume}: is a run of recipe {recipe}, not of {signature.name}; use `temper run {recipe} --resume {resume}`")
+    stored = signature.from_config(path, values)
+    arguments = signature.resolve(stored)
+    asked = jsonable(signature.resolve([*stored, *base, *given]))
+    for name, value in jsonable(arguments).items():
+        if asked[name] != value:
+            raise UserError(
+                f"--resume {resume}: the run was started with {name} = {value}, not {asked[name]}; resume without that flag, or start a new run"
+            )
+    return arguments, resume
+
+
+def _resumed(signature: Signature, wanted: str) -> Path:
+    from tempering.cli.runs import find_runs
+
+    if wanted == LATEST:
+        unfinished = [run for run in find_runs(Path("runs")) if run.recipe == signature.name and run.state != "done"]
+        if not unfinished:
+            raise UserError(f"--resume: there is no unfinished run of {signature.name} under runs/; give its folder, --resume FOLDER")
+        return unfinished[0].folder
+    folder = Path(wanted)
+    if not (folder / "config.json").is_file():
+        what = "there is no such folder" if not folder.is_dir() else "it holds no config.json, so it is not a run"
+        raise UserError(f"--resume {wanted}: {what}; `temper runs` lists the runs")
+    return folder
+
+
+def call(
+    signature: Signature, arguments: Mapping[str, Any], *, out: str | Path | None, resume: Path | None, again: bool, command: str
+) -> Report | None:
+    """Call the recipe with the run's options where experiments look for them."""
+    from tempering import experiment
+
+    options = experiment.Options(out=Path(out) if out else None, resume=resume, again=again, command=command)
+    token = experiment.OPTIONS.set(options)
+    try:
+        return signature.recipe(**arguments)
+    finally:
+        experiment.OPTIONS.reset(token)
+
+
+def run(
+    recipe: str | Callable[..., Any], *, out: str | Path | None = None, resume: str | Path | None = None, again: bool = False, **values: Any
+) -> Any:
+    """Run a recipe and give its report: `tp.run("sft", model="builtin:tiny", data="my.jsonl", scope="lora", lr=1e-4)`.
+
+    Args:
+        recipe: its name, `path/to/file.py:function`, or the function itself.
+        out: the run's folder; a new one under runs/ by default.
+        resume: folder of a run to continue.
+        again: run although the same inputs finished before.
+        values: the recipe's arguments, as objects, mappings, or in the command line's short spellings.
+
+    Raises:
+        UserError: wrong values or input.
+    """
+    signature = Signature(load_recipe(recipe) if isinstance(recipe, str) else recipe)
+    given = signature.from_python(values)
+    arguments, folder = resolve(signature, given, Generic(resume=str(resume) if resume else None))
+    shown = ", ".join(f"{name}={value!r}" for name, value in values.items())
+    return call(signature, arguments, out=out, resume=folder, again=again, command=f"tempering.run({signature.name!r}, {shown})")

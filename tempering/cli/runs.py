@@ -1,0 +1,179 @@
+"""What runs left behind: `temper runs`, `report`, `lost`. Run folders are read as data: a broken or foreign file shows as unknown, never as an error."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from tempering.cli.show import age, say, table
+from tempering.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """One run folder at a glance."""
+
+    folder: Path
+    recipe: str
+    state: str
+    """running, done, failed, interrupted, killed (its process is gone), or unknown."""
+    model: str
+    data: str
+    when: float
+    """Seconds since the epoch of the last thing that happened."""
+    keep: float | None
+    gain: float | None
+    message: str
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's value, or None where it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def read_run(folder: Path) -> RunInfo:
+    """What a run folder says of itself."""
+    config, status = _mapping(read_json(folder / "config.json")), _mapping(read_json(folder / "status.json"))
+    values = _mapping(config.get("values")) or config
+    keep, gain = headline(_mapping(read_json(folder / "ledger.json")))
+    state = _text(status.get("state")) or "unknown"
+    if state == "running" and isinstance(status.get("pid"), int) and not _alive(status["pid"], _text(status.get("host"))):
+        state = "killed"
+    when = max((path.stat().st_mtime for name in ("status.json", "metrics.jsonl", "config.json") if (path := folder / name).is_file()), default=0.0)
+    return RunInfo(
+        folder=folder,
+        recipe=_text(config.get("recipe")),
+        state=state,
+        model=_text(values.get("model")),
+        data=_text(values.get("data")),
+        when=when,
+        keep=keep,
+        gain=gain,
+        message=_text(status.get("message")),
+    )
+
+
+def _alive(pid: int, host: str) -> bool:
+    import os
+    import platform
+
+    if host and host != platform.node():
+        return True  # another machine's process cannot be asked
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def headline(ledger: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """(keep, gain) of a ledger's JSON: the share kept, and the mean change of the target probes; None where it has none."""
+    keep = ledger.get("keep")
+    keep = _number(keep) if not isinstance(keep, dict) else _number(keep.get("point", keep.get("value")))
+    gain = ledger.get("gain")
+    gain = _number(gain) if not isinstance(gain, dict) else _number(gain.get("point", gain.get("value")))
+    return keep, gain
+
+
+def find_runs(root: Path) -> list[RunInfo]:
+    """Run folders under a folder (itself, its children, and theirs: sweeps are one deeper), newest first."""
+    folders = [root, *root.glob("*"), *root.glob("*/*")]
+    return sorted((read_run(path) for path in folders if (path / "status.json").is_file()), key=lambda run: -run.when)
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.3f}"
+
+
+def runs(folder: Path = Path("runs"), *, json_: Annotated[bool, Parameter(name="--json", negative="")] = False) -> int:
+    """List runs, newest first: state, recipe, model, what was kept and gained, age.
+
+    Args:
+        folder: where to look.
+        json_: print JSON instead of a table.
+    """
+    if not folder.is_dir():
+        if folder == Path("runs"):
+            say("there are no runs here yet; `temper run sft --model builtin:tiny` makes one")
+            return 0
+        raise UserError(f"{folder}: there is no such folder; give the folder that holds runs")
+    found = find_runs(folder)
+    if json_:
+        say(json.dumps([{**vars(run), "folder": str(run.folder)} for run in found], indent=2))
+        return 0
+    if not found:
+        say(f"no runs under {folder}")
+        return 0
+    rows = [
+        (run.folder, run.state, run.recipe, run.model, "" if run.keep is None else f"{run.keep:.3f}", _signed(run.gain), age(run.when), run.message)
+        for run in found
+    ]
+    table(("run", "state", "recipe", "model", "keep", "gain", "age", "note"), rows, right=(4, 5, 6), wrap=(3, 7))
+    return 0
+
+
+def _run_folder(run: Path, needs: str) -> Path:
+    if not run.is_dir():
+        raise UserError(f"{run}: there is no such folder; `temper runs` lists the runs")
+    if not (run / needs).is_file():
+        why = "the run has not come to its end" if (run / "config.json").is_file() else "it is not a run folder"
+        raise UserError(f"{run}: has no {needs}; {why}")
+    return run
+
+
+def report(run: Path) -> int:
+    """Write a run's report.html again from what lies in its folder.
+
+    Args:
+        run: the run's folder.
+    """
+    from tempering.report import write
+
+    folder = _run_folder(run, "config.json")
+    write(folder)
+    say(f"wrote {folder / 'report.html'}")
+    return 0
+
+
+def lost(run: Path) -> int:
+    """Print the items a run lost, as JSON lines that can be trained on again (`temper lost RUN > replay.jsonl`).
+
+    Args:
+        run: the run's folder.
+    """
+    from tempering.ledger import Ledger
+
+    folder = _run_folder(run, "ledger.json")
+    stored = read_json(folder / "ledger.json")
+    if not isinstance(stored, dict):
+        raise UserError(f"{folder / 'ledger.json'}: not a ledger; `temper compare` makes a new one from models")
+    for row in _lost_rows(Ledger.from_json(stored)):
+        print(json.dumps(row, ensure_ascii=False))
+    return 0
+
+
+def _lost_rows(ledger: Any) -> Iterator[dict[str, Any]]:
+    yield from ledger.lost_records()

@@ -1,0 +1,7 @@
+"""stub"""
+
+
+def command(spec, recipe):
+    from tempering.cli.run import command
+
+    return command(spec, recipe)
