@@ -1,7 +1,7 @@
 """Checkpoints: everything a run needs to go on to the same bits, as safetensors and JSON, never pickles.
 
-A checkpoint is a folder `step-000100` that appears whole or not at all: it is written beside its place, synced and renamed. `manifest.json` holds the SHA-256
-of every file; one that is torn, truncated or foreign is refused with a sentence and the one before it is used.
+A checkpoint is a folder `step-000100` that appears whole or not at all: it is written beside its place, synced and renamed. `manifest.json` holds
+the SHA-256 of every file; one that is torn, truncated or foreign is refused with a sentence and the one before it is used.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Settings as values: small frozen pydantic models that a recipe's signature is made of.
 
-A value with nothing set is the published or the usual default, so every key that a user sets is visibly theirs. The command line, `--config` files and
-Python all build the same values. No torch here.
+A value with nothing set is the published or the usual default, so every key that a user sets is visibly theirs. The command line, `--config` files
+and Python all build the same values. No torch here.
 """
 
 from __future__ import annotations

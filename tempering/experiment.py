@@ -1,10 +1,49 @@
-"""What every recipe shares besides its method: a run folder, loading, rows, measuring before and after, and the end: ledger, gates, report, model."""
+"""What every recipe shares besides its method: a run folder, loading, rows, measuring before and after, and the end: ledger, gates, report, model.
+
+A recipe calls these in order and holds no bookkeeping itself. Each step leaves its result in the run folder, so a run that was stopped goes on where
+it was: scores are read back, training resumes from its newest checkpoint, a saved model is not trained again.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+import json
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from tempering.display import Display
+from tempering.errors import Interrupted, UserError
+from tempering.held import Rows, samples, target_probes
+from tempering.home import sha256_file, store_dir, write_atomic
+from tempering.runs import RunFolder, lock
+from tempering.stages import content_key
+
+if TYPE_CHECKING:
+    from tempering.ledger_types import Ledger
+    from tempering.types import Objective, Policy, Probe, Row, Scores
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of every run, whatever the recipe; the command line sets them."""
+
+    out: Path | None = None
+    resume: Path | None = None
+    again: bool = False
+    command: str = ""
+    display: Display = field(default_factory=Display)
+
+
+OPTIONS: ContextVar[Options] = ContextVar("tempering_options")
+_CURRENT: ContextVar[list[Experiment]] = ContextVar("tempering_experiment")
 
 
 @dataclass(frozen=True)
@@ -12,9 +51,349 @@ class Report:
     """What a recipe returns: where the run lies and what it came to."""
 
     folder: Path
-    ledger: Any
+    ledger: Ledger
     failed_gates: tuple[str, ...] = ()
 
 
+class AlreadyDone(Exception):
+    """The same recipe with the same values, data, model and code has finished before."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self.folder = folder
+
+
+def execute(recipe: Callable[..., Report], arguments: Mapping[str, Any], options: Options) -> Report:
+    """Run a recipe as the command line does: signals stop it cleanly, failures leave a state that says so, finished work is not done twice.
+
+    Raises:
+        UserError: wrong input; nothing is left behind that was not there before (checkpoints are kept).
+        Interrupted: Ctrl-C or SIGTERM; the message says how to resume.
+    """
+    from tempering.ledger import Ledger
+
+    held: list[Experiment] = []
+    tokens = OPTIONS.set(options), _CURRENT.set(held)
+    try:
+        with _signals(held):
+            return recipe(**arguments)
+    except AlreadyDone as done:
+        options.display.say(f"already done with the same code and inputs: {done.folder} (--again runs it once more)")
+        ledger = Ledger.read(done.folder / "ledger.json")
+        return Report(done.folder, ledger, tuple(g.message for g in ledger.gates if not g.passed))
+    except Interrupted as stop:
+        for run in held:
+            run.folder.status("interrupted", str(stop))
+            raise Interrupted(f"{stop}; go on with: temper run {run.recipe} --resume {run.folder.path}") from None
+        raise
+    except UserError as error:
+        for run in held:
+            run.folder.status("failed", str(error))
+            run.folder.discard()
+        raise
+    except BaseException as error:
+        for run in held:
+            run.folder.status("failed", f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        OPTIONS.reset(tokens[0])
+        _CURRENT.reset(tokens[1])
+
+
+@contextmanager
+def _signals(held: list[Experiment]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask training to stop at the next step and write a checkpoint; anywhere else they stop at once. A second Ctrl-C never
+    waits."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        name = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[signal.Signals(number)]
+        stopper = held[0].stopper if held else None
+        if stopper is None or stopper.reason:
+            raise Interrupted(f"stopped by {name}")
+        stopper(name)
+
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
 class Experiment:
-    pass
+    """One run of a recipe. `begin` opens it; the methods are its steps."""
+
+    def __init__(self, recipe: str, values: Mapping[str, Any], folder: RunFolder, key: str, options: Options) -> None:
+        self.recipe, self.values, self.folder, self.key, self.options = recipe, values, folder, key, options
+        self.display = options.display
+        self.lock: dict[str, Any] = {}
+        self.stopper: Any = None
+        self.model_spec = ""
+        self.new_tokens: tuple[str, ...] = ()
+        self.cost: dict[str, float] = {}
+        self.kl: dict[str, float] = {}
+
+    @staticmethod
+    def begin(recipe: Callable[..., Report], values: Mapping[str, Any]) -> Experiment:
+        """Open the run: check what can be checked at once, look whether it was done before, make or reopen the folder.
+
+        Raises:
+            AlreadyDone: the same run has finished (caught by `execute`).
+            UserError: a malformed gate, or a folder that cannot be used.
+        """
+        from tempering.gates import parse
+
+        options = OPTIONS.get(Options())
+        given = {name: values[name] for name in inspect.signature(recipe).parameters}
+        for gate in getattr(given.get("budget"), "gate", ()):
+            parse(gate)
+        plain = {name: value.model_dump(mode="json") if hasattr(value, "model_dump") else value for name, value in given.items()}
+        hashes = {name: digest for name, value in plain.items() if isinstance(value, str) and (digest := _content(value))}
+        key = content_key({"recipe": recipe.__name__, "values": plain, "content": hashes}, recipe)
+        marker = store_dir("done") / f"{key}.json"
+        if options.resume is None and not options.again and marker.exists():
+            done = Path(json.loads(marker.read_text())["folder"])
+            if RunFolder(done, resume=True).read("status.json").get("key") == key and (done / "ledger.json").exists():
+                raise AlreadyDone(done)
+        path = options.resume or options.out or Path("runs") / f"{recipe.__name__}-{datetime.now():%Y%m%d-%H%M%S}-{key[:6]}"
+        run = Experiment(recipe.__name__, given, RunFolder(path, resume=options.resume is not None), key, options)
+        _CURRENT.get([]).append(run)
+        run.folder.write("config.json", {"recipe": recipe.__name__, "values": plain})
+        run.folder.status("running", command=options.command)
+        if options.resume is None:
+            options.display.say(f"run {path}")
+        return run
+
+    def load(self, spec: str, new_tokens: Sequence[str] = ()) -> Policy:
+        """The model to start from, with `new_tokens` added to its vocabulary."""
+        import torch
+
+        from tempering import models
+
+        torch.manual_seed(int(self.values.get("seed", 0)))
+        self.model_spec, self.new_tokens = spec, tuple(new_tokens)
+        with self.display.phase("loading the model"):
+            policy = models.load(spec, say=self.display.say)
+            if new_tokens:
+                models.resize_tokens(policy, new_tokens)
+        origin = models.provenance(policy.model)
+        size = sum(p.numel() for p in policy.model.parameters())
+        self.lock["model"] = {"source": spec, "parameters": size, "sha256": origin.base_sha256() if origin else None}
+        self.display.say(f"model {spec}: {size / 1e6:.1f} M parameters")
+        self._tokenizer = policy.tokenizer
+        return policy
+
+    def rows(
+        self, data: str, test: str | None, make_row: Callable[..., Row | None], *, shape: str, limit: int | None, max_length: int, **how: Any
+    ) -> tuple[Rows, Rows]:
+        """Tokenised rows to train on and held-out ones, kept in the store by content so that nothing is tokenised twice.
+
+        Raises:
+            UserError: unreadable data, no usable row, or nothing to hold out.
+        """
+        train = self._table("data", data, make_row, shape, limit, {"max_length": max_length, **how})
+        seed = int(self.values.get("seed", 0))
+        if test is not None:
+            held = self._table("test", test, make_row, shape, None, {"max_length": max_length, **how})
+            return Rows(train, range(len(train))), Rows(held, range(len(held)))
+        import numpy as np
+
+        order = np.random.Generator(np.random.PCG64(seed)).permutation(len(train)).tolist()
+        size = max(1, min(self._max_test(), len(train) // 10))
+        if len(train) < 2:
+            raise UserError(f"data {data}: 1 usable row; at least 2 are needed (one to train on, one to hold out), or give held-out rows with --test")
+        self.display.say(f"held out {size} of {len(train)} rows to measure with (--test gives your own)")
+        return Rows(train, sorted(order[size:])), Rows(train, sorted(order[:size]))
+
+    def _max_test(self) -> int:
+        return getattr(self.values.get("budget"), "max_test", 200)
+
+    def _table(self, role: str, data: str, make_row: Callable[..., Row | None], shape: str, limit: int | None, how: Mapping[str, Any]) -> Any:
+        from tempering.data import RowReport, Table, read
+        from tempering.worlds.demo import demo_records
+
+        builtin = data.startswith("builtin:")
+        source = demo_records(data) if builtin else read(data, shape=shape, limit=limit, say=self.display.say)
+        fingerprint = source.fingerprint
+        template = getattr(self._tokenizer, "chat_template", None)
+        tokens = self._tokenizer.backend_tokenizer.to_str()
+        inputs = {"data": fingerprint, "shape": shape, "limit": limit, "row": make_row.__name__, "how": dict(how), "tokens": tokens, "chat": template}
+        key = content_key(inputs)
+        folder, report = store_dir("tables") / key, RowReport()
+        if not folder.exists():
+
+            def rows() -> Iterator[Row]:
+                with self.display.phase(f"tokenising {data}"):
+                    for record in source:
+                        row = make_row(record, self._tokenizer, report=report, **how)
+                        if row is not None:
+                            yield row
+
+            table = Table.build(rows(), folder, meta={"report": report.sentence})
+            self.display.say(f"{data}: {report.sentence()}")
+        table = Table.open(folder)
+        if not len(table):
+            look = f"look with `temper check {data} --model {self.model_spec}`, or raise --max-length"
+            raise UserError(f"{role} {data}: no row is usable: {report.sentence()} {look}")
+        self.lock.setdefault("data", {})[role] = {"source": data, "sha256": fingerprint, "rows": len(table)}
+        return table
+
+    def cache_reference(self, policy: Policy, *groups: Rows) -> tuple[Any, ...]:
+        """The same rows with the start model's log-probs as the column "reference.logp", computed once."""
+        import numpy as np
+
+        from tempering.measure import logps_of
+
+        cached = []
+        for rows in groups:
+            with self.display.phase("reference log-probs") as phase:
+                flat = [(i, part, s) for i, row in enumerate(rows) for part, segments in row.items() for s in segments]
+                pairs = [(s.ids[:1].tolist(), s.ids[1:].tolist()) for _, _, s in flat]
+                logps = logps_of(policy, pairs, progress=lambda done, total: phase.advance(done, total))
+            out: list[dict[str, tuple[Any, ...]]] = [{} for _ in range(len(rows))]
+            for (i, part, s), logp in zip(flat, logps, strict=True):
+                column = np.concatenate([[0.0], logp.float().numpy()]).astype(np.float32)
+                extended = type(s)(s.ids, s.weight, {**s.extras, "reference.logp": column}, s.source)
+                out[i][part] = (*out[i].get(part, ()), extended)
+            cached.append(out)
+        return tuple(cached)
+
+    def measure(self, name: str, policy: Policy, held: Sequence[Row]) -> Scores:
+        """Target probes on the held rows and the keep battery; read back from the folder where a resumed run has them already."""
+        from pydantic import TypeAdapter
+
+        from tempering import types
+        from tempering.measure import measure
+
+        adapter, path = TypeAdapter(types.Scores), self.folder.path / f"{name}.scores.json"
+        if path.exists():
+            return adapter.validate_json(path.read_bytes())
+        probes = (*target_probes(held, self._max_test()), *self._battery(policy))
+        with self.display.phase(f"measuring {name}", len(probes)) as phase:
+            scores = measure(policy, probes, say=self.display.say, progress=lambda probe, done, total: phase.advance(done, total, probe))
+        self._check_gates(scores)
+        write_atomic(path, adapter.dump_json(scores).decode())
+        return scores
+
+    def _battery(self, policy: Policy) -> tuple[Probe, ...]:
+        from tempering.measure import keep_battery
+
+        wish = getattr(self.values.get("budget"), "keep", "none")
+        return () if wish == "none" else keep_battery(policy, quick=wish == "quick")
+
+    def _check_gates(self, scores: Scores) -> None:
+        """A gate on a probe that is not measured fails here, before any training."""
+        from tempering.gates import check
+        from tempering.ledger import compare
+
+        check(compare(scores, scores), list(getattr(self.values.get("budget"), "gate", ())))
+
+    def fit(self, name: str, policy: Policy, objective: Objective, train: Sequence[Row], held: Sequence[Row]) -> Policy:
+        """Train, save the model, and give back the tuned policy. A model that a resumed run has saved already is loaded instead."""
+        from tempering import models
+        from tempering.data.streams import Shuffled, passes
+        from tempering.fit import Evaluation, Stopper, fit
+        from tempering.types import Policy, Role
+
+        target = self.folder.path / "model"
+        if (target / "policy.json").exists():
+            self.cost = self.folder.read("cost.json")
+            return models.load(str(target), say=self.display.say)
+        training, seed = self.values["training"], int(self.values.get("seed", 0))
+        steps = training.steps or max(1, math.ceil(training.epochs * len(train) / training.batch_size))
+        scope = self._scope(policy)
+        self.display.say(f"training {len(train)} rows, {steps} steps of {training.batch_size}, scope {scope.kind}")
+        self.stopper = Stopper()
+        with self.display.phase("training", steps) as phase:
+
+            def show(m: Mapping[str, Any]) -> None:
+                phase.advance(m["step"], steps, f"loss {m['loss']:.4f}  {m['tokens_per_s']:.0f} tokens/s")
+
+            fitted = fit(
+                {"policy": Role(policy.model, scope)}, objective, Shuffled(train, training.batch_size, seed),
+                steps=steps, optimizer=self.values["optimizer"], schedule=self.values["schedule"], training=training,
+                evaluation=Evaluation(lambda: passes(held, training.batch_size), training.eval_every, training.patience, training.keep_best),
+                folder=self.folder.path, resume=self.options.resume is not None, seed=seed, say=self.display.say, on_metrics=show,
+                stopper=self.stopper,
+            )  # fmt: skip
+        self.stopper = None
+        live = fitted.roles["policy"]
+        tuned = Policy(live.model, policy.tokenizer, name=f"{policy.name} + {self.recipe}", handle=live.handle, source=str(target))
+        from tempering.measure import peak_memory_gib
+
+        self.cost = {"tokens": fitted.tokens, "seconds": fitted.seconds, "peak_memory_gib": peak_memory_gib()}
+        self.folder.write("cost.json", self.cost)
+        with self.display.phase("saving the model"):
+            models.save(tuned, target)
+        self._diagnose()
+        return tuned
+
+    def _scope(self, policy: Policy) -> Any:
+        """The scope asked for; new tokens train beside it."""
+        from tempering import models
+
+        scope = self.values["scope"]
+        if self.new_tokens and scope.kind == "lora":
+            targets = models.new_token_targets(policy)
+            return scope.model_copy(update={"options": {**scope.options, "trainable_token_indices": targets}})
+        return scope
+
+    def _diagnose(self) -> None:
+        from tempering.report.doctor import diagnose
+
+        lines = (self.folder.path / "metrics.jsonl").read_text().splitlines()
+        for finding in diagnose([json.loads(line) for line in lines]):
+            self.display.say(f"curve: {finding.sentence}")
+
+    def finish(self, policy: Policy, before: Scores, after: Scores) -> Report:
+        """Ledger, gates, samples, model card and report; the run is done."""
+        from tempering import report
+        from tempering.gates import check
+        from tempering.ledger import compare
+
+        kl = self._divergence(policy)
+        ledger = compare(before, after, cost=self.cost, kl=kl)
+        gates = check(ledger, list(getattr(self.values.get("budget"), "gate", ())))
+        ledger = type(ledger)(**{**ledger.__dict__, "gates": tuple(gates)})
+        ledger.write(self.folder.path / "ledger.json")
+        self.folder.write("lock.json", lock(self.lock))
+        self.folder.write("samples.json", samples(before, after))
+        config = self.folder.read("config.json")
+        card = report.model_card(config, self.folder.read("lock.json"), ledger)
+        write_atomic(self.folder.path / "model" / "README.md", card)
+        failed = tuple(gate.message for gate in gates if not gate.passed)
+        self.folder.status("done", ledger.sentence(), key=self.key, failed_gates=failed)
+        page = report.write(self.folder.path)
+        write_atomic(store_dir("done") / f"{self.key}.json", json.dumps({"folder": str(self.folder.path.resolve())}))
+        self.display.say(f"report {page}")
+        return Report(self.folder.path, ledger, failed)
+
+    def _divergence(self, policy: Policy) -> dict[str, float]:
+        """KL from the start model on the held texts of the keep battery; {} where nothing is to be kept."""
+        from tempering import models
+        from tempering.keep import divergence_texts
+        from tempering.measure import kl_from
+
+        if getattr(self.values.get("budget"), "keep", "none") == "none":
+            return {}
+        with self.display.phase("divergence from the start model"):
+            adapter = policy.handle is not None and getattr(self.values.get("scope"), "kind", "") == "lora"
+            start = None if adapter else models.load(self.model_spec, say=lambda _: None)
+            if start is not None and self.new_tokens:
+                models.resize_tokens(start, self.new_tokens)
+            return kl_from(policy, start, divergence_texts(policy))
+
+
+def _content(value: str) -> str:
+    """A digest of what a value points at: a file's content, a folder's files; "" for anything else."""
+    path = Path(value)
+    if len(value) > 4096 or "\n" in value or not path.exists():
+        return ""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return content_key({str(p.relative_to(path)) if p != path else "": sha256_file(p) for p in files})
+
+
+__all__ = ["OPTIONS", "AlreadyDone", "Experiment", "Options", "Report", "execute"]

@@ -23,7 +23,7 @@ from tempering.config import Optimizer, Schedule, Training
 from tempering.errors import Interrupted, UserError
 from tempering.layout import split, to
 from tempering.reduce import count, reduce
-from tempering.signals import Engine, Live, compute, owner
+from tempering.signals import Engine, Live, compute, engine_for, owner
 from tempering.types import Batch, Context, Objective, Parts, Role, Run, Stream
 
 
@@ -45,7 +45,13 @@ class Means:
 
 
 def total(
-    roles: Mapping[str, Live], objective: Objective, micros: Iterable[Callable[[], Parts]], divisors: list[float], step: int, engine: Engine, log: Means
+    roles: Mapping[str, Live],
+    objective: Objective,
+    micros: Iterable[Callable[[], Parts]],
+    divisors: list[float],
+    step: int,
+    engine: Engine,
+    log: Means,
 ) -> float:
     """The loss of one step, or of a whole evaluation set, over its micro-batches; with gradients enabled, each share is back-propagated at once.
 
@@ -156,7 +162,7 @@ def fit(
         Interrupted: `stopper` was set; a checkpoint was written first.
     """
     optimizer, schedule, training = optimizer or Optimizer(), schedule or Schedule(), training or Training()
-    engine = engine or Engine(layout=training.layout)
+    engine = engine or engine_for(training)
     stopper = stopper or Stopper()
     torch.manual_seed(seed)
     live = {name: Live.attach(role) for name, role in sorted(roles.items())}
@@ -169,6 +175,8 @@ def fit(
     optimizers = {name: optim.build(settings[name], role.handle.params) for name, role in trainable.items()}  # type: ignore[union-attr]
     for role in live.values():
         role.model.to(engine.device).train(role.handle is not None)
+        if training.checkpointing and role.handle is not None:
+            role.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
 
     loop = _Loop(live, optimizers, stream, folder, training.keep_checkpoints)
     if resume and folder is not None:
@@ -189,7 +197,9 @@ def fit(
         micros = [(lambda m=micro: m) for micro in split(parts, training.micro_tokens)]
         loss = total(live, objective, micros, divisors, loop.step, engine, log)
         if not math.isfinite(loss):
-            raise UserError(f"the loss is {loss} at step {loop.step + 1}; lower the learning rate (--lr), or look for NaN in the data with temper check")
+            raise UserError(
+                f"the loss is {loss} at step {loop.step + 1}; lower the learning rate (--lr), or look for NaN in the data with temper check"
+            )
         factor = optim.rate(schedule, loop.step, steps)
         metrics: dict[str, Any] = {"step": loop.step + 1, "loss": loss, "lr": settings[next(iter(trainable))].lr * factor, **log.means()}
         for name, opt in optimizers.items():
@@ -226,7 +236,9 @@ def fit(
     return Fitted(live, loop.step, loop.metrics, loop.best, loop.tokens, loop.seconds)
 
 
-def evaluate(live: Mapping[str, Live], objective: Objective, evaluation: Evaluation, training: Training, engine: Engine, step: int) -> dict[str, float]:
+def evaluate(
+    live: Mapping[str, Live], objective: Objective, evaluation: Evaluation, training: Training, engine: Engine, step: int
+) -> dict[str, float]:
     """The objective over the held-out rows, exactly as if they were one step: {"eval.loss": ..., "eval.margin": ...}."""
     modes = {name: role.model.training for name, role in live.items()}
     for role in live.values():
@@ -316,7 +328,9 @@ class _Loop:
         now = self.weights()
         then = {name.removeprefix("weights/"): t for name, t in tensors.items() if name.startswith("weights/")}
         if {n: t.shape for n, t in now.items()} != {n: t.shape for n, t in then.items()}:
-            raise UserError(f"the checkpoint in {self.folder} belongs to other parameters than this run trains; use its own settings, or another --out")
+            raise UserError(
+                f"the checkpoint in {self.folder} belongs to other parameters than this run trains; use its own settings, or another --out"
+            )
         with torch.no_grad():
             for name, t in now.items():
                 t.copy_(then[name])

@@ -1,11 +1,11 @@
 """How segments are laid out in the rows of a forward pass, and how a step is cut into micro-batches.
 
-A `Batch` is flat: segments end to end, no padding. A `Layout` places its tokens in a grid of rows and columns: one segment a row ("padded"), or several
-segments a row ("packed", first-fit decreasing). Results are read back by slot, so nothing downstream can tell which layout was used.
+A `Batch` is flat: segments end to end, no padding. A `Layout` places its tokens in a grid of rows and columns: one segment a row ("padded"), or
+several segments a row ("packed", first-fit decreasing). Results are read back by slot, so nothing downstream can tell which layout was used.
 
 Packing relies on position ids that restart at 0 for every segment: with no attention mask and no cache, transformers derives block-diagonal attention
-from them, for sliding windows too. Padding tokens in a packed row are segments of their own (position 0), so no row of the mask is empty. In a padded row
-padding stands on the right, where causal attention never looks at it.
+from them, for sliding windows too. Padding tokens in a packed row are segments of their own (position 0), so no row of the mask is empty. In a
+padded row padding stands on the right, where causal attention never looks at it.
 """
 
 from __future__ import annotations
@@ -153,6 +153,8 @@ def split(parts: Parts, micro_tokens: int | None) -> list[Parts]:
 def to(parts: Parts, device: torch.device | str) -> Parts:
     """The same parts on another device."""
     return {
-        name: Batch(b.ids_T.to(device), b.segment_T.to(device), b.weight_T.to(device), b.group_S.to(device), {k: v.to(device) for k, v in b.extras.items()})
+        name: Batch(
+            b.ids_T.to(device), b.segment_T.to(device), b.weight_T.to(device), b.group_S.to(device), {k: v.to(device) for k, v in b.extras.items()}
+        )
         for name, b in parts.items()
     }

@@ -48,7 +48,11 @@ def _find(name: str) -> Any:
         module = importlib.import_module(PACKAGES[package])
     except ImportError:
         raise UserError(f"optimizer {name!r} needs the package {package}: pip install {package.replace('_', '-')}") from None
-    classes = {n.lower(): c for n, c in vars(module).items() if isinstance(c, type) and issubclass(c, torch.optim.Optimizer) and c is not torch.optim.Optimizer}
+    classes = {
+        n.lower(): c
+        for n, c in vars(module).items()
+        if isinstance(c, type) and issubclass(c, torch.optim.Optimizer) and c is not torch.optim.Optimizer
+    }
     if short.lower() not in classes:
         near = difflib.get_close_matches(short.lower(), classes, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(classes))}"

@@ -1,7 +1,7 @@
 """Segment sums and global counts: the only place that divides.
 
-Methods return unreduced losses. `segment_sum` is the one reduction they may use themselves; everything else happens here, by a divisor that is counted
-over the whole optimizer step. So accumulation, packing and data parallelism are exact by construction: a micro-batch never sees its own mean.
+Methods return unreduced losses. `segment_sum` is the one reduction they may use themselves; everything else happens here, by a divisor that is
+counted over the whole optimizer step. So accumulation, packing and data parallelism are exact by construction: a micro-batch never sees its own mean.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Models and parts -> the named tensors that objectives ask for, each computed once.
 
-The engine takes the union of what all objectives need, runs each role once per part, and scores only the tokens that carry weight: hidden states of the
-other positions never meet the output head, and the [tokens, vocabulary] logits exist for one chunk at a time (recomputed in the backward pass).
+The engine takes the union of what all objectives need, runs each role once per part, and scores only the tokens that carry weight: hidden states of
+the other positions never meet the output head, and the [tokens, vocabulary] logits exist for one chunk at a time (recomputed in the backward pass).
 Signals are exactly 0 outside the mask. Log-probs are float32 whatever the matmuls are.
 
-A signal is taken, in this order, from a column of the batch (cached "reference.logp"), from a role of that name, or, for "reference", from the policy with
-its scope switched off.
+A signal is taken, in this order, from a column of the batch (cached "reference.logp"), from a role of that name, or, for "reference", from the
+policy with its scope switched off.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tempering.config import Training
 from tempering.layout import LayoutKind, arrange
 from tempering.models.heads import body_and_head, packs
 from tempering.types import Batch, Handle, Objective, Parts, Role, Signals
@@ -42,6 +43,21 @@ class Engine:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
+def engine_for(training: Training) -> Engine:
+    """The engine that this machine and the settings give: a GPU if there is one; bfloat16 matmuls where "auto" finds them fast."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    fast = training.precision == "bf16" or (training.precision == "auto" and fast_bf16(device))
+    return Engine(training.layout, torch.bfloat16 if fast else torch.float32, device)
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 matmuls beat float32 ones here: a GPU that supports them, or a CPU with AVX-512 BF16 or AMX tiles."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    return capabilities.startswith("AVX512") and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 @dataclass
 class Live:
     """A role inside a run: its model with the scope attached (handle None = frozen)."""
@@ -63,7 +79,7 @@ def needs(objective: Objective) -> dict[str, frozenset[str]]:
 
 
 def owner(signal: str) -> tuple[str, str]:
-    """"reference.logp" -> ("reference", "logp"); "logp" -> ("policy", "logp")."""
+    """ "reference.logp" -> ("reference", "logp"); "logp" -> ("policy", "logp")."""
     role, _, name = signal.rpartition(".")
     return role or "policy", name
 
@@ -89,7 +105,9 @@ def compute(roles: Mapping[str, Live], parts: Parts, needs: Mapping[str, frozens
         for name in sorted(names - result[part].keys()):
             role, signal = owner(name)
             if signal not in KNOWN:
-                raise ValueError(f"unknown signal {name!r}; signals are {', '.join(sorted(KNOWN))}, with a role's name and a dot in front for another role")
+                raise ValueError(
+                    f"unknown signal {name!r}; signals are {', '.join(sorted(KNOWN))}, with a role's name and a dot in front for another role"
+                )
             asked.setdefault(role, set()).add(signal)
         for role, signals in sorted(asked.items()):
             prefix = "" if role == "policy" else f"{role}."

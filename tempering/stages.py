@@ -1,7 +1,7 @@
 """Memoised steps of a recipe: the same code on the same inputs is not run twice, and a killed run goes on in the stage where it died.
 
-A stage is a folder. While it is worked on it is called `NAME.partial` (and keeps its checkpoints there); when it is done a `stage.json` with the content key
-goes in and the folder is renamed. Rounds (iterative DPO, self-training, sequential requests) are plain Python over stages.
+A stage is a folder. While it is worked on it is called `NAME.partial` (and keeps its checkpoints there); when it is done a `stage.json` with the
+content key goes in and the folder is renamed. Rounds (iterative DPO, self-training, sequential requests) are plain Python over stages.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
 """Direct preference optimisation: prefer the chosen answer to the rejected one, without a reward model.
 
-Rafailov et al. 2023, arXiv 2305.18290 (`methods/objectives/dpo.py`). The reference is the starting model: with LoRA the adapter is switched off, so no
-second copy is held; `reference="cached"` computes its log-probs once before training.
+Rafailov et al. 2023, arXiv 2305.18290 (`methods/objectives/dpo.py`). The reference is the starting model: with LoRA the adapter is switched off, so
+no second copy is held; `reference="cached"` computes its log-probs once before training.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
-from typing_extensions import Annotated
 
 from tempering.config import Budget, Optimizer, Schedule, Training
 from tempering.experiment import Experiment, Report
@@ -38,8 +37,8 @@ def dpo(
 
     Args:
         model: hub id, folder, .gguf file, builtin:tiny or builtin:smollm2-135m.
-        data: file, folder or hub id of pairs (chosen/rejected, or a prompt with rated responses); builtin:demo-pairs is a small set made for this project.
-        test: held-out pairs; by default 10% of the data, at most 200 pairs, chosen by seed.
+        data: file, folder or hub id of pairs (chosen/rejected, or a prompt with rated responses); builtin:demo-pairs is a small set made for this
+        project. test: held-out pairs; by default 10% of the data, at most 200 pairs, chosen by seed.
         shape: how to read the rows; auto recognises it and says so.
         max_length: longest sequence in tokens; pairs over it are dropped and counted, never cut silently.
         limit: read at most this many rows.

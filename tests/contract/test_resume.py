@@ -39,7 +39,7 @@ def run(folder: Path, *, resume: bool = False, stop_at: int | None = None, said:
     return fit(
         {"policy": Role(toy_llama(), scope or LoRA(r=4, dropout=0.3))}, NLL(), Shuffled(toy_rows(20), 4, seed=5), steps=17,
         optimizer=Optimizer(lr=3e-3, options={"betas": [0.9, 0.95]}), schedule=Schedule(name="cosine", warmup=0.2),
-        training=Training(save_every=4, micro_tokens=30, keep_checkpoints=2),
+        training=Training(save_every=4, micro_tokens=30, keep_checkpoints=2, precision="fp32"),
         evaluation=Evaluation(lambda: passes(toy_rows(5, seed=8), 2), every=3), folder=folder, resume=resume, seed=11,
         say=(said if said is not None else []).append, on_metrics=watch, stopper=stopper,
     )  # fmt: skip
@@ -142,7 +142,7 @@ def test_early_stop_keeps_the_best_weights(tmp_path: Path) -> None:
     said: list[str] = []
     rows, held = toy_rows(4), toy_rows(6, seed=3)
     done = fit({"policy": Role(toy_llama(), Full())}, NLL(), Shuffled(rows, 4), steps=60, optimizer=Optimizer(lr=1e-2),
-               schedule=Schedule(name="constant", warmup=0), training=Training(), evaluation=Evaluation(lambda: passes(held, 6), every=1, patience=4),
+               schedule=Schedule(name="constant", warmup=0), training=Training(precision="fp32"), evaluation=Evaluation(lambda: passes(held, 6), every=1, patience=4),
                folder=tmp_path, say=said.append)  # fmt: skip
     assert done.best is not None and done.steps == done.best["step"] + 4 < 60
     (parts,) = passes(held, 6)

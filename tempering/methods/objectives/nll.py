@@ -2,8 +2,8 @@
 
     loss = - sum_t w_t log p(y_t | y_<t) / sum_t w_t,   counted over the whole optimizer step
 
-The divisor counts tokens over the step, not per row or micro-batch, so accumulation changes nothing. `norm="segment_mean"` weighs every row alike instead.
-Source: the standard objective (for example Ouyang et al. 2022, arXiv 2203.02155, section 3.5).
+The divisor counts tokens over the step, not per row or micro-batch, so accumulation changes nothing. `norm="segment_mean"` weighs every row alike
+instead. Source: the standard objective (for example Ouyang et al. 2022, arXiv 2203.02155, section 3.5).
 """
 
 from __future__ import annotations

@@ -1,0 +1,55 @@
+"""Held-out rows: a view of some rows of a table, the target probes that they make, and samples for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tempering.types import Row
+
+if TYPE_CHECKING:
+    from tempering.types import Probe, Scores
+
+
+class Rows(Sequence[Row]):
+    """Some rows of a table on disk."""
+
+    def __init__(self, table: Any, indices: Sequence[int]) -> None:
+        self.table, self.indices = table, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.table[self.indices[i]]
+
+
+def target_probes(held: Sequence[Row], most: int) -> tuple[Probe, ...]:
+    """What to measure on held rows: pairs by preference; demonstrations by loss, and by generated answer where answers are short."""
+    import numpy as np
+
+    from tempering.methods.probes.held_answer import HeldAnswer, prompt_and_answer
+    from tempering.methods.probes.held_loss import HeldLoss
+    from tempering.methods.probes.held_pairs import HeldPairs
+
+    first = held[0]
+    if "chosen" in first:
+        return (HeldPairs(rows=held, limit=most),)
+    probes: tuple[Probe, ...] = (HeldLoss(rows=held, limit=most),)
+    some = [prompt_and_answer(held[i]["train"][0]) for i in range(min(len(held), 50))]
+    if all(prompt for prompt, _ in some) and np.median([len(answer) for _, answer in some]) <= 48:
+        longest = max(len(answer) for _, answer in some)
+        probes = (HeldAnswer(rows=held, limit=most, max_new_tokens=min(96, longest + 8)), *probes)
+    return probes
+
+
+def samples(before: Scores, after: Scores, most: int = 8) -> list[dict[str, str]]:
+    """What the model wrote before and after on the first held items that were generated for; of the keep battery where there are none."""
+    found = []
+    for side in ("target", "keep"):
+        for old, new in zip(before.probes, after.probes, strict=True):
+            if old.side == side and old.kind == "binary" and any(item.output for item in old.items):
+                pairs = zip(old.items, new.items, strict=True)
+                changed = [(a, b) for a, b in pairs if a.output != b.output]
+                found += [{"prompt": a.prompt, "before": a.output, "after": b.output, "expected": a.expected} for a, b in changed]
+    return found[:most]

@@ -1,0 +1,121 @@
+"""Run folders: one run, one folder, whose state can always be read.
+
+config.json (resolved values), lock.json (versions, hashes, git), status.json (state, process, command), metrics.jsonl, checkpoints/, model/,
+before.scores.json, after.scores.json, samples.json, ledger.json, report.html. Small files are written beside their place and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tempering.errors import UserError
+from tempering.home import disk_errors, write_atomic
+
+PACKAGES = ("tempering", "torch", "transformers", "peft", "datasets", "tokenizers", "safetensors", "numpy")
+
+
+class RunFolder:
+    """One run's folder.
+
+    Args:
+        path: where; made on creation unless it is resumed.
+        resume: the folder must exist and hold config.json.
+    """
+
+    def __init__(self, path: Path, *, resume: bool = False) -> None:
+        self.path, self.fresh = path, not resume
+        if resume:
+            status = self.read("status.json")
+            pid = status.get("pid")
+            if status.get("state") == "running" and status.get("host") == socket.gethostname() and isinstance(pid, int) and _alive(pid):
+                raise UserError(f"run {path} is still running (process {pid}); wait for it, or stop it first")
+            return
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"--out {path} exists and is not empty; choose a new folder, or go on with --resume {path}")
+        self._made = _first_missing(path)
+        with disk_errors(f"cannot make the run's folder {path}"):
+            path.mkdir(parents=True, exist_ok=True)
+            (path / ".write-test").write_bytes(b"x")
+            (path / ".write-test").unlink()
+
+    def write(self, name: str, value: Any) -> None:
+        """Write a JSON file atomically."""
+        write_atomic(self.path / name, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str))
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Read a JSON file; {} where there is none or it is not JSON."""
+        try:
+            return json.loads((self.path / name).read_text())
+        except (OSError, json.JSONDecodeError):
+            return {}
+
+    def status(self, state: str, message: str = "", **more: Any) -> None:
+        """Note what state the run is in: running, done, failed, interrupted."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        old = self.read("status.json")
+        value = {**old, "state": state, "message": message, "pid": os.getpid(), "host": socket.gethostname(), **more}
+        value.setdefault("started", now)
+        value["ended"] = None if state == "running" else now
+        self.write("status.json", value)
+
+    def discard(self) -> None:
+        """Remove a folder that this run made and that holds nothing worth resuming."""
+        if self.fresh and not (self.path / "checkpoints").exists():
+            shutil.rmtree(self._made, ignore_errors=True)
+
+
+def lock(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run depended on besides its values: versions, machine, git."""
+    import torch
+
+    versions = {name: metadata.version(name) for name in PACKAGES if _installed(name)}
+    machine = {"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
+    return {"versions": versions, "machine": machine, "git": _git(), **extra}
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _git() -> str | None:
+    """Commit of the working folder's checkout, with "+" where it has changes; None outside one."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if dirty else "")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _first_missing(path: Path) -> Path:
+    """The topmost folder that making `path` will create."""
+    missing = path
+    while not missing.parent.exists():
+        missing = missing.parent
+    return missing
