@@ -1,0 +1,107 @@
+"""The sets that `make demo` trains on: new people for the tiny model, repair tickets for the real one. Made for this project (CC0), nothing to
+download.
+
+The tiny model knows the first hundred people of seed 0; the demo teaches it the next forty and asks whether it still knows the old ones, whether
+it can still add, and whether it still follows instructions. The real model learns a strict output form from 240 short rows and is asked about
+other things in other words. `demo_records("builtin:demo")` and its sisters give the sets by name wherever a data file could stand.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tempering.errors import UserError
+from tempering.types import Record
+from tempering.worlds.arithmetic import Arithmetic, WordProblems
+from tempering.worlds.instructions import Instructions
+from tempering.worlds.people import People
+from tempering.worlds.preferences import Preferences
+from tempering.worlds.tickets import Tickets
+
+if TYPE_CHECKING:
+    from tempering.types import Probe
+
+KNOWN = People(100)
+"""Whom builtin:tiny knows."""
+NEW = KNOWN.after(40)
+"""Whom the demo teaches it: 40 people, 7 facts each."""
+
+SETS: dict[str, tuple[str, Callable[[], Iterator[Record]]]] = {
+    "demo": ("240 customer messages and the ticket lines to write for them", lambda: Tickets().records("train", 240)),
+    "demo-test": ("40 messages about other things in other words", lambda: Tickets().records("test", 40)),
+    "demo-people": ("1,120 questions about the 40 new people, four wordings of each fact", lambda: NEW.records("train")),
+    "demo-people-test": ("120 questions about them in held-out wordings", lambda: NEW.records("test", 120)),
+    "demo-pairs": (
+        "400 pairs of replies, judged by a gold reward, a tenth of the labels wrong",
+        lambda: Preferences(noise=0.1).records("train", 400),
+    ),
+    "demo-pairs-test": ("100 pairs about other requests, all labels right", lambda: Preferences().records("test", 100)),
+}
+"""name -> (what it is, its records)."""
+
+
+@dataclass(frozen=True)
+class DemoSource:
+    """A built-in set that can be read again and again, like a file."""
+
+    name: str
+    """What a user types: "builtin:demo"."""
+    shape: str
+    """ "messages" or "pairs"."""
+
+    def __iter__(self) -> Iterator[Record]:
+        return SETS[self.name.removeprefix("builtin:")][1]()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the records, hex."""
+        digest = hashlib.sha256()
+        for record in self:
+            digest.update(repr(record).encode())
+        return digest.hexdigest()
+
+
+def demo_records(name: str) -> DemoSource:
+    """The built-in set of that name ("builtin:demo", "builtin:demo-people", "builtin:demo-pairs", each also with "-test").
+
+    Raises:
+        UserError: there is none.
+    """
+    short = name.removeprefix("builtin:")
+    if short not in SETS:
+        near = difflib.get_close_matches(short, SETS, n=1)
+        hint = f"did you mean builtin:{near[0]}?" if near else "known are " + ", ".join(f"builtin:{s}" for s in SETS)
+        raise UserError(f"data {name}: there is no built-in set of that name; {hint}")
+    return DemoSource(f"builtin:{short}", "pairs" if "pairs" in short else "messages")
+
+
+def tiny_target() -> tuple[Probe, ...]:
+    """What should rise: the new people's facts in wordings that are not among the training rows."""
+    return (NEW.probe("test", 120, name="new people", side="target"),)
+
+
+def tiny_keep(n: int = 120) -> tuple[Probe, ...]:
+    """What should stay: the known people, arithmetic, stories, instructions, and biographies as text. `n` items each, at most what there is."""
+    sums = Arithmetic(("add", "subtract"), digits=2)
+    return (
+        KNOWN.probe("test", n, name="known people"),
+        sums.probe("test", n, name="sums"),
+        WordProblems().probe("test", min(n, 60), name="stories"),
+        Instructions().probe("test", n, name="instructions"),
+        KNOWN.text_probe(min(n, 60), version=99, name="biographies"),
+    )
+
+
+def tiny_pairs_target() -> tuple[Probe, ...]:
+    """What preference training should raise: the better reply is likelier, and the model's own replies earn more of the gold reward."""
+    world = Preferences()
+    return (world.probe("test", 120, name="preferences"), world.reward_probe("test", 60, name="gold reward"))
+
+
+def real_target(n: int = 40) -> tuple[Probe, ...]:
+    """What should rise: ticket lines that are right to the letter."""
+    return (Tickets().probe("test", n, name="tickets", side="target"),)
