@@ -35,7 +35,7 @@ def table(ledger: Ledger, *, lost: int = 5) -> Group:
     if binary:
         parts += [Text(""), _table(binary, "share right, %", ledger.alpha)]
     if continuous:
-        parts += [Text(""), _table(continuous, "other measures", ledger.alpha)]
+        parts += [Text(""), _table(continuous, "other", ledger.alpha)]
     parts += [Text(""), *(Text(line, style="dim") for line in _legend(ledger, binary, continuous))]
     parts += [Text(f"! {plain(line)}") for line in _warnings(ledger)]
     parts += _lost(ledger, lost)
@@ -136,7 +136,7 @@ def _legend(ledger: Ledger, binary: Sequence[ProbeChange], continuous: Sequence[
     if any(probe.difference.conservative for probe in binary):
         lines.append("* few items changed: this interval is wider than needed")
     if continuous:
-        lines.append("other measures: each bar has a scale of its own")
+        lines.append("other: each bar has a scale of its own")
     return lines
 
 
@@ -157,20 +157,15 @@ def _lost(ledger: Ledger, most: int) -> list[RenderableType]:
     total = sum(len(probe.lost_ids) for probe in probes)
     if not total:
         return []
-    heading = Text(f"Lost {total} item{'s' if total > 1 else ''}: ", style="bold")
-    heading.append(plain(", ".join(f"{len(probe.lost_ids)} in {probe.name}" for probe in probes)), style="default")
-    parts: list[RenderableType] = [Text(""), heading]
+    where = plain(", ".join(f"{len(probe.lost_ids)} in {probe.name}" for probe in probes))
+    parts: list[RenderableType] = [Text(""), Text.assemble((f"Lost {total} item{'s' if total > 1 else ''}: ", "bold"), where)]
     # keep side first: those are the losses nobody asked for
     shown = [(probe, item) for probe in sorted(probes, key=lambda probe: probe.side) for item in probe.lost][:most]
     for probe, item in shown:
-        line = Text("▼ ", style=WORSE)
-        line.append(plain(f"{probe.name}/{item.id}"), style="default")
-        parts.append(line)
+        parts.append(Text.assemble(("▼ ", WORSE), plain(f"{probe.name}/{item.id}")))
         for label, text in (("asked", item.prompt), ("right", item.expected), ("before", item.before_output), ("after", item.after_output)):
             if text.strip():
-                row = Text(f"{label:>6} ", style="dim")
-                row.append(_one_line(text), style="default")
-                row.no_wrap, row.overflow = True, "ellipsis"
+                row = Text.assemble((f"{label:>6} ", "dim"), _one_line(text), no_wrap=True, overflow="ellipsis")
                 parts.append(Padding(row, (0, 0, 0, 2), expand=False))
     if total > len(shown):
         parts.append(Text(f"and {total - len(shown)} more; all are in ledger.json, and `temper lost RUN` writes them as data", style="dim"))
@@ -183,6 +178,4 @@ def _one_line(text: str, most: int = 200) -> str:
 
 
 def _gate(result: GateResult) -> Text:
-    line = Text("✓ " if result.passed else "✗ ", style=BETTER if result.passed else WORSE)
-    line.append(plain(result.message), style="default")
-    return line
+    return Text.assemble(("✓ ", BETTER) if result.passed else ("✗ ", WORSE), plain(result.message))

@@ -91,7 +91,7 @@ def _kept(ledger: Ledger) -> list[str]:
             items += f", mostly in {worst}"
         result.append(items)
     if won:
-        result.append(f"won {won} others" if lost else f"won {_items(won)}")
+        result.append(f"won {won} other{'s' if won > 1 else ''}" if lost else f"won {_items(won)}")
     return result
 
 

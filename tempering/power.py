@@ -89,19 +89,19 @@ def share_items_needed(share: float, threshold: float, *, level: float = 0.95) -
         # hits rounded away from a decision, so that the number given is enough
         if share > threshold:
             hits = math.floor(share * n + 1e-9)
-            return hits > 0 and beta.ppf(1 - level, hits, n - hits + 1) >= threshold
+            return hits > 0 and bool(beta.ppf(1 - level, hits, n - hits + 1) >= threshold)
         hits = math.ceil(share * n - 1e-9)
-        return hits < n and beta.ppf(level, hits + 1, n - hits) <= threshold
+        return hits < n and bool(beta.ppf(level, hits + 1, n - hits) <= threshold)
 
     return _first(decided)
 
 
 def _root(rising: Callable[[float], float], top: float) -> float | None:
-    from scipy.optimize import brentq
+    from scipy.optimize import root_scalar
 
     if rising(top) < 0:
         return None
-    return float(brentq(rising, 0.0, top, xtol=1e-7))
+    return float(root_scalar(rising, bracket=(0.0, top), method="brentq", xtol=1e-7).root)
 
 
 def _first(enough: Callable[[int], bool], most: int = 100_000_000) -> int | None:

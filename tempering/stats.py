@@ -175,7 +175,8 @@ def paired_t(differences: Sequence[float]) -> float:
         return 1.0
     if len(x) < 2 or np.all(x == x[0]):
         return float(min(1.0, 2.0 ** (1 - len(x))))
-    return float(ttest_1samp(x, 0.0).pvalue)
+    _, p = ttest_1samp(x, 0.0)
+    return float(p)
 
 
 def mean_interval(
