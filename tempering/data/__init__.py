@@ -21,7 +21,29 @@ _HOMES = {
     "show": ("render_example",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-__all__ = sorted(_HOME)
+__all__ = [
+    "NAMES",
+    "SHAPES",
+    "CheckReport",
+    "DataError",
+    "Finding",
+    "RecordSource",
+    "RowReport",
+    "Table",
+    "best_response",
+    "check",
+    "pair_row",
+    "pairs",
+    "prompt_ids",
+    "read",
+    "render",
+    "render_example",
+    "sft_row",
+    "text_row",
+    "text_rows",
+    "unpaired_row",
+    "with_template",
+]
 
 if TYPE_CHECKING:
     from tempering.data.checking import check

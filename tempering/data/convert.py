@@ -31,7 +31,8 @@ def conversation(row: Row, fields: Fields, where: Place) -> Record:
     cut = next((i for i, m in enumerate(turns) if m.role == "assistant"), None)
     if cut is None:
         raise where.error(
-            "the conversation has no assistant turn, so there is nothing to train; add the answer, or read prompts only with shape=prompt", "no_assistant"
+            "the conversation has no assistant turn, so there is nothing to train; add the answer, or read prompts only with shape=prompt",
+            "no_assistant",
         )
     extra = {UNTRAINED: tuple(i + shift for i in untrained if turns[i + shift].role == "assistant")}
     return _record(row, fields, where, turns[:cut], (Response(turns[cut:]),), tags=extra if extra[UNTRAINED] else {})
@@ -71,7 +72,9 @@ def unpaired(row: Row, fields: Fields, where: Place) -> Record:
     turns, _ = messages_of(row[fields["messages"]], fields["messages"], where)
     turns, _ = _with_system(turns, row, fields, where)
     if turns[-1].role != "assistant":
-        raise where.error("the labelled conversation does not end with an assistant turn; the label speaks of the last answer, so add it", "no_assistant")
+        raise where.error(
+            "the labelled conversation does not end with an assistant turn; the label speaks of the last answer, so add it", "no_assistant"
+        )
     return _record(row, fields, where, turns[:-1], (Response(turns[-1:], label=label),))
 
 
@@ -126,7 +129,7 @@ def _with_system(turns: Turns, row: Row, fields: Fields, where: Place) -> tuple[
 
 def _prompt(row: Row, fields: Fields, where: Place) -> Turns:
     name = fields["prompt"]
-    value = maybe_json(row[name]) if not isinstance(row[name], str) or row[name].lstrip()[:2] in ('[{', "[ ") else row[name]
+    value = maybe_json(row[name]) if not isinstance(row[name], str) or row[name].lstrip()[:2] in ("[{", "[ ") else row[name]
     if not isinstance(value, str):
         turns, _ = messages_of(value, name, where)
     elif is_transcript(value):
@@ -158,7 +161,9 @@ def _answer(value: Any, name: str, where: Place) -> Turns:
         return (Message("assistant", text_of(value, name, where)),)
     turns, _ = messages_of(value, name, where)
     if turns[0].role != "assistant":
-        raise where.error(f'field "{name}" begins with a {turns[0].role} turn, but an answer begins with an assistant turn; move it to the prompt', "no_assistant")
+        raise where.error(
+            f'field "{name}" begins with a {turns[0].role} turn, but an answer begins with an assistant turn; move it to the prompt', "no_assistant"
+        )
     return turns
 
 
@@ -167,7 +172,8 @@ def _side(value: Any, name: str, prompt: Turns | None, where: Place) -> Turns:
     if isinstance(value, str) and not is_transcript(value):
         if prompt is None:
             raise where.error(
-                f'field "{name}" is a plain string and there is no prompt field; add "prompt", or write turns ("\\n\\nHuman: ... \\n\\nAssistant: ...")', "no_shape"
+                f'field "{name}" is a plain string and there is no prompt; add "prompt", or write turns ("\\n\\nHuman: ...\\n\\nAssistant: ...")',
+                "no_shape",
             )
         return (*prompt, Message("assistant", text_of(value, name, where)))
     turns, _ = messages_of(value, name, where)
@@ -178,7 +184,9 @@ def _side(value: Any, name: str, prompt: Turns | None, where: Place) -> Turns:
     said = [m for m in prompt if m.role != "system"]
     own = [m for m in turns if m.role != "system"]
     if own[: len(said)] != said:
-        raise where.error(f'field "{name}" is a whole conversation that does not begin with the prompt; remove the prompt field or make the two agree', "mixed")
+        raise where.error(
+            f'field "{name}" is a whole conversation that does not begin with the prompt; remove the prompt field or make the two agree', "mixed"
+        )
     if prompt[0].role == "system" and turns[0].role != "system":
         return (prompt[0], *turns)
     return turns

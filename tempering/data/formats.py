@@ -46,7 +46,9 @@ def rows_of(path: Path, shown: str, name: str, max_line_mib: float) -> Rows:
         ".parquet": lambda: _parquet(path, shown, name),
     }
     if kind is None:
-        raise UserError(f"{shown}: the format {path.suffix or 'without a suffix'} is not known; use one of {', '.join(SUFFIXES)} (lines also with .gz).")
+        raise UserError(
+            f"{shown}: the format {path.suffix or 'without a suffix'} is not known; use one of {', '.join(SUFFIXES)} (lines also with .gz)."
+        )
     try:
         yield from readers[kind]()
     except DataError:
@@ -82,7 +84,8 @@ def _lines(path: Path, shown: str, name: str, limit: int) -> Iterator[tuple[Plac
             except UnicodeDecodeError as error:
                 at = error.start + (3 if number == 1 and raw[:3] == b"\xef\xbb\xbf" else 0)
                 raise where.error(
-                    f"not UTF-8: byte 0x{raw[at]:02x} at offset {offset + at} of the file (byte {at + 1} of the line); convert the file to UTF-8", "encoding"
+                    f"not UTF-8: byte 0x{raw[at]:02x} at offset {offset + at} of the file (byte {at + 1} of the line); convert the file to UTF-8",
+                    "encoding",
                 ) from None
             offset += len(raw)
             yield where, text
@@ -146,7 +149,9 @@ def _json(path: Path, shown: str, name: str, limit: int) -> Rows:
     except RecursionError:
         raise where.error("the JSON is nested too deeply to be records; flatten it", "not_json") from None
     except json.JSONDecodeError as error:
-        raise Place(shown, error.lineno, name).error(f"not JSON at column {error.colno} ({error.msg}); write a list of objects: [{{...}}, ...]", "not_json") from None
+        raise Place(shown, error.lineno, name).error(
+            f"not JSON at column {error.colno} ({error.msg}); write a list of objects: [{{...}}, ...]", "not_json"
+        ) from None
     if isinstance(value, dict):
         lists = [k for k, v in value.items() if isinstance(v, list) and v and all(isinstance(x, dict) for x in v[:3])]
         value = value[lists[0]] if len(lists) == 1 and lists[0] not in ("messages", "conversations") else [value]

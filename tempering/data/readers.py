@@ -1,7 +1,7 @@
 """Reading what people have: a file, a folder of files, a `datasets` folder or a hub id becomes a lazy, repeatable source of `Record`s.
 
-The first row is looked at when the source is made, so that the shape is said (or refused) before anything else happens. Iterating reads the file again
-from the front. In automatic mode every row is recognised anew: a file of two shapes is refused with both lines named.
+The first row is looked at when the source is made, so that the shape is said (or refused) before anything else happens. Iterating reads the file
+again from the front. In automatic mode every row is recognised anew: a file of two shapes is refused with both lines named.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def read(
     """Open a source of records and say which shape its rows have.
 
     Arguments:
-        source: a file (.jsonl, .json, .csv, .tsv, .txt, each also .gz; .parquet), a folder of such files, a folder of `datasets.save_to_disk`, or a hub
-            id (`owner/name`, `owner/name:config`; `hub:name` forces one).
+        source: a file (.jsonl, .json, .csv, .tsv, .txt, each also .gz; .parquet), a folder of such files or of `datasets.save_to_disk`, or a hub id
+            (`owner/name`, `owner/name:config`; `hub:name` forces one).
         shape: "auto", a name of `shapes.NAMES`, or a name with fields: "prompt_completion:prompt=query,completion=gold".
         split: which split of a folder or hub dataset.
         limit: at most so many rows from the front.
@@ -135,7 +135,9 @@ def _unique(record: Record, where: Place, seen: dict[str, str]) -> None:
     if record.id == record.source or len(seen) >= ID_MEMORY:
         return
     if record.id in seen:
-        raise where.error(f"the id {record.id[:60]!r} is already that of {seen[record.id]}; give every record its own id, or remove the ids", "duplicate_id")
+        raise where.error(
+            f"the id {record.id[:60]!r} is already that of {seen[record.id]}; give every record its own id, or remove the ids", "duplicate_id"
+        )
     seen[record.id] = str(where)
 
 
@@ -182,7 +184,9 @@ def _hash(files: list[tuple[Path, str, str]]) -> str:
 
 
 def _files(folder: Path, split: str | None) -> list[tuple[Path, str, str]]:
-    found = sorted(p for p in folder.rglob("*") if p.is_file() and kind_of(p) and not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    found = sorted(
+        p for p in folder.rglob("*") if p.is_file() and kind_of(p) and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    )
     if not found:
         raise UserError(f"{folder}: no data files in this folder; it should hold files of {', '.join(SUFFIXES)}.")
     named = {p: _split_of(p.relative_to(folder)) for p in found}
@@ -245,11 +249,12 @@ def _datasets_folder(path: Path, split: str | None) -> tuple[Callable[[], Rows],
 
 def _hub(source: str, split: str | None) -> tuple[Callable[[], Rows], Callable[[], str]]:
     import datasets
+    from datasets.exceptions import DatasetsError
 
     name, _, config = source.partition(":")
     try:
         data = datasets.load_dataset(name, config or None)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, DatasetsError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise UserError(f"{source}: no such file here, and as a hub dataset it cannot be loaded ({said}); check the name and the network.") from None
     return _from_dataset(_pick(data, source, split), source)

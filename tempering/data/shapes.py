@@ -283,7 +283,7 @@ def recognise(row: Row, where: Place, wish: Wish | None = None) -> Match:
     if best.doubles:
         slot, names = next(iter(best.doubles.items()))
         raise where.error(
-            f"{_fields(names)} could each be the {slot}; say which with shape={best.shape.name}:{slot}=FIELD (--shape {best.shape.name}:{slot}=FIELD)",
+            f"{_fields(names)} could each be the {slot}; say which with shape={best.shape.name}:{slot}=FIELD (--shape ...)",
             "ambiguous",
         )
     return best
@@ -293,7 +293,9 @@ def sentence(found: Match, row: Row) -> str:
     """What was recognised, in one sentence."""
     slots = ", ".join(f"{slot} = {f}" if slot != f else slot for slot, f in found.fields.items())
     unused = found.unused(row)
-    return f'read as shape "{found.shape.name}" ({found.shape.meaning}: {slots})' + (f"; not trained on, kept as tags: {_fields(unused)}" if unused else "")
+    return f'read as shape "{found.shape.name}" ({found.shape.meaning}: {slots})' + (
+        f"; not trained on, kept as tags: {_fields(unused)}" if unused else ""
+    )
 
 
 def _free(shape: Shape) -> Shape:
