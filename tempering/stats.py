@@ -175,8 +175,8 @@ def paired_t(differences: Sequence[float]) -> float:
         return 1.0
     if len(x) < 2 or np.all(x == x[0]):
         return float(min(1.0, 2.0 ** (1 - len(x))))
-    _, p = ttest_1samp(x, 0.0)
-    return float(p)
+    result: Any = ttest_1samp(x, 0.0)
+    return float(result.pvalue)
 
 
 def mean_interval(
