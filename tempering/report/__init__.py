@@ -29,14 +29,18 @@ def write(folder: Path | str) -> Path:
     return write_report(Path(folder))
 
 
-def model_card(config: Mapping[str, Any], lock: Mapping[str, Any] | None = None, ledger: Any = None) -> str:
+def model_card(config: Mapping[str, Any], lock: Mapping[str, Any] | None = None, ledger: Any = None, *, command: str = "") -> str:
     """README.md of a saved model: YAML front matter that hubs read, the ledger in short, data fingerprint, command and versions.
 
     Args:
         config: the run's resolved values (config.json).
         lock: versions and hashes (lock.json), if any.
         ledger: a `tempering.ledger.Ledger`, or its JSON as a mapping, if the run was measured.
+        command: what was typed to make it, if known.
+
+    Raises:
+        UserError: the mapping is no ledger.
     """
     from tempering.report.card import render_card
 
-    return render_card(config, lock or {}, ledger)
+    return render_card(config, lock or {}, ledger, command)

@@ -88,6 +88,24 @@ def number(value: Any) -> float | None:
     return None
 
 
+def say(value: float | None, digits: int = 3) -> str:
+    """A number for people: significant digits (fewer where it has no more), thousands separated, powers of ten only where one would count zeros."""
+    if value is None or not math.isfinite(value):
+        return "n/a"
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size < 1e-3 or size >= 1e7:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+        return f"{mantissa}e{int(exponent)}".replace("-", "\u2212")
+    text = f"{value:.{max(0, digits - 1 - math.floor(math.log10(size)))}f}"
+    if "." in text and float(text) == value:
+        text = text.rstrip("0").rstrip(".")
+    whole, _, rest = text.partition(".")
+    return (f"{int(whole):,}" if size >= 1 else whole).replace("-", "\u2212") + (f".{rest}" if rest else "")
+
+
 def curve(metrics: Sequence[Mapping[str, Any]], name: str) -> Curve:
     """The points of one metric, in the order written. A row without `step` is counted from its place in the file."""
     points: list[tuple[int, float]] = []

@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any, Literal
 
 from tempering.report import curves
-from tempering.report.curves import Curve
+from tempering.report.curves import Curve, say
 
 Severity = Literal["error", "warning", "note"]
 _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
@@ -75,16 +75,9 @@ def _points(curve: Curve) -> tuple[tuple[int, ...], tuple[float, ...]]:
     return curve.steps, curve.values
 
 
-def _n(value: float) -> str:
-    """A number as one would say it: three significant digits, no exponent where it can be helped."""
-    if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e6):
-        return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
 def _lr(patient: _Patient) -> str:
     rates = patient.finite("lr")
-    return f" (the learning rate peaked at {_n(max(rates.values))})" if len(rates) else ""
+    return f" (the learning rate peaked at {say(max(rates.values))})" if len(rates) else ""
 
 
 # ------------------------------------------------------------------------------------------------------------------------------ numbers that stop
@@ -108,14 +101,14 @@ def _not_finite(patient: _Patient) -> Iterator[Finding]:
         sentence += " It is so from the first point on, before anything was learned."
         mend = "Look for NaN in the weights as loaded and in numeric columns of the data, and run once with precision fp32."
     elif len(before) >= 3 and calm > 0 and before[-1] > 5 * calm:
-        sentence += f" Just before, the gradient norm grew from its usual {_n(calm)} to {_n(before[-1])}{_lr(patient)}."
+        sentence += f" Just before, the gradient norm grew from its usual {say(calm)} to {say(before[-1])}{_lr(patient)}."
         mend = "The steps are too large: divide the learning rate by 3 to 10, lengthen the warm-up, and keep the gradient clipped."
     elif name == "grad_norm":
         sentence += " The loss was still finite, so it broke in the backward pass."
         mend = "Run with precision fp32 to see whether it is an overflow; if so keep bf16 and lower the learning rate."
     else:
         rate = patient.at("lr", step)
-        sentence += " Nothing announced it" + (f", at learning rate {_n(rate)}." if rate is not None else ".")
+        sentence += " Nothing announced it" + (f", at learning rate {say(rate)}." if rate is not None else ".")
         mend = f"Look at the rows of step {step} (very long, or empty after masking), and run that stretch with precision fp32."
     yield Finding("not_finite", "error", sentence, mend, step)
 
@@ -172,10 +165,10 @@ def _rising(patient: _Patient) -> Iterator[Finding]:
     middle = loss.steps[best + loss.window // 2]
     mend = f"Divide the learning rate by 3 to 10{_lr(patient)}, or lengthen the warm-up"
     if loss.end - loss.start > max(0.05 * abs(loss.start), loss.wobble):
-        sentence = f"The loss rises instead of falling: {_n(loss.start)} at the start, {_n(loss.end)} at the end (step {loss.steps[-1]})."
+        sentence = f"The loss rises instead of falling: {say(loss.start)} at the start, {say(loss.end)} at the end (step {loss.steps[-1]})."
         yield Finding("loss_rising", "error", sentence, mend + "; if it rises even then, the labels or the sign of the loss are wrong.", middle)
     elif loss.end - levels[best] > max(0.1 * abs(levels[best]), loss.wobble):
-        sentence = f"The loss turned: it fell to {_n(levels[best])} around step {middle}, then rose to {_n(loss.end)}."
+        sentence = f"The loss turned: it fell to {say(levels[best])} around step {middle}, then rose to {say(loss.end)}."
         yield Finding("loss_rising", "warning", sentence, mend + f"; checkpoints near step {middle} are better than the last.", middle)
 
 
@@ -194,8 +187,8 @@ def _spikes(patient: _Patient) -> Iterator[Finding]:
     # The norm of the very step: norms written between two points of the loss belong to other batches.
     norm = next((value for at, value in zip(*_points(patient.finite("grad_norm")), strict=True) if at == loss.steps[worst]), None)
     times = "once" if len(found) == 1 else f"{len(found)} times"
-    sentence = f"The loss spikes {times}; the highest is {_n(loss.values[worst])} at step {loss.steps[worst]}, where {_n(around[worst])} was usual"
-    sentence += f" (gradient norm {_n(norm)})." if norm is not None else "."
+    sentence = f"The loss spikes {times}; the highest is {say(loss.values[worst])} at step {loss.steps[worst]}, where {say(around[worst])} was usual"
+    sentence += f" (gradient norm {say(norm)})." if norm is not None else "."
     mend = f"Look at the rows of step {loss.steps[worst]}: a very short answer, broken text or another language."
     if len(found) > 1:
         mend += " If they are sound, use a larger batch or a lower learning rate."
@@ -256,8 +249,9 @@ def _both_falling(patient: _Patient) -> Iterator[Finding]:
         what = " against the reference (times beta)" if known else ""
         grows = " The margin grows only because the rejected ones fall faster." if drops[1] > drops[0] else ""
         sentence = (
-            f"Both log-probs fall{what}: chosen from {_n(chosen.start)} to {_n(chosen.end)}, rejected from {_n(rejected.start)} to {_n(rejected.end)}."
-            f"{grows} The model finds the answers you chose less likely than before; what they lost went to answers in neither column."
+            f"Both log-probs fall{what}: chosen from {say(chosen.start)} to {say(chosen.end)}, rejected from {say(rejected.start)} "
+            f"to {say(rejected.end)}.{grows} The model finds the answers you chose less likely than before; what they lost went to answers "
+            "in neither column."
         )
         mend = (
             "Usual for DPO on pairs that are much alike. Read the samples; if they got worse, add the NLL of the chosen answer to the loss, "
@@ -273,7 +267,7 @@ def _saturated(patient: _Patient) -> Iterator[Finding]:
     early = len(accuracy) // 5
     if min(accuracy.values[early:]) >= 0.995:
         margins = patient.finite("margin")
-        reached = f", with a margin of {_n(margins.end)}" if len(margins) else ""
+        reached = f", with a margin of {say(margins.end)}" if len(margins) else ""
         sentence = f"The pairs are told apart perfectly from step {accuracy.steps[early]} on (accuracy {min(accuracy.values[early:]):.1%}){reached}."
         mend = (
             "Nothing is left to learn, or a give-away is: chosen and rejected may differ by length, format or a fixed phrase. Compare them with "
@@ -294,9 +288,9 @@ def _clipped(patient: _Patient) -> Iterator[Finding]:
     usual = median(norms.values)
     if over >= 0.95 * len(norms) and (usual > 2 * patient.clip or usual <= patient.clip * (1 + 1e-6)):
         severity: Severity = "warning" if usual > 10 * patient.clip else "note"
-        sentence = f"The gradient is clipped at {over} of {len(norms)} points: its norm is usually {_n(usual)}, the bound {_n(patient.clip)}."
+        sentence = f"The gradient is clipped at {over} of {len(norms)} points: its norm is usually {say(usual)}, the bound {say(patient.clip)}."
         mend = (
-            f"Every step has the same length, so the bound acts as a learning rate: set clip near {_n(2 * usual)}, "
+            f"Every step has the same length, so the bound acts as a learning rate: set clip near {say(2 * usual)}, "
             "or keep it and read the learning rate accordingly."
         )
         yield Finding("always_clipped", severity, sentence, mend)
@@ -311,7 +305,7 @@ def _slowing(patient: _Patient) -> Iterator[Finding]:
     early, late = median(speed.values[1 : 1 + third]), median(speed.values[-third:])
     if late < 0.5 * early:
         turn = next(step for step, value in zip(*_points(speed), strict=True) if value < 0.7 * early and step > speed.steps[1])
-        sentence = f"The run got slower: {_n(early)} tokens a second at first, {_n(late)} at the end; it begins near step {turn}."
+        sentence = f"The run got slower: {say(early)} tokens a second at first, {say(late)} at the end; it begins near step {turn}."
         mend = "Look for another process on the machine, memory that swaps (`temper doctor`), a hot processor, or rows that get longer."
         yield Finding("slowing_down", "warning", sentence, mend, turn)
 

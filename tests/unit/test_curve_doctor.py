@@ -80,7 +80,7 @@ DISEASES: dict[str, tuple[str, str, Rows, tuple[str, ...]]] = {
     "nan after growing norms": (
         "not_finite", "error",
         having(having(sft(), "loss", lambda i: 2.0 - 0.02 * i if i < 20 else None), "grad_norm", lambda i: (0.5, 9.0, None)[(i >= 18) + (i >= 20)]),
-        ("loss stops being a number at step 210", "(20 of 40 points)", "from its usual 0.5 to 9", "peaked at 1.9e-4"),
+        ("loss stops being a number at step 210", "(20 of 40 points)", "from its usual 0.5 to 9", "peaked at 1.91e\u22124"),
     ),
     "nan as a word, from the start": (
         "not_finite", "error", having(sft(), "loss", lambda i: "NaN"),
@@ -114,11 +114,12 @@ DISEASES: dict[str, tuple[str, str, Rows, tuple[str, ...]]] = {
     ),
     "both log-probs fall": (
         "both_logps_falling", "warning", having(having(dpo(), "chosen_logp", lambda i: -80 - i), "rejected_logp", lambda i: -90 - 3 * i),
-        ("chosen from -83.5 to -116", "rejected from -100 to -196", "only because the rejected ones fall faster"),
+        ("chosen from \u221283.5 to \u2212116", "rejected from \u2212100 to \u2212196", "only because the rejected ones fall faster"),
     ),
     "both rewards fall under log-probs that wander": (
-        "both_logps_falling", "warning", having(having(dpo(chosen_slope=0), "chosen_reward", lambda i: -i / 50), "rejected_reward", lambda i: -i / 10),
-        ("against the reference (times beta): chosen from -0.07 to -0.71, rejected from -0.35 to -3.55",),
+        "both_logps_falling", "warning",
+        having(having(dpo(chosen_slope=0), "chosen_reward", lambda i: -i / 50), "rejected_reward", lambda i: -i / 10),
+        ("against the reference (times beta): chosen from \u22120.07 to \u22120.71, rejected from \u22120.35 to \u22123.55",),
     ),
     "told apart at once": (
         "margin_saturated", "warning", having(dpo(), "accuracy", lambda i: 0.7 if i < 2 else 1.0),
