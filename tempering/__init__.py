@@ -9,6 +9,7 @@ Everything public is reached from here and imported when it is first used: `impo
 `tp.measure`, `tp.sample` and `tp.fit` are modules that can be called: each runs the function of its own name.
 """
 
+# ruff: noqa: F401 - the imports for type checkers are the names of _HOMES, which __all__ is made of
 from __future__ import annotations
 
 import importlib

@@ -1,8 +1,8 @@
 """What is there: methods and recipes found by walking the package.
 
-There is no registry: a file under methods/<kind>/ or recipes/ is found because it is there, and its public name is its file name (`dpo.py` holds `DPO`
-or `dpo`). The index reads syntax trees and imports nothing, so that `temper methods` and `temper --help` stay fast; what it read is kept in the user's
-cache folder, file by file, and read again when a file's time or size changed.
+There is no registry: a file under methods/<kind>/ or recipes/ is found because it is there, and its public name is its file name (`dpo.py` holds
+`DPO` or `dpo`). The index reads syntax trees and imports nothing, so that `temper methods` and `temper --help` stay fast; what it read is kept in
+the user's cache folder, file by file, and read again when a file's time or size changed.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from types import ModuleType
 from typing import Annotated, Any
 
 from tempering.errors import UserError
+from tempering.home import home
 
 PACKAGE = Path(__file__).parent
 _FORMAT = 3
@@ -126,7 +127,7 @@ def _files(root: Path) -> Iterator[tuple[Path, str, str]]:
 
 
 def _cache_file() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tempering" / "index.json"
+    return home() / "index.json"
 
 
 def _read_cache(file: Path) -> dict[str, Any]:

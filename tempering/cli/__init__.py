@@ -1,7 +1,8 @@
 """The command line: one grammar, `temper run RECIPE`, and commands that look at what is there and at what runs left behind.
 
-Flags are not written anywhere: they are read from a recipe's typed signature (`fields`), and so are the keys of a `--config` file (`files`). Both give
-`Given` values with the place they came from, which `values` lays over the recipe's defaults and checks, so that every message names the flag or the line.
+Flags are not written anywhere: they are read from a recipe's typed signature (`fields`), and so are the keys of a `--config` file (`files`). Both
+give `Given` values with the place they came from, which `values` lays over the recipe's defaults and checks, so that every message names the flag
+or the line.
 """
 
 from __future__ import annotations

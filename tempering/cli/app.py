@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from cyclopts import App, CoercionError, CycloptsError, MissingArgumentError, RepeatArgumentError, UnknownOptionError, UnusedCliTokensError
@@ -39,7 +40,7 @@ def version() -> str:
 def build(tokens: Sequence[str] = (), *, everything: bool = False) -> App:
     """The program's commands. Recipes are imported only where `tokens` name them; `everything` imports all, for shell completion."""
     from tempering import doctor
-    from tempering.cli import methods, models, runs, sweep
+    from tempering.cli import chat, methods, models, runs, sweep
 
     app = App(
         name="temper", help="Change what a model does, and know what it cost.", version=version, result_action="return_value", help_format="plaintext"
@@ -47,10 +48,12 @@ def build(tokens: Sequence[str] = (), *, everything: bool = False) -> App:
     app.register_install_completion_command(add_to_startup=False)
     app.command(_recipes("run", "Run a recipe: temper run RECIPE [flags].", tokens, everything))
     app.command(_recipes("sweep", "Run a recipe for every combination of comma-separated values.", tokens, everything, sweep.command))
+    if find_spec("tempering.demo") is not None:
+        app.command("tempering.demo:demo", name="demo", help="Tune a tiny and a real model on a small set, and show what came of it.")
     for function in (
         models.measure_command,
         models.compare_command,
-        models.chat,
+        chat.chat,
         models.check,
         models.export,
         runs.runs,

@@ -1,7 +1,7 @@
 """The one place where something that went wrong becomes a sentence and an exit code.
 
-Wrong input: 2. A gate that failed: 3. Asked to stop: 130. Full disk, no permission: 2, with the file. Anything else is our fault: 1, and the traceback
-lies in a file, because a user needs a sentence and a maintainer needs the traceback.
+Wrong input: 2. A gate that failed: 3. Asked to stop: 130. Full disk, no permission: 2, with the file. Anything else is our fault: 1, and the
+traceback lies in a file, because a user needs a sentence and a maintainer needs the traceback.
 """
 
 from __future__ import annotations

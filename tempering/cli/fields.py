@@ -1,9 +1,9 @@
 """A recipe's signature as flat fields: one per flag, one per key of a config file.
 
-A parameter that is a value (a frozen pydantic model) is taken apart into its fields, recursively: `optimizer: Optimizer` gives `optimizer.lr`. A union of
-values told apart by `kind` gives the fields of all its members; each field remembers which kinds have it. The discriminating field (`kind`), or else
-`name`, may be spelled by the parameter alone: `--scope lora` is `--scope.kind lora`, `--optimizer sgd` is `--optimizer.name sgd`. A field whose last name
-occurs once in the whole signature may be spelled by it: `--lr` is `--optimizer.lr`.
+A parameter that is a value (a frozen pydantic model) is taken apart into its fields, recursively: `optimizer: Optimizer` gives `optimizer.lr`. A
+union of values told apart by `kind` gives the fields of all its members; each field remembers which kinds have it. The discriminating field
+(`kind`), or else `name`, may be spelled by the parameter alone: `--scope lora` is `--scope.kind lora`, `--optimizer sgd` is `--optimizer.name
+sgd`. A field whose last name occurs once in the whole signature may be spelled by it: `--lr` is `--optimizer.lr`.
 """
 
 from __future__ import annotations

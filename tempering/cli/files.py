@@ -1,7 +1,8 @@
 """Config files: values for a recipe's signature, each with the line it stands on.
 
-YAML is read as syntax nodes and given YAML 1.2's plain meaning (true and false are the only booleans, 1e-4 is a number, a date is a text), so nothing in
-the file is ever constructed, and every value keeps its line. JSON is read the same way. A run folder, or its config.json, is a config file too.
+YAML is read as syntax nodes and given YAML 1.2's plain meaning (true and false are the only booleans, 1e-4 is a number, a date is a text), so
+nothing in the file is ever constructed, and every value keeps its line. JSON is read the same way. A run folder, or its config.json, is a config
+file too.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tempering.cli import fields as f
 from tempering.cli.files import read_config
-from tempering.cli.show import say
+from tempering.cli.show import say, width
 from tempering.cli.values import Given, Signature, jsonable
-from tempering.errors import GateFailed, UserError
+from tempering.errors import GateFailed, Interrupted, UserError
 from tempering.index import closest, field_docs, first_sentence, load_recipe
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def command(spec: str, recipe: Callable[..., Any], act: Callable[[Signature, lis
     """A function for cyclopts whose flags are the recipe's fields; it resolves them and runs the recipe (or calls `act`)."""
     from cyclopts import Group, Parameter
 
-    signature = Signature(recipe)
+    signature = Signature(recipe, spec)
     parameters = []
     groups: dict[str, Group] = {}
     order = ["", *dict.fromkeys(field.group for field in signature.fields.values() if field.group), "run"]
@@ -178,7 +179,6 @@ def command(spec: str, recipe: Callable[..., Any], act: Callable[[Signature, lis
     body.__doc__ = first_sentence(recipe.__doc__ or "")
     body.__name__ = signature.name
     body.recipe_signature = signature  # type: ignore[attr-defined]
-    body.spec = spec  # type: ignore[attr-defined]
     return body
 
 
@@ -209,7 +209,7 @@ def _shown(value: Any) -> str:
 
 
 def execute(signature: Signature, given: Sequence[Given], generic: Generic) -> int:
-    """Resolve the values and run the recipe.
+    """Resolve the values, run the recipe, and print the ledger.
 
     Raises:
         UserError: wrong values, or what the recipe itself refuses.
@@ -219,17 +219,22 @@ def execute(signature: Signature, given: Sequence[Given], generic: Generic) -> i
     if generic.dry_run:
         say(json.dumps({"recipe": signature.name, "values": jsonable(arguments)}, indent=2, ensure_ascii=False))
         return 0
-    report = call(signature, arguments, out=generic.out, resume=resume, again=generic.again, command=generic_command())
-    if report is not None and report.failed_gates:
+    report = call(signature, arguments, out=generic.out, resume=resume, again=generic.again, command=shlex.join(["temper", *sys.argv[1:]]))
+    if report is None:
+        return 0  # a recipe of one's own need not return a report
+    show_ledger(report.ledger)
+    if report.failed_gates:
         raise GateFailed("; ".join(report.failed_gates) + f"; see {report.folder}")
     return 0
 
 
-def generic_command() -> str:
-    """What the user typed, as it would be typed again."""
-    import sys
+def show_ledger(ledger: Any, lost: int = 5) -> None:
+    """Print a ledger to standard output."""
+    from rich.console import Console
 
-    return shlex.join(["temper", *sys.argv[1:]])
+    from tempering.ledger_view import table
+
+    Console(width=max(80, width()), highlight=False).print(table(ledger, lost=lost))
 
 
 def resolve(signature: Signature, given: Sequence[Given], generic: Generic) -> tuple[dict[str, Any], Path | None]:
@@ -275,15 +280,14 @@ def _resumed(signature: Signature, wanted: str) -> Path:
 def call(
     signature: Signature, arguments: Mapping[str, Any], *, out: str | Path | None, resume: Path | None, again: bool, command: str
 ) -> Report | None:
-    """Call the recipe with the run's options where experiments look for them."""
-    from tempering import experiment
+    """Run the recipe as an experiment, with the run's options where experiments look for them."""
+    from tempering.experiment import Options, execute
 
-    options = experiment.Options(out=Path(out) if out else None, resume=resume, again=again, command=command)
-    token = experiment.OPTIONS.set(options)
     try:
-        return signature.recipe(**arguments)
-    finally:
-        experiment.OPTIONS.reset(token)
+        return execute(signature.recipe, arguments, Options(out=Path(out) if out else None, resume=resume, again=again, command=command))
+    except Interrupted as stop:
+        # The experiment knows its function's name only; a recipe of one's own is called by its file.
+        raise Interrupted(str(stop).replace(f"temper run {signature.name} ", f"temper run {signature.spec} ")) from None
 
 
 def run(
@@ -301,7 +305,7 @@ def run(
     Raises:
         UserError: wrong values or input.
     """
-    signature = Signature(load_recipe(recipe) if isinstance(recipe, str) else recipe)
+    signature = Signature(load_recipe(recipe), recipe) if isinstance(recipe, str) else Signature(recipe)
     given = signature.from_python(values)
     arguments, folder = resolve(signature, given, Generic(resume=str(resume) if resume else None))
     shown = ", ".join(f"{name}={value!r}" for name, value in values.items())

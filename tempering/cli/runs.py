@@ -1,17 +1,18 @@
-"""What runs left behind: `temper runs`, `report`, `lost`. Run folders are read as data: a broken or foreign file shows as unknown, never as an error."""
+"""What runs left behind: `temper runs`, `report`, `lost`. Run folders are data: a broken or foreign file shows as unknown, not as an error."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from tempering.cli.show import age, say, table
+from tempering.cli.show import age, clean, say, table
 from tempering.errors import UserError
 
 
@@ -30,6 +31,7 @@ class RunInfo:
     keep: float | None
     gain: float | None
     message: str
+    failed_gates: tuple[str, ...] = ()
 
 
 def read_json(path: Path) -> Any:
@@ -56,7 +58,8 @@ def read_run(folder: Path) -> RunInfo:
     """What a run folder says of itself."""
     config, status = _mapping(read_json(folder / "config.json")), _mapping(read_json(folder / "status.json"))
     values = _mapping(config.get("values")) or config
-    keep, gain = headline(_mapping(read_json(folder / "ledger.json")))
+    ledger = _mapping(read_json(folder / "ledger.json"))
+    keep, gain = headline(ledger)
     state = _text(status.get("state")) or "unknown"
     if state == "running" and isinstance(status.get("pid"), int) and not _alive(status["pid"], _text(status.get("host"))):
         state = "killed"
@@ -71,14 +74,15 @@ def read_run(folder: Path) -> RunInfo:
         keep=keep,
         gain=gain,
         message=_text(status.get("message")),
+        failed_gates=_failed_gates(ledger),
     )
 
 
 def _alive(pid: int, host: str) -> bool:
     import os
-    import platform
+    import socket
 
-    if host and host != platform.node():
+    if host and host != socket.gethostname():
         return True  # another machine's process cannot be asked
     try:
         os.kill(pid, 0)
@@ -90,12 +94,15 @@ def _alive(pid: int, host: str) -> bool:
 
 
 def headline(ledger: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """(keep, gain) of a ledger's JSON: the share kept, and the mean change of the target probes; None where it has none."""
-    keep = ledger.get("keep")
-    keep = _number(keep) if not isinstance(keep, dict) else _number(keep.get("point", keep.get("value")))
-    gain = ledger.get("gain")
-    gain = _number(gain) if not isinstance(gain, dict) else _number(gain.get("point", gain.get("value")))
+    """(keep, gain) of a ledger's JSON: the share kept and the improvement on the target; None where it has none."""
+    keep, gain = (_number(_mapping(ledger.get(name)).get("point")) for name in ("keep", "gain"))
     return keep, gain
+
+
+def _failed_gates(ledger: Mapping[str, Any]) -> tuple[str, ...]:
+    gates = ledger.get("gates")
+    found = [_mapping(gate) for gate in gates] if isinstance(gates, list) else []
+    return tuple(_text(gate.get("gate")) for gate in found if gate.get("passed") is False)
 
 
 def find_runs(root: Path) -> list[RunInfo]:
@@ -104,7 +111,8 @@ def find_runs(root: Path) -> list[RunInfo]:
     return sorted((read_run(path) for path in folders if (path / "status.json").is_file()), key=lambda run: -run.when)
 
 
-def _signed(value: float | None) -> str:
+def signed(value: float | None) -> str:
+    """A change with its sign, "" for none."""
     return "" if value is None else f"{value:+.3f}"
 
 
@@ -128,7 +136,7 @@ def runs(folder: Path = Path("runs"), *, json_: Annotated[bool, Parameter(name="
         say(f"no runs under {folder}")
         return 0
     rows = [
-        (run.folder, run.state, run.recipe, run.model, "" if run.keep is None else f"{run.keep:.3f}", _signed(run.gain), age(run.when), run.message)
+        (run.folder, run.state, run.recipe, run.model, "" if run.keep is None else f"{run.keep:.3f}", signed(run.gain), age(run.when), run.message)
         for run in found
     ]
     table(("run", "state", "recipe", "model", "keep", "gain", "age", "note"), rows, right=(4, 5, 6), wrap=(3, 7))
@@ -158,22 +166,17 @@ def report(run: Path) -> int:
     return 0
 
 
-def lost(run: Path) -> int:
+def lost(run: Path, *, side: Literal["keep", "target"] | None = None) -> int:
     """Print the items a run lost, as JSON lines that can be trained on again (`temper lost RUN > replay.jsonl`).
 
     Args:
-        run: the run's folder.
+        run: the run's folder, or a ledger.json.
+        side: only the items of the keep battery, or only those of the target.
     """
-    from tempering.ledger import Ledger
+    from tempering.ledger_types import Ledger
+    from tempering.lost import lost_records
 
-    folder = _run_folder(run, "ledger.json")
-    stored = read_json(folder / "ledger.json")
-    if not isinstance(stored, dict):
-        raise UserError(f"{folder / 'ledger.json'}: not a ledger; `temper compare` makes a new one from models")
-    for row in _lost_rows(Ledger.from_json(stored)):
+    path = run if run.is_file() else _run_folder(run, "ledger.json") / "ledger.json"
+    for row in lost_records(Ledger.read(path), side=side, say=lambda text: print(clean(text), file=sys.stderr)):
         print(json.dumps(row, ensure_ascii=False))
     return 0
-
-
-def _lost_rows(ledger: Any) -> Iterator[dict[str, Any]]:
-    yield from ledger.lost_records()

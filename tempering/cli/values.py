@@ -1,7 +1,8 @@
 """Given values laid over a recipe's defaults: what flags, config files and Python callers have in common.
 
-Every `Given` carries the place it came from ("--lr", "my.yaml line 3 (lr)"), so that a value of the wrong kind is reported where it was written. Later
-ones win: a config file first, then flags. A value of a union keeps the recipe's own defaults as long as its kind stays; another kind starts from its own.
+Every `Given` carries the place it came from ("--lr", "my.yaml line 3 (lr)"), so that a value of the wrong kind is reported where it was written.
+Later ones win: a config file first, then flags. A value of a union keeps the recipe's own defaults as long as its kind stays; another kind starts
+from its own.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tempering.index import closest
 
 @dataclass(frozen=True)
 class Given:
-    """One value as it was given. `form` says how literally to take it: "text" is typed after a flag, "file" stood in a file, "python" is an object."""
+    """One value as it was given. `form` says how to take it: "text" is typed after a flag, "file" stood in a file, "python" is an object."""
 
     path: f.Path
     value: Any
@@ -33,9 +34,11 @@ class Given:
 class Signature:
     """A recipe's fields with their spellings, and the way from given values to arguments."""
 
-    def __init__(self, recipe: Callable[..., Any]) -> None:
+    def __init__(self, recipe: Callable[..., Any], spec: str = "") -> None:
         self.recipe = recipe
         self.name = recipe.__name__
+        self.spec = spec or self.name
+        """What a user types for it."""
         self.parameters = f.parameters(recipe)
         self.fields = f.fields(recipe)
         self.spellings = f.spellings(self.fields)
