@@ -206,7 +206,7 @@ def _wrap(model: Any, place: Place, base_spec: str) -> Any:
     except (TypeError, OSError, SafetensorError) as error:
         raise UserError(f"the adapter in {place.folder} does not load: {first_line(error)}; fetch or save it again.") from error
     expected = set(peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False))
-    names = {name for name, _ in wrapped.named_parameters()}
+    names = set(wrapped.state_dict())
     # Whole embeddings may be stored beside the adapter's own weights, under the model's names.
     odd = sorted(expected - stored) + sorted(key for key in stored - expected if key not in names and not _names_base_layer(key, names))
     if odd:

@@ -59,10 +59,13 @@ def write(policy: Policy, folder: Path, *, merged: bool = False, card: str | Non
     with quiet():
         if adapter:
             _write_adapter(policy, folder, origin)
+            dtype = policy.model.dtype
         else:
-            plain_model(policy).save_pretrained(folder)
+            plain = plain_model(policy)
+            plain.save_pretrained(folder)
+            dtype = plain.dtype
         policy.tokenizer.save_pretrained(folder)
-    about = _about(policy, origin, kind, notes)
+    about = _about(policy, origin, kind, str(dtype).removeprefix("torch."), notes)
     (folder / POLICY_FILE).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     readme = folder / "README.md"
     if card is not None:
@@ -155,18 +158,16 @@ def _changed_base(model: Any, origin: Provenance) -> str:
     return ""
 
 
-def _about(policy: Policy, origin: Provenance, kind: str, notes: list[str]) -> dict[str, Any]:
+def _about(policy: Policy, origin: Provenance, kind: str, dtype: str, notes: list[str]) -> dict[str, Any]:
     import importlib.metadata
 
-    model: Any = policy.model
-    dtypes = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()}
     about: dict[str, Any] = {
         "format": FORMAT,
         "kind": kind,
         "base": origin.base,
         "base_sha256": origin.base_sha256() if origin.base_folder else None,
         "scope": _scope(policy),
-        "dtype": str(getattr(model, "dtype", "")).removeprefix("torch.") or sorted(dtypes)[0],
+        "dtype": dtype,
         "decisions": notes,
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")},
     }
