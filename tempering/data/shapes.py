@@ -15,7 +15,7 @@ from typing import Any
 
 from tempering.data import convert
 from tempering.data.messages import maybe_json
-from tempering.data.place import Place
+from tempering.data.place import Place, quote
 from tempering.errors import UserError
 from tempering.types import Record
 
@@ -101,6 +101,8 @@ _SYSTEM = Slot(("system", "system_prompt"), needed=False)
 _TOOLS = Slot(("tools", "functions"), _any, needed=False)
 _CHAT = ("messages", "conversation", "conversations", "dialogue", "dialog")
 _ANSWER = ("completion", "response", "output", "answer")
+_ANSWERS = frozenset((*_ANSWER, "responses", "completions", "chosen", "rejected", "target"))
+"""Where one of these is of the wrong type, the row is no prompt without an answer."""
 _CONTEXT = Slot(("input", "context"), needed=False)
 
 
@@ -201,7 +203,7 @@ SHAPES: tuple[Shape, ...] = (
         "prompt",
         "prompts without answers (to sample from, not for sft)",
         convert.prompt_only,
-        bars=CHOICES,
+        bars=CHOICES | _ANSWERS,
         weak=True,
         prompt=Slot(("prompt", "question", "query", "instruction", *_CHAT), _said),
         context=_CONTEXT,
@@ -244,7 +246,7 @@ def parse(shape: str) -> Wish:
 
 def match(shape: Shape, row: Row, wish: Wish) -> Match | None:
     """The fields that fill the shape's slots, or None if a needed one is missing or looks wrong."""
-    if shape.bars & row.keys():
+    if any(row.get(bar) is not None for bar in shape.bars):
         return None
     fields, doubles = {}, {}
     for name, slot in shape.slots.items():
@@ -310,8 +312,9 @@ def _fields(names: Sequence[str] | Any) -> str:
 def _none(row: Row, where: Place, wish: Wish) -> Exception:
     have = f"the row has the fields {_fields(row)}" if row else "the row is an empty object"
     if wish.name is None:
+        odd = "".join(f' ("{k}" is {quote(v)}, not text)' for k, v in row.items() if k in _ANSWERS and not isinstance(v, str) and v is not None)
         return where.error(
-            f"{have}, in which no shape is recognised; name the fields, for example "
+            f"{have}, in which no shape is recognised{odd}; name the fields, for example "
             f"shape=prompt_completion:prompt=FIELD,completion=FIELD, or rename them to one of: {', '.join(NAMES)}",
             "no_shape",
         )

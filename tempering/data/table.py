@@ -244,10 +244,15 @@ class _Part:
 
     def __init__(self, folder: Path, part: str) -> None:
         self.folder, self.part = folder, part
-        kinds = {"ids": "<i4", "weights": "<f4", "ends": "<i8", "rows": "<i8", "sources": "u1", "source_ends": "<i8"}
-        self.files = {what: _Array(folder, _file_name(part, what), dtype) for what, dtype in kinds.items()}
+        self.files: dict[str, _Array] = {}
         self.columns: dict[str, _Column] | None = None
         self.segments = self.tokens = self.trained = self.source_end = 0
+
+    def begin(self) -> None:
+        """Open the files; apart from construction, so that what was opened is closed if one fails."""
+        kinds = {"ids": "<i4", "weights": "<f4", "ends": "<i8", "rows": "<i8", "sources": "u1", "source_ends": "<i8"}
+        for what, dtype in kinds.items():
+            self.files[what] = _Array(self.folder, _file_name(self.part, what), dtype)
         for what in ("ends", "rows", "source_ends"):
             self.files[what].add([0])
 
@@ -290,6 +295,7 @@ def _write(rows: Iterable[Row], folder: Path) -> None:
             if not manifest["rows"]:
                 for name in row:
                     parts[name] = _Part(folder, name)
+                    parts[name].begin()
             if row.keys() != parts.keys():
                 raise UserError(
                     f"row {manifest['rows']}: has the parts {sorted(row)}, but the first row has {sorted(parts)}; give all rows the same parts."

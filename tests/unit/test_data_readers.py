@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tempering.data import RecordSource, read
 from tempering.data.shapes import NAMES
 from tempering.errors import UserError
@@ -312,7 +313,7 @@ def test_iterating_is_lazy_and_repeatable(tmp_path: Path) -> None:
     source = quiet(path)
     first = iter(source)
     assert [next(first).source, next(first).source] == ["a.jsonl:1", "a.jsonl:2"]
-    with pytest.raises(UserError, match="a.jsonl:3: not JSON"):
+    with pytest.raises(UserError, match=r"a\.jsonl:3: not JSON"):
         next(first)
     limited = quiet(path, limit=2)
     assert list(limited) == list(limited)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
 from tempering.data import DataError, prompt_ids, render, with_template
 from tempering.errors import UserError
 from tempering.types import Message, Segment
 from tests.conftest import make_tokenizer
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 TEMPLATES = Path(__file__).parent.parent / "fixtures" / "templates"
 EXTRA = [
@@ -79,8 +80,8 @@ EXPECTED = {
         PLAIN_CHAT,
         [
             (
-                "<|begin|><|start_header_id|>system<|end_header_id|>\n\nBe kind.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi there<|eot_id|>"
-                "<|start_header_id|>assistant<|end_header_id|>\n\n",
+                "<|begin|><|start_header_id|>system<|end_header_id|>\n\nBe kind.<|eot_id|>"
+                "<|start_header_id|>user<|end_header_id|>\n\nHi there<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
                 False,
             ),
             ("Hello!<|eot_id|>", True),
