@@ -31,7 +31,7 @@ def mcnemar_power(n: int, discordance: float, difference: float, *, alpha: float
     critical = binom.ppf(alpha / 2, m, 0.5)
     critical = np.where(binom.cdf(critical, m, 0.5) > alpha / 2 * (1 + 1e-12), critical - 1, critical)
     rejects = binom.cdf(critical, m, upward) + binom.sf(m - critical - 1, m, upward)
-    return float(np.sum(binom.pmf(m, n, discordance) * np.where(critical >= 0, rejects, 0.0)))
+    return float(np.sum(binom.pmf(m, n, discordance) * rejects))
 
 
 def binary_mde(n: int, discordance: float, *, alpha: float = 0.05, power: float = 0.8) -> float | None:

@@ -142,6 +142,15 @@ def test_failed_gates_name_what_broke_them(ledger: Ledger) -> None:
     gates.raise_if_failed(results[1:2])
 
 
+def test_lower_is_better_is_broken_by_what_rose() -> None:
+    value = compare(*both(counted("harm", 5, 20, 3, 14, higher_is_better=False)))
+    # scores rose on items 25 to 27: those are lost, and they break a gate that wants few
+    result = gates.check(value, ["harm <= 0.1"])[0]
+    assert (result.value, result.broken) == (8 / 42, ("harm/harm25", "harm/harm26", "harm/harm27"))
+    lost = gates.check(value, ["harm.lost <= 2"])[0]
+    assert (lost.passed, lost.broken) == (False, ("harm/harm25", "harm/harm26", "harm/harm27"))
+
+
 def test_many_broken_items_are_counted(ledger: Ledger) -> None:
     result = gates.check(ledger, ["gain >= 0.9"])[0]
     assert (len(result.broken), result.broken_count) == (10, 13)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as hs
 from scipy import stats as st
 
-from tempering import stats
+from tempering import power, stats
 from tempering.errors import UserError
 from tempering.ledger import Ledger, compare, compare_many
 from tempering.types import ItemScore, Scores
@@ -114,6 +114,15 @@ def test_one_multiplicity_control_over_probes_and_models() -> None:
     alone = compare(before, after)
     assert alone.probe("a").verdict == "gained"
     assert alone.probe("a").p_adjusted == 3 * raw[0]
+
+
+def test_mde_is_that_of_the_adjusted_test() -> None:
+    pairs = [counted("a", 50, 2, 4, 44), counted("b", 50, 2, 4, 44), continuous("t", [1.0, 2.0, 4.0, 5.0], [1.5, 1.0, 3.0, 5.5])]
+    alone, together = compare(*both(pairs[0])), compare(*both(*pairs))
+    assert alone.probe("a").mde == power.binary_mde(100, 0.06, alpha=0.05)
+    assert together.probe("a").mde == power.binary_mde(100, 0.06, alpha=0.05 / 3)
+    deviation = float(np.std([0.5, -1.0, -1.0, 0.5], ddof=1))
+    assert together.probe("t").mde == power.mean_mde(4, deviation, alpha=0.05 / 3)
 
 
 def test_simultaneous_intervals_are_bonferroni() -> None:
