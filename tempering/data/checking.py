@@ -118,9 +118,8 @@ class _Check:
             # the sentence of the first such error is the finding's own, but a missing template is no fault of the row
             self.tally.note(error.code, record.source, "" if error.code == "no_template" else str(error))
             return
-        for reason, code in (("nothing trained", "nothing_trained"), ("undesirable", "undesirable")):
-            if report.dropped[reason]:
-                self.tally.note(code, record.source)
+        if report.dropped["nothing trained"]:
+            self.tally.note("nothing_trained", record.source)
         for segment in segments:
             self._segment(segment, record, is_text)
         if segments:

@@ -54,7 +54,6 @@ KINDS: Mapping[str, tuple[Severity, str, str]] = {
     "repeated_prompt": ("note", "the same prompt as an earlier row, with another answer", "keep them together when splitting into train and test"),
     "prompt_in_test": ("error", "the prompt is also a test item", "remove these rows from training"),
     "near_test": ("warning", "shares a run of words with a test item", "look at them; remove the rows that are the item in other words"),
-    "undesirable": ("note", "labelled undesirable, so not trained by sft", "use a method for labelled data, such as kto"),
 }
 """Code -> severity, what it is, the mend. Errors of readers and templates bring their own sentence instead."""
 
