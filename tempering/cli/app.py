@@ -46,7 +46,7 @@ def build(tokens: Sequence[str] = (), *, everything: bool = False) -> App:
         name="temper", help="Change what a model does, and know what it cost.", version=version, result_action="return_value", help_format="plaintext"
     )
     app.register_install_completion_command(add_to_startup=False)
-    app.command(_recipes("run", "Run a recipe: temper run RECIPE [flags].", tokens, everything))
+    app.command(_recipes("run", "Run a recipe: temper run RECIPE [flags].", tokens, everything, _run_command))
     app.command(_recipes("sweep", "Run a recipe for every combination of comma-separated values.", tokens, everything, sweep.command))
     if find_spec("tempering.demo") is not None:
         app.command("tempering.demo:demo", name="demo", help="Tune a tiny and a real model on a small set, and show what came of it.")
@@ -69,20 +69,24 @@ def build(tokens: Sequence[str] = (), *, everything: bool = False) -> App:
     return app
 
 
-def _recipes(name: str, about: str, tokens: Sequence[str], everything: bool, make: Callable[..., Any] | None = None) -> App:
+def _run_command(spec: str, recipe: Callable[..., Any]) -> Callable[..., int]:
     from tempering.cli.run import command
 
+    return command(spec, recipe)
+
+
+def _recipes(name: str, about: str, tokens: Sequence[str], everything: bool, make: Callable[..., Any]) -> App:
     group = App(name=name, help=about, help_format="plaintext", help_epilogue="RECIPE may also be path/to/file.py:function.")
     asked = tokens[1] if tokens[:1] == [name] and len(tokens) > 1 and not tokens[1].startswith("-") else None
     wanted = asked.replace("-", "_") if asked else None
     for entry in index.recipes().values():
         if everything or entry.name == wanted:
-            group.command((make or command)(entry.name, index.load(entry)), name=entry.name, help=_help(entry.doc, entry.detail))
+            group.command(make(entry.name, index.load(entry)), name=entry.name, help=_help(entry.doc, entry.detail))
         else:
             group.command(lambda: 0, name=entry.name, help=entry.summary)
     if asked and wanted not in index.recipes():
         recipe = index.load_recipe(asked)
-        group.command((make or command)(asked, recipe), name=asked, help=_help("", recipe.__doc__ or ""))
+        group.command(make(asked, recipe), name=asked, help=_help("", recipe.__doc__ or ""))
     return group
 
 
@@ -146,8 +150,9 @@ def _sentence(error: CycloptsError, app: App, tokens: Sequence[str]) -> str:
     error.verbose = False
     command = " ".join(("temper", *(error.command_chain or ())))
     if isinstance(error, UnknownCommand) or (not error.command_chain and isinstance(error, UnusedCliTokensError | UnknownOptionError)):
-        names = [name for name in app if not name.startswith("-")] + list(index.recipes())
-        return f"there is no command {tokens[0]!r}{index.closest(tokens[0], names)}; `temper --help` lists them"
+        names = [name for name in app if name.startswith("-") == tokens[0].startswith("-")] + list(index.recipes())
+        what = "flag" if tokens[0].startswith("-") else "command"
+        return f"there is no {what} {tokens[0]!r}{index.closest(tokens[0], names)}; `temper --help` lists them"
     if isinstance(error, UnusedCliTokensError):
         return f"{command}: unexpected argument {' '.join(map(repr, error.unused_tokens or ()))}; `{command} --help` shows what it takes"
     if isinstance(error, UnknownOptionError):

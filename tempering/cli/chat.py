@@ -18,6 +18,7 @@ HELP = "an empty line or Ctrl-D ends; /new starts over; Ctrl-C stops an answer"
 
 def chat(
     model: str,
+    /,
     *,
     once: str | None = None,
     system: str = "",

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tempering import index
-from tempering.cli import fields as f
 from tempering.cli.show import say, table
 from tempering.errors import UserError
 
@@ -28,7 +27,7 @@ def methods(*query: str) -> int:
     return 0
 
 
-def show(name: str) -> int:
+def show(name: str, /) -> int:
     """Show one method or recipe: what it is, where it comes from, its defaults, its recipe and its tests.
 
     Args:
@@ -95,6 +94,8 @@ def _defaults(loaded: Any) -> list[tuple[str, str, str]]:
             for name, info in loaded.model_fields.items()
         ]
     if callable(loaded) and not isinstance(loaded, type):
+        from tempering.cli import fields as f
+
         return [(field.dotted, "required" if field.default is f.MISSING else repr(field.default), field.doc) for field in f.fields(loaded).values()]
     return []
 
@@ -105,7 +106,7 @@ def _default_of(field: Any) -> str:
     return repr(field.default if field.default is not dataclasses.MISSING else field.default_factory())
 
 
-def schema(recipe: str) -> int:
+def schema(recipe: str, /) -> int:
     """Print the JSON schema of a recipe's config file, for editors.
 
     Args:
@@ -119,6 +120,7 @@ def json_schema(recipe: Any) -> dict[str, Any]:
     """The JSON schema of a recipe's values, with the fields' documentation and the short spellings."""
     from pydantic import create_model
 
+    from tempering.cli import fields as f
     from tempering.cli.values import Signature
 
     signature = Signature(recipe)
@@ -154,7 +156,7 @@ def _describe(part: dict[str, Any], cls: type) -> None:
 # ------------------------------------------------------------------------------------------------------------------------------- a file of one's own
 
 
-def new(kind: Literal["objective", "recipe", "probe"], name: str, *, folder: Path = Path()) -> int:
+def new(kind: Literal["objective", "recipe", "probe"], name: str, /, *, folder: Path = Path()) -> int:
     """Write a file to start from, with its test; nothing that exists is overwritten.
 
     Args:

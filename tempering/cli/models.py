@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from tempering.cli.run import show_ledger
-from tempering.cli.show import say, table, width
+from tempering.cli.show import say, show_ledger, table, width
 from tempering.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,9 +34,10 @@ def model_of(spec: str) -> str:
 
 def load(spec: str) -> Policy:
     """The policy of a model or run."""
+    from tempering.display import Display
     from tempering.models import load as load_model
 
-    return load_model(model_of(spec), say=say)
+    return load_model(model_of(spec), say=Display().say)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -89,21 +89,24 @@ def _measured(spec: str, names: list[str], data: str | None, shape: str) -> Scor
     from dataclasses import replace
 
     from tempering.cli.probes import find_probes
+    from tempering.display import Display
     from tempering.measure import measure
 
+    progress = Display().say  # standard output is for results
     policy = load(spec)
     probes = list(find_probes(names, policy)) if names or data is None else []
     if data is not None:
         probes += _held(policy, data, shape)
-    say(f"measuring {spec}")
-    return replace(measure(policy, probes, say=say), model=spec)
+    progress(f"measuring {spec}")
+    return replace(measure(policy, probes, say=progress), model=spec)
 
 
 def _held(policy: Policy, data: str, shape: str) -> tuple[Probe, ...]:
     from tempering.data import pair_row, read, sft_row
+    from tempering.display import Display
     from tempering.held import target_probes
 
-    records = list(read(data, shape=shape, say=say))
+    records = list(read(data, shape=shape, say=Display().say))
     paired = all(record.better for record in records)
     rows = [row for record in records if (row := (pair_row if paired else sft_row)(record, policy.tokenizer)) is not None]
     if not rows:
@@ -184,6 +187,7 @@ pre {{ font: 13px/1.35 ui-monospace, Menlo, Consolas, monospace }}</style></head
 
 def check(
     data: str,
+    /,
     *,
     model: str = "builtin:smollm2-135m",
     against: Annotated[list[str] | None, Parameter(negative="")] = None,
@@ -249,7 +253,7 @@ def _battery_prompts(policy: Policy) -> dict[str, list[str]]:
     return found
 
 
-def export(run: str, *, out: Path, merged: bool = False, check: bool = True) -> int:
+def export(run: str, /, *, out: Path, merged: bool = False, check: bool = True) -> int:
     """Write a run's model for other tools, and prove that what was written is what was trained.
 
     Args:

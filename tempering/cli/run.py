@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tempering.cli import fields as f
 from tempering.cli.files import read_config
-from tempering.cli.show import say, width
+from tempering.cli.show import say, show_ledger
 from tempering.cli.values import Given, Signature, jsonable
 from tempering.errors import GateFailed, Interrupted, UserError
 from tempering.index import closest, field_docs, first_sentence, load_recipe
@@ -228,15 +228,6 @@ def execute(signature: Signature, given: Sequence[Given], generic: Generic) -> i
     return 0
 
 
-def show_ledger(ledger: Any, lost: int = 5) -> None:
-    """Print a ledger to standard output."""
-    from rich.console import Console
-
-    from tempering.ledger_view import table
-
-    Console(width=max(80, width()), highlight=False).print(table(ledger, lost=lost))
-
-
 def resolve(signature: Signature, given: Sequence[Given], generic: Generic) -> tuple[dict[str, Any], Path | None]:
     """(the recipe's arguments, the run to resume)."""
     base: list[Given] = []
@@ -253,13 +244,21 @@ def resolve(signature: Signature, given: Sequence[Given], generic: Generic) -> t
         raise UserError(f"--resume {resume}: is a run of recipe {recipe}, not of {signature.name}; use `temper run {recipe} --resume {resume}`")
     stored = signature.from_config(path, values)
     arguments = signature.resolve(stored)
-    asked = jsonable(signature.resolve([*stored, *base, *given]))
-    for name, value in jsonable(arguments).items():
-        if asked[name] != value:
+    asked = _flat(jsonable(signature.resolve([*stored, *base, *given])))
+    for name, value in _flat(jsonable(arguments)).items():
+        if asked.get(name) != value:
+            other = asked.get(name, "something else")
             raise UserError(
-                f"--resume {resume}: the run was started with {name} = {value}, not {asked[name]}; resume without that flag, or start a new run"
+                f"--resume {resume}: the run was started with {name} = {value}, not {other}; resume without that flag, or start a new run"
             )
     return arguments, resume
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{above}{name}.") if isinstance(value, dict) and value else {above + name: value}
+    return flat
 
 
 def _resumed(signature: Signature, wanted: str) -> Path:

@@ -116,7 +116,7 @@ def signed(value: float | None) -> str:
     return "" if value is None else f"{value:+.3f}"
 
 
-def runs(folder: Path = Path("runs"), *, json_: Annotated[bool, Parameter(name="--json", negative="")] = False) -> int:
+def runs(folder: Path = Path("runs"), /, *, json_: Annotated[bool, Parameter(name="--json", negative="")] = False) -> int:
     """List runs, newest first: state, recipe, model, what was kept and gained, age.
 
     Args:
@@ -152,7 +152,7 @@ def _run_folder(run: Path, needs: str) -> Path:
     return run
 
 
-def report(run: Path) -> int:
+def report(run: Path, /) -> int:
     """Write a run's report.html again from what lies in its folder.
 
     Args:
@@ -166,7 +166,7 @@ def report(run: Path) -> int:
     return 0
 
 
-def lost(run: Path, *, side: Literal["keep", "target"] | None = None) -> int:
+def lost(run: Path, /, *, side: Literal["keep", "target"] | None = None) -> int:
     """Print the items a run lost, as JSON lines that can be trained on again (`temper lost RUN > replay.jsonl`).
 
     Args:

@@ -8,6 +8,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 # Line and paragraph separators and the marks that reorder text: a terminal obeys them, a reader does not see them.
 _UNSEEN = {0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C, 0xFEFF}
@@ -80,3 +81,12 @@ def age(seconds_since_epoch: float) -> str:
         if passed >= length:
             return f"{int(passed // length)} {unit}"
     return f"{int(passed)} s"
+
+
+def show_ledger(ledger: Any, lost: int = 5) -> None:
+    """Print a ledger to standard output."""
+    from rich.console import Console
+
+    from tempering.ledger_view import table
+
+    Console(width=max(80, width()), highlight=False).print(table(ledger, lost=lost))

@@ -16,21 +16,24 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tempering.cli import run as single
-from tempering.cli.run import Generic, hyphened
 from tempering.cli.runs import read_run, signed
 from tempering.cli.show import say, table
-from tempering.cli.values import Given, Signature
 from tempering.errors import GateFailed, Interrupted, UserError
 
 MAX_RUNS = 1000
+if TYPE_CHECKING:
+    from tempering.cli.run import Generic
+    from tempering.cli.values import Given, Signature
+
 Runner = Callable[[Sequence[str]], int]
 
 
 def command(spec: str, recipe: Callable[..., Any]) -> Callable[..., int]:
     """The sweep command of one recipe: its flags are those of `temper run`, with commas."""
+    from tempering.cli import run as single
+
     return single.command(spec, recipe, lambda signature, given, generic: sweep(spec, signature, given, generic))
 
 
@@ -76,11 +79,13 @@ def sweep(spec: str, signature: Signature, given: Sequence[Given], generic: Gene
         Interrupted: Ctrl-C; the sweep goes on when it is typed again.
         GateFailed: all runs finished, and some failed a gate.
     """
+    from tempering.cli.run import resolve
+
     if generic.resume:
         raise UserError("--resume: a sweep is resumed by typing it again without --resume; finished runs are not run twice")
     varied, every = combinations(signature, given)
     for one in every:
-        single.resolve(signature, one, generic)
+        resolve(signature, one, generic)
     folder = Path(generic.out) if generic.out else _folder(spec, given, generic)
     plans = [(folder / _name(i, combination, varied), list(_words(signature, combination, generic))) for i, combination in enumerate(every)]
     if generic.dry_run:
@@ -128,6 +133,8 @@ def _name(i: int, combination: Sequence[Given], varied: Sequence[str]) -> str:
 
 
 def _words(signature: Signature, combination: Sequence[Given], generic: Generic) -> Iterator[str]:
+    from tempering.cli.run import hyphened
+
     if generic.config:
         yield from ("--config", generic.config)
     for one in combination:

@@ -8,7 +8,7 @@ from its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -118,7 +118,7 @@ class Signature:
             UserError: a value is of the wrong kind, outside its limits, belongs to another kind of the union, or is missing.
         """
         latest: dict[f.Path, Given] = {}
-        for one in given:
+        for one in _without_replaced(list(given)):
             latest.pop(one.path, None)
             latest[one.path] = one
         arguments = {}
@@ -192,6 +192,13 @@ class Signature:
                 inner = one.value if one.form != "text" else text_value(str(one.value))
                 value = {**(value or {}), ".".join(path[len(field.path) :]): inner}
         return value
+
+
+def _without_replaced(given: Sequence[Given]) -> list[Given]:
+    """Without a file's fields of a value whose kind a flag changes: `--config run --scope full` replaces the file's scope as a whole."""
+    in_file = {one.path: one.value for one in given if one.form == "file" and one.path[-1] == "kind"}
+    changed = [one.path[:-1] for one in given if one.form != "file" and one.path in in_file and in_file[one.path] != one.value]
+    return [one for one in given if one.form != "file" or not any(one.path[: len(path)] == path for path in changed)]
 
 
 def _located(value: Any) -> Located:
