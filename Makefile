@@ -43,7 +43,7 @@ format: $(VENV)/.test ## let ruff mend what it can
 
 docs: $(VENV)/.docs ## build the pages into site/ (offline)
 	$(PY) docs/pages.py
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet -f build/mkdocs.yml
 	@echo "site/index.html"
 
 bench: install ## what the engine does per second on this machine
