@@ -120,8 +120,8 @@ class _Check:
             return
         if report.dropped["nothing trained"]:
             self.tally.note("nothing_trained", record.source)
-        for segment in segments:
-            self._segment(segment, record, is_text)
+        for code in sorted({code for segment in segments for code in self._segment(segment, is_text)}):
+            self.tally.note(code, record.source)
         if segments:
             if not is_text and record.prompt and self.train_on != "all":
                 self._inference(record, segments[0])
@@ -131,28 +131,32 @@ class _Check:
             self.report.trained_tokens += sum(int(np.count_nonzero(s.weight)) for s in segments)
 
     def _segments(self, record: Record, report: RowReport, is_text: bool) -> list[Segment]:
-        if record.better or (len(record.responses) > 1 and pairs(record)):
+        responses = record.responses
+        if record.better or (len(responses) > 1 and pairs(record)):
             row = pair_row(record, self.tokenizer, report=report)
-        elif record.responses[0].label is not None:
+        elif responses and responses[0].label is not None:
             row = unpaired_row(record, self.tokenizer, report=report)
         else:
             length = self.max_length if is_text else None
             row = sft_row(record, self.tokenizer, train_on=self.train_on, max_length=length, report=report)
         return [s for segments in (row or {}).values() for s in segments]
 
-    def _segment(self, segment: Segment, record: Record, is_text: bool) -> None:
-        trained, ids = np.flatnonzero(segment.weight), segment.ids
+    def _segment(self, segment: Segment, is_text: bool) -> list[str]:
+        """The codes of what is wrong with one segment."""
+        trained, ids = np.flatnonzero(segment.weight), np.asarray(segment.ids)
+        codes = []
         if len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_token_id:
-            self.tally.note("duplicate_bos", record.source)
+            codes.append("duplicate_bos")
         if self.max_length is not None and len(ids) > self.max_length:
-            self.tally.note("answer_truncated" if trained[-1] >= self.max_length else "over_long", record.source)
+            codes.append("answer_truncated" if trained[-1] >= self.max_length else "over_long")
         if is_text:
-            return
+            return codes
         last = ids[trained[np.diff(trained, append=len(ids) + 1) > 1]]
         if not all(int(t) in self.closing for t in last):
-            self.tally.note("eos_never_trained", record.source)
+            codes.append("eos_never_trained")
         elif self.stops and not all(int(t) in self.stops for t in last):
-            self.tally.note("stop_differs", record.source)
+            codes.append("stop_differs")
+        return codes
 
     def _inference(self, record: Record, segment: Segment) -> None:
         """The tokens before the first answer must be those of the prompt at inference."""

@@ -299,12 +299,15 @@ def _trim(tokenizer: Any, text: str, start: int, end: int) -> int:
 
 def _exact(tokenizer: Any, text: str, spans: list[tuple[int, int, int]], messages: Sequence[Message], source: str) -> tuple[list[int], np.ndarray]:
     """Ids of the whole text; every boundary must also be a boundary of tokens: the ids of the text before it are the first ids of the whole."""
-    cuts = sorted({at for _, start, end in spans for at in (start, end)})
-    ids, *parts = encode(tokenizer, [text, *(text[:at] for at in cuts)])
-    weight = np.zeros(len(ids), np.float32)
-    place = {}
-    for at, part in zip(cuts, parts, strict=True):
-        if ids[: len(part)] != part:
+    starts, ends = sorted({s for _, s, _ in spans}), sorted({e for _, _, e in spans})
+    # for the end of a span the text after it serves as well, and after the last answer there is little of it
+    short = [at for at in ends if len(text) - at < at]
+    ids, *parts = encode(tokenizer, [text, *(text[:at] for at in starts), *(text[at:] for at in short)])
+    heads, tails = parts[: len(starts)], parts[len(starts) :]
+    place = {at: len(ids) - len(tail) for at, tail in zip(short, tails, strict=True) if ids[len(ids) - len(tail) :] == tail}
+    late = [at for at in ends if at not in place]
+    for at, head in zip((*starts, *late), (*heads, *encode(tokenizer, [text[:at] for at in late])), strict=True):
+        if ids[: len(head)] != head:
             turn, is_start = next((i, at == s) for i, s, e in spans if at in (s, e))
             raise _error(
                 source,
@@ -313,7 +316,8 @@ def _exact(tokenizer: Any, text: str, spans: list[tuple[int, int, int]], message
                 'so that no exact mask exists; remove white space at the ends of that turn, or use boundary="split"',
                 "straddle",
             )
-        place[at] = len(part)
+        place[at] = len(head)
+    weight = np.zeros(len(ids), np.float32)
     for _, start, end in spans:
         weight[place[start] : place[end]] = 1.0
     return ids, weight
