@@ -62,7 +62,7 @@ def _front_matter(config: Mapping[str, Any], model: str, recipe: str) -> str:
     front: dict[str, Any] = {
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["tempering", *(str(tag) for tag in (recipe, kind) if tag)],
+        "tags": ["tempering", *(visible(str(tag)) for tag in (recipe, kind) if tag)],
     }
     if base:
         front["base_model"] = base

@@ -99,7 +99,8 @@ def say(value: float | None, digits: int = 3) -> str:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
         return f"{mantissa}e{int(exponent)}".replace("-", "\u2212")
-    text = f"{value:.{max(0, digits - 1 - math.floor(math.log10(size)))}f}"
+    places = math.floor(math.log10(float(f"{size:.{digits - 1}e}")))
+    text = f"{value:.{max(0, digits - 1 - places)}f}"
     if "." in text and float(text) == value:
         text = text.rstrip("0").rstrip(".")
     whole, _, rest = text.partition(".")

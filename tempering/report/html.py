@@ -66,7 +66,7 @@ def write_report(folder: Path) -> Path:
 def render(run: RunFolder) -> str:
     """The page as a string."""
     environment = Environment(
-        loader=PackageLoader("tempering.report"), autoescape=True, undefined=StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("tempering.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(ticked=_ticked, points=points, percent=percent, number=number, shorten=shorten)
     style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
@@ -93,18 +93,14 @@ def render(run: RunFolder) -> str:
         "lock": flatten({key: value for key, value in run.lock.items() if key not in ("data", "command")}),
         "settings": json.dumps(run.config, indent=2, ensure_ascii=False, default=str),
     }
-    return environment.get_template("report.html.jinja").render(context)
-
-
-def _finalize(value: Any) -> Any:
-    """Every text that a template prints goes through here before it is escaped."""
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    # Over the whole page, so that no text can be forgotten: what it writes out is plain text, safe wherever it stands.
+    return visible(environment.get_template("report.html.jinja").render(context))
 
 
 def _ticked(text: str) -> Markup:
     """Words between backticks as <code>."""
     parts = text.split("`")
-    return Markup("").join(Markup("<code>{}</code>").format(visible(part)) if i % 2 else escape(visible(part)) for i, part in enumerate(parts))
+    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in enumerate(parts))
 
 
 # ----------------------------------------------------------------------------------------------------------------------------------- the top
@@ -226,7 +222,7 @@ def _probes(ledger: Ledger) -> list[dict[str, Any]]:
                     better.high,
                     bound,
                     tone,
-                    f"{visible(probe.name)}: change {sign(probe.difference.point)}{unit}, {_level(probe)} {span}, {probe.verdict}",
+                    f"{probe.name}: change {sign(probe.difference.point)}{unit}, {_level(probe)} {span}, {probe.verdict}",
                 ),
                 "scale": None if binary else [sign(end if probe.higher_is_better else 0.0 - end) for end in (-bound, bound)],
                 "counts": counts,

@@ -21,6 +21,7 @@ MAX_TOKENS = 1500
 """Longest text, in words and marks, that is compared word by word: the comparison grows with the square of it."""
 
 _TOKEN = re.compile(r"\s+|\w+|[^\w\s]")
+_SUSPECT = re.compile(r"[^\x20-\x7e\n\t]")
 _JOINERS = "\u200c\u200d"
 
 
@@ -29,14 +30,12 @@ def visible(text: str) -> str:
 
     Joiners between letters or pictures of scripts that need them (Persian, Indic scripts, emoji) stay as they are.
     """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_shown(text, i) for i in range(len(text)))
+    return _SUSPECT.sub(_shown, text)
 
 
-def _shown(text: str, i: int) -> str:
-    char = text[i]
-    if char in "\n\t" or unicodedata.category(char) not in HIDDEN:
+def _shown(match: re.Match[str]) -> str:
+    char, text, i = match[0], match.string, match.start()
+    if unicodedata.category(char) not in HIDDEN:
         return char
     if char in _JOINERS and 0 < i < len(text) - 1 and _joinable(text[i - 1]) and _joinable(text[i + 1]):
         return char
