@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,8 +195,10 @@ class Experiment:
         Raises:
             UserError: unreadable data, no usable row, or nothing to hold out.
         """
-        train = self._table("data", data, make_row, shape, limit, {"max_length": max_length, **how})
+        train = self._table("train", data, make_row, shape, limit, {"max_length": max_length, **how})
         seed = int(self.values.get("seed", 0))
+        if test is None and data.startswith("builtin:"):
+            test = f"{data}-test"
         if test is not None:
             held = self._table("test", test, make_row, shape, None, {"max_length": max_length, **how})
             return Rows(train, range(len(train))), Rows(held, range(len(held)))
@@ -215,8 +218,8 @@ class Experiment:
         from tempering.data import RowReport, Table, read
         from tempering.worlds.demo import demo_records
 
-        builtin = data.startswith("builtin:")
-        source = demo_records(data) if builtin else read(data, shape=shape, limit=limit, say=self.display.say)
+        named = data.startswith("builtin:")
+        source = demo_records(data) if named else read(data, shape=shape, limit=limit, say=self.display.say)
         fingerprint = source.fingerprint
         template = getattr(self._tokenizer, "chat_template", None)
         tokens = self._tokenizer.backend_tokenizer.to_str()
@@ -227,12 +230,12 @@ class Experiment:
 
             def rows() -> Iterator[Row]:
                 with self.display.phase(f"tokenising {data}"):
-                    for record in source:
+                    for record in islice(source, limit):
                         row = make_row(record, self._tokenizer, report=report, **how)
                         if row is not None:
                             yield row
 
-            table = Table.build(rows(), folder, meta={"report": report.sentence})
+            Table.build(rows(), folder)
             self.display.say(f"{data}: {report.sentence()}")
         table = Table.open(folder)
         if not len(table):

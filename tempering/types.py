@@ -345,7 +345,8 @@ class ProbeScores:
     metric: str
     """What `score` is, for example "accuracy", "nll per token"."""
     kind: Literal["binary", "continuous"]
-    higher_is_better: bool
+    higher_is_better: bool | None
+    """None: neither direction is better (output length)."""
     items: tuple[ItemScore, ...]
     side: Literal["target", "keep"] = "keep"
     summary: Mapping[str, float] = field(default_factory=dict)
