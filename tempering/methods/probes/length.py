@@ -44,4 +44,4 @@ class Length(ProbeValue):
             for item, (episode,) in zip(items, outputs, strict=True)
         )
         summary = {"cut_by_budget": mean([s.extra["cut"] for s in scored]), "words": mean([s.extra["words"] for s in scored])}
-        return ProbeScores(self.name, "tokens", "continuous", False, scored, self.side, summary, "neither longer nor shorter is better")
+        return ProbeScores(self.name, "tokens", "continuous", None, scored, self.side, summary, "neither longer nor shorter is better")
