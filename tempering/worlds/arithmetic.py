@@ -91,9 +91,9 @@ class Arithmetic(World):
         Args:
             split: "train" or "test".
         """
-        low = 0 if self.digits == 1 else 10 ** (self.digits - 1)
+        low: int = 0 if self.digits == 1 else 10 ** (self.digits - 1)
         skipped = low * (low + 1) // 2
-        pairs = 10**self.digits * (10**self.digits + 1) // 2 - skipped
+        pairs: int = 10**self.digits * (10**self.digits + 1) // 2 - skipped
         totals = dict.fromkeys(self.operations, pairs)
         for op, number in draw(totals, split, n, self.name, "arithmetic", self.seed, self.digits):
             pair = number + skipped

@@ -141,6 +141,8 @@ class Preferences:
     def items(self, split: str = "train", n: int | None = None) -> Iterator[Item]:
         """Requests with two replies: "answer" (better by the gold reward), "worse", both rewards as "gold", and "flipped". No two the same; lazily.
 
+        Under the default gold reward the rewards always differ; under another they may tie, and then "answer" is either.
+
         Args:
             split: "train" or "test"; they share no request (topic, place and wording together).
         """
@@ -198,12 +200,12 @@ class Preferences:
                 texts.reverse()
             replies = [(Message("assistant", t),) for t in texts]
             one = rng("one", self.seed, item["id"]).randrange(2)
-            responses = {
-                "pairs": lambda r=replies: tuple(map(Response, r)),
-                "ratings": lambda r=replies, s=scores: tuple(Response(m, score=x) for m, x in zip(r, s, strict=True)),
-                "labels": lambda r=replies, i=one: (Response(r[i], label=i == 0),),
-                "demonstrations": lambda r=replies, i=one: (Response(r[i]),),
-            }[view]()
+            if view == "pairs":
+                responses = tuple(Response(reply) for reply in replies)
+            elif view == "ratings":
+                responses = tuple(Response(reply, score=score) for reply, score in zip(replies, scores, strict=True))
+            else:
+                responses = (Response(replies[one], label=one == 0 if view == "labels" else None),)
             yield Record(
                 prompt=(Message("user", item["prompt"]),),
                 responses=responses,
