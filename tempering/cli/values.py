@@ -202,7 +202,9 @@ def _without_replaced(given: Sequence[Given]) -> list[Given]:
 
 
 def _located(value: Any) -> Located:
-    return Located({str(k): _located(v) for k, v in value.items()} if isinstance(value, dict) else value, 0)
+    if isinstance(value, dict):
+        return Located({str(key): _located(inner) for key, inner in value.items()}, 0)
+    return Located([_located(item) for item in value] if isinstance(value, list) else value, 0)
 
 
 def check(given: Given, hint: Any) -> Any:

@@ -1,0 +1,565 @@
+"""The program: grammar, help, exit codes, one sentence for every failure, and nothing untrusted reaches the terminal."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tempering.cli import main
+from tempering.cli.errors import explain
+from tempering.cli.runs import find_runs, headline, read_run
+from tempering.cli.show import clean, one_line, strip
+from tempering.errors import GateFailed, Interrupted, UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+MINE = '''from __future__ import annotations
+from dataclasses import dataclass
+from pathlib import Path
+from tempering.config import Optimizer
+from tempering.errors import GateFailed, Interrupted, UserError
+
+
+def mine(optimizer: Optimizer = Optimizer(lr=0.5), fail: str = "", seed: int = 0) -> None:
+    """My own recipe. More.
+
+    Args:
+        fail: how to fail.
+    """
+    Path("ran.txt").write_text(f"{optimizer.lr} {seed}")
+    if fail == "user":
+        raise UserError("line one\\nwith \\x1b[31mcolour")
+    if fail == "gate":
+        raise GateFailed("keep is 0.5")
+    if fail == "stop":
+        raise Interrupted("stopped; go on with: temper run mine --resume runs/x")
+    if fail == "full":
+        raise OSError(28, "No space left on device", "/somewhere/file")
+    if fail == "bug":
+        raise KeyError("what")
+'''
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TEMPERING_DEBUG", raising=False)
+
+
+def temper(capsys: pytest.CaptureFixture[str], line: str) -> tuple[int, str, str]:
+    code = main(shlex.split(line))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+# -------------------------------------------------------------------------------------------------------------------------------- grammar and help
+
+
+def test_without_words_a_short_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = temper(capsys, "")
+    assert (code, err) == (0, "")
+    assert "temper run sft" in out
+    assert len(out.splitlines()) < 15
+
+
+@pytest.mark.parametrize(
+    "line", ["--help", "-h", "run", "run --help", "run sft --help", "sft --help", "sweep dpo --help", "measure --help", "new --help"]
+)
+def test_help(capsys: pytest.CaptureFixture[str], line: str) -> None:
+    code, out, err = temper(capsys, line)
+    assert (code, err) == (0, "")
+    assert "Usage: temper" in out
+
+
+def test_the_help_of_a_recipe_has_groups_defaults_and_docs(capsys: pytest.CaptureFixture[str]) -> None:
+    out = " ".join(temper(capsys, "run sft --help")[1].replace("│", " ").split())
+    for part in ("Recipe sft", "Optimizer", "Schedule", "Training", "Budget", "This run", "--lr --optimizer.lr NUMBER", "[default: 0.0002]"):
+        assert part in out
+    assert "Learning rate per optimizer step, before the schedule." in out
+    assert "which weights may move: full or lora." in out
+
+
+def values(out: str) -> dict[str, Any]:
+    return json.loads(out)["values"]
+
+
+@pytest.mark.parametrize("line", ["run sft", "sft", "run recipe.py:mine", "recipe.py:mine", "run recipe.py:mine --seed 0"])
+def test_the_ways_to_name_a_recipe(capsys: pytest.CaptureFixture[str], line: str) -> None:
+    Path("recipe.py").write_text(MINE)
+    code, out, _ = temper(capsys, f"{line} --dry-run")
+    assert code == 0
+    assert values(out)["seed"] == 0
+
+
+def test_a_file_alone_means_the_function_of_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.py").write_text(MINE)
+    assert temper(capsys, "run mine.py --dry-run")[0] == 0
+
+
+def test_flags_over_config_over_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("c.yaml").write_text("lr: 1e-3\nbatch-size: 4\ngate: ['keep >= 0.9']\n")
+    code, out, _ = temper(capsys, "run sft --config c.yaml --lr 3e-4 --scope full --no-keep-best --new-tokens '<a>' --new-tokens '<b>' --dry-run")
+    got = values(out)
+    assert code == 0
+    assert (got["optimizer"]["lr"], got["training"]["batch_size"], got["training"]["steps"]) == (3e-4, 4, None)
+    assert got["scope"] == {"kind": "full", "only": None}
+    assert (got["budget"]["gate"], got["new_tokens"], got["training"]["keep_best"]) == (["keep >= 0.9"], ["<a>", "<b>"], False)
+
+
+def test_underscores_and_hyphens_and_long_spellings_are_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    spelled = ["--batch-size 3", "--batch_size 3", "--training.batch-size 3", "--training.batch_size=3"]
+    assert {values(temper(capsys, f"run sft --dry-run {flag}")[1])["training"]["batch_size"] for flag in spelled} == {3}
+
+
+def test_a_dry_run_is_a_config_file(capsys: pytest.CaptureFixture[str]) -> None:
+    out = temper(capsys, "run dpo --beta 0.3 --scope.options.use_dora true --dry-run")[1]
+    Path("c.json").write_text(out)
+    assert temper(capsys, "run dpo --config c.json --dry-run")[1] == out
+
+
+def test_the_schema_takes_what_the_command_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    schema = json.loads(temper(capsys, "schema sft")[1])
+    names = schema["properties"]
+    assert {"model", "optimizer", "lr", "batch_size"} <= set(names)
+    assert {"enum": ["full", "lora"]} in names["scope"]["anyOf"]
+    assert schema["$defs"]["Training"]["properties"]["steps"]["description"] == "Optimizer steps."
+    assert schema["additionalProperties"] is False
+
+
+# -------------------------------------------------------------------------------------------------------------------------------------- exit codes
+
+
+@pytest.mark.parametrize(
+    ("fail", "code", "message"),
+    [
+        ("", 0, ""),
+        ("user", 2, "temper: line one with \\x1b[31mcolour"),
+        ("gate", 3, "temper: keep is 0.5"),
+        ("stop", 130, "temper: stopped; go on with: temper run mine.py --resume runs/x"),
+        (
+            "full",
+            2,
+            "temper: the disk is full: cannot write /somewhere/file; free some space or choose another folder with --out, then go on with --resume",
+        ),
+    ],
+)
+def test_failures_of_a_recipe(capsys: pytest.CaptureFixture[str], fail: str, code: int, message: str) -> None:
+    Path("mine.py").write_text(MINE)
+    got, _, err = temper(capsys, f"run mine.py --lr 0.25 --seed 4 --fail '{fail}'")
+    assert (got, err.strip()) == (code, message)
+    assert Path("ran.txt").read_text() == "0.25 4"
+
+
+def test_a_fault_of_ours_leaves_its_traceback_in_a_file(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    Path("mine.py").write_text(MINE)
+    code, _, err = temper(capsys, "run mine.py --fail bug")
+    assert code == 1
+    assert "KeyError: 'what'" in err
+    assert "Traceback" not in err
+    (written,) = tmp_path.glob("tempering-error-*.txt")
+    assert str(written) in err
+    assert "Traceback (most recent call last)" in written.read_text()
+
+
+@pytest.mark.parametrize("how", ["flag", "environment"])
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    Path("mine.py").write_text(MINE)
+    if how == "environment":
+        monkeypatch.setenv("TEMPERING_DEBUG", "1")
+    code, _, err = temper(capsys, "run mine.py --fail user" + (" --debug" if how == "flag" else ""))
+    assert code == 2
+    assert "Traceback" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (UserError("x"), 2, "x"),
+        (GateFailed("y"), 3, "y"),
+        (Interrupted("z"), 130, "z"),
+        (KeyboardInterrupt(), 130, "stopped"),
+        (OSError(errno.ENOSPC, "full", "/a"), 2, "the disk is full: cannot write /a"),
+        (PermissionError(errno.EACCES, "Permission denied", "/a"), 2, "no permission to use /a"),
+        (OSError(errno.EROFS, "Read-only file system", "/a"), 2, "read-only file system"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/a"), 2, "/a: no such file or directory; check the path"),
+        (MemoryError(), 1, "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 1, "out of memory"),
+        (RecursionError(), 2, "nested too deeply"),
+        (OSError("no number"), 1, "a fault in tempering"),
+        (ZeroDivisionError("a\nb"), 1, "ZeroDivisionError: a b"),
+    ],
+)
+def test_explain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: BaseException, code: int, words: str) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    got, sentence = explain(error)
+    assert got == code
+    assert words in sentence
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    line = f"{shlex.quote(sys.executable)} -m tempering run sft --dry-run | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment, check=True)
+    assert done.stderr == ""
+    assert done.stdout.strip() in ("0", "141")
+
+
+def test_python_m_and_its_exit_code() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "tempering", "run", "sft", "--lr", "x"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "temper: --lr: expected a number greater than 0, got 'x'\n"
+
+
+# ------------------------------------------------------------------------------------------------------------------------------ untrusted text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "streamed"),
+    [
+        ("plain ü 漢 🙂", "plain ü 漢 🙂", "plain ü 漢 🙂"),
+        ("a\x1b[31mb", "a\\x1b[31mb", "a[31mb"),
+        ("a\x9b2Jb", "a\\x9b2Jb", "a2Jb"),
+        ("a\rb\x07\x00", "a\\rb\\x07\\x00", "ab"),
+        ("a\u202eb\u2066", "a\\u202eb\\u2066", "ab"),
+        ("a\nb\tc", "a\nb\tc", "a\nb\tc"),
+        ("\ud800", "\\ud800", ""),
+    ],
+)
+def test_control_characters_never_reach_the_terminal(text: str, shown: str, streamed: str) -> None:
+    assert clean(text) == shown
+    assert strip(text) == streamed
+
+
+def test_one_line() -> None:
+    assert one_line("a\n  b\x1b]0;x\x07") == "a b\\x1b]0;x\\x07"
+
+
+def run_folder(path: Path, **files: Any) -> Path:
+    path.mkdir(parents=True)
+    for name, value in files.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        (path / f"{name}.json").write_text(text)
+    return path
+
+
+def test_runs_lists_newest_first_and_shows_markup_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    old = run_folder(
+        Path("runs/a"),
+        config={"recipe": "sft", "values": {"model": "[red]m[/red]\x1b[2J"}},
+        status={"state": "done", "message": "kept all"},
+        ledger={"keep": {"point": 0.75}, "gain": {"point": 0.125}},
+    )
+    new = run_folder(Path("runs/sweep/b"), config={"recipe": "dpo", "values": {}}, status={"state": "interrupted"})
+    run_folder(Path("runs/not-a-run"), config={})
+    for i, folder in enumerate((old, new)):
+        for file in folder.iterdir():
+            os.utime(file, (1e9 + i, 1e9 + i))
+    code, out, err = temper(capsys, "runs")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines[2:4]] == ["runs/sweep/b", "runs/a"]
+    assert "\x1b" not in out
+    assert "0.750" in out
+    assert "+0.125" in out
+    assert "[red]m[/red]\\x1b[2J" in out.replace("\n", "")
+    assert [run["recipe"] for run in json.loads(temper(capsys, "runs runs --json")[1])] == ["dpo", "sft"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"state": 7}', "[" * 100_000, '{"state": "running", "pid": 4194399}'])
+def test_a_broken_run_folder_is_listed_as_it_is(content: str) -> None:
+    folder = run_folder(Path("runs/x"), status=content, config=content, ledger=content)
+    (run,) = find_runs(Path("runs"))
+    assert run.folder == folder
+    assert run.state == ("killed" if "pid" in content else "unknown")
+
+
+def test_a_running_run_is_running() -> None:
+    import socket
+
+    folder = run_folder(Path("r"), status={"state": "running", "pid": os.getpid(), "host": socket.gethostname()})
+    assert read_run(folder).state == "running"
+    (folder / "status.json").write_text(json.dumps({"state": "running", "pid": 4194399, "host": "another"}))
+    assert read_run(folder).state == "running", "another machine's process cannot be asked"
+
+
+@pytest.mark.parametrize(
+    ("ledger", "found"),
+    [
+        ({}, (None, None)),
+        ({"keep": {"point": 0.5}, "gain": None}, (0.5, None)),
+        ({"keep": {"point": "x"}, "gain": {"point": True}}, (None, None)),
+        ({"keep": 3}, (None, None)),
+    ],
+)
+def test_headline(ledger: dict[str, Any], found: tuple[Any, Any]) -> None:
+    assert headline(ledger) == found
+
+
+# ---------------------------------------------------------------------------------------------------------------------------------- the index
+
+
+def test_methods_and_show(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = temper(capsys, "methods dpo recipe")
+    assert code == 0
+    assert "recipe" in out
+    code, out, _ = temper(capsys, "show objective/dpo")
+    assert code == 0
+    for part in ("DPO (objective)", "beta", "0.1", "https://arxiv.org/abs/2305.18290", "recipe   dpo", "temper show recipe/dpo"):
+        assert part in out
+
+
+def test_new_writes_files_that_pass_their_own_tests_and_overwrites_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    kinds = ("objective", "recipe", "probe")
+    assert [temper(capsys, f"new {kind} my_{kind}")[0] for kind in kinds] == [0, 0, 0]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"test_my_{kind}.py" for kind in kinds)]
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0, done.stdout
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.py")}
+    for kind in kinds:
+        code, _, err = temper(capsys, f"new {kind} my_{kind}")
+        assert code == 2
+        assert f"my_{kind}.py exists already" in err
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.py")} == before
+
+
+@pytest.mark.parametrize("name", ["../x", "My", "a-b", "1a", "a.b", ""])
+def test_new_refuses_names_that_are_no_module(capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str) -> None:
+    code, _, err = temper(capsys, f"new probe '{name}'")
+    assert code == 2
+    assert "lower-case letters" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------- measuring
+
+
+def write_ledger(path: Path) -> None:
+    from tempering.ledger import compare
+    from tempering.types import ItemScore, ProbeScores, Scores
+
+    def scores(model: str, right: set[int]) -> Scores:
+        items = tuple(ItemScore(f"q{i}", float(i in right), f"Question {i}?", f"said {i}", f"answer {i}") for i in range(4))
+        return Scores(model, (ProbeScores("quiz", "accuracy", "binary", True, items, "keep"),))
+
+    compare(scores("base", {0, 1, 2}), scores("[bold]tuned", {2, 3})).write(path / "ledger.json")
+
+
+def test_lost_items_are_rows_that_can_be_read_again(capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_folder(Path("r"), config={})
+    write_ledger(run)
+    code, out, err = temper(capsys, "lost r")
+    assert (code, err) == (0, "")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(row["prompt"], row["completion"]) for row in rows] == [("Question 0?", "answer 0"), ("Question 1?", "answer 1")]
+    assert temper(capsys, "lost r --side target")[1] == ""
+    assert temper(capsys, "lost r/ledger.json")[1] == out
+
+
+def test_compare_shows_a_finished_run_and_writes_html_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_folder(Path("r"), config={})
+    write_ledger(run)
+    code, out, _ = temper(capsys, "compare r --html out.html --json out.json")
+    assert code == 0
+    assert "quiz" in out
+    assert "[bold]tuned" in out
+    assert "[bold]tuned" in Path("out.html").read_text()
+    assert json.loads(Path("out.json").read_text())[0]["keep"]["point"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("compare r --html no/out.html", "--html no/out.html: there is no folder no"),
+        ("compare r --alpha 2", "--alpha: expected a number between 0 and 1, got 2.0"),
+        ("compare only", "needs two models or more"),
+        ("measure", "needs a model"),
+        ("chat m --top-p 0", "--top-p above 0"),
+        ("chat", "temper chat needs MODEL"),
+        ("runs nowhere", "nowhere: there is no such folder"),
+        ("report r", "r: has no config.json"),
+        ("lost nowhere", "nowhere: there is no such folder"),
+        ("methods nothing-like-this", "nothing matches"),
+        ("runs a b", "temper runs: unexpected argument 'b'"),
+        ("chat m --tempratur 1", "there is no flag --tempratur; did you mean '--temperature'?"),
+        ("chat m --seed x", "--seed: expected a whole number, got 'x'"),
+        ("new thing x", "expected one of objective, recipe, probe, got 'thing'"),
+        ("mesure m", "there is no command 'mesure'; did you mean 'measure'?"),
+        ("--hlp", "there is no flag '--hlp'; did you mean '--help'?"),
+        ("run --lr 3", "the recipe comes first"),
+        ("run sft --lr 1 --lr 2", "--lr is given twice; keep one"),
+        ("sweep sft --resume x", "a sweep is resumed by typing it again"),
+        ("sweep sft --lr 1,,2", "an empty value between commas"),
+        ("sweep sft --lr 1,1", "a value is given twice"),
+        ("sweep sft --lr 1,x", "--lr: expected a number greater than 0, got 'x'"),
+    ],
+)
+def test_wrong_commands(capsys: pytest.CaptureFixture[str], line: str, message: str) -> None:
+    Path("r").mkdir()
+    write_ledger(Path("r"))
+    before = sorted(Path().rglob("*"))
+    code, out, err = temper(capsys, line)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.startswith("temper: ")
+    assert err.count("\n") == 1
+    assert sorted(Path().rglob("*")) == before
+
+
+# ----------------------------------------------------------------------------------------------------------------------------------------- sweeps
+
+
+class Runner:
+    """Stands for `temper run` in a process of its own: notes the words and writes what a run would."""
+
+    def __init__(self, codes: list[int]) -> None:
+        self.codes, self.calls = codes, list[list[str]]()
+
+    def __call__(self, words: Any) -> int:
+        self.calls.append(list(words))
+        code = self.codes.pop(0) if self.codes else 0
+        folder = Path(words[words.index("--out") + 1] if "--out" in words else words[words.index("--resume") + 1])
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {0: "done", 3: "done", 130: "interrupted"}.get(code, "failed")
+        (folder / "status.json").write_text(json.dumps({"state": state}))
+        gates = [{"gate": "keep >= 0.9", "passed": code != 3}]
+        (folder / "ledger.json").write_text(json.dumps({"keep": {"point": 0.5}, "gates": gates}))
+        return code
+
+
+def sweep(line: str, runner: Runner) -> int:
+    from tempering.cli import run
+    from tempering.cli import sweep as sweeps
+    from tempering.index import load_recipe
+
+    tokens = shlex.split(line)
+    command = run.command("sft", load_recipe("sft"), lambda signature, given, generic: sweeps.sweep("sft", signature, given, generic, runner))
+    from cyclopts import App
+
+    app = App(result_action="return_value")
+    app.default(command)
+    return app(list(run.normalise(tokens, run.Signature(load_recipe("sft")))), exit_on_error=False, print_error=False)
+
+
+LINE = "--lr 1e-4,3e-4 --seed 0,1 --data a\\\\,b.jsonl --gate 'keep >= 0.9' --no-keep-best"
+
+
+def test_a_sweep_runs_every_combination_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    runner = Runner([])
+    assert sweep(LINE, runner) == 0
+    names = [Path(words[words.index("--out") + 1]).name for words in runner.calls]
+    assert names == ["000,lr=1e-4,seed=0", "001,lr=1e-4,seed=1", "002,lr=3e-4,seed=0", "003,lr=3e-4,seed=1"]
+    assert runner.calls[1][:2] == ["run", "sft"]
+    words = ["--data=a,b.jsonl", "--optimizer.lr=1e-4", "--training.keep-best=false", "--budget.gate=keep >= 0.9", "--seed=1"]
+    assert set(words) <= set(runner.calls[1])
+    out = capsys.readouterr().out
+    assert out.count("0.500") == 4
+
+
+def test_a_sweep_goes_on_where_it_was() -> None:
+    first = Runner([0, 130])
+    with pytest.raises(Interrupted, match="type the same command again"):
+        sweep(LINE, first)
+    second = Runner([])
+    assert sweep(LINE, second) == 0
+    assert len(second.calls) == 3, "the finished run is not run twice"
+    assert "--resume" in second.calls[0]
+    assert "--out" not in second.calls[0]
+    assert sweep(LINE, third := Runner([])) == 0
+    assert third.calls == []
+
+
+def test_a_failed_gate_does_not_stop_a_sweep_but_wrong_input_does() -> None:
+    gates = Runner([3])
+    with pytest.raises(GateFailed, match="1 of 4 runs failed a gate"):
+        sweep(LINE, gates)
+    assert len(gates.calls) == 4
+    with pytest.raises(GateFailed):
+        sweep(LINE, again := Runner([]))
+    assert again.calls == [], "a run that failed its gate has finished"
+    wrong = Runner([0, 2])
+    with pytest.raises(UserError, match="run 2 of 4"):
+        sweep(LINE + " --limit 5", wrong)
+    assert len(wrong.calls) == 2
+
+
+def test_a_sweep_s_dry_run_prints_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = temper(capsys, "sweep sft --lr 1,2 --dry-run")
+    assert code == 0
+    for line, lr in zip(out.splitlines(), ("1", "2"), strict=True):
+        words = shlex.split(line)
+        assert words[:4] == ["temper", "run", "sft", f"--optimizer.lr={lr}"]
+        assert temper(capsys, shlex.join([*words[1:], "--dry-run"]))[0] == 0
+
+
+# ----------------------------------------------------------------------------------------------------------------------------- Python and doctor
+
+
+def test_run_from_python(tmp_path: Path) -> None:
+    import tempering as tp
+
+    Path("mine.py").write_text(MINE)
+    tp.run("mine.py", lr=0.125, seed=3)
+    assert Path("ran.txt").read_text() == "0.125 3"
+    with pytest.raises(tp.UserError, match="has no argument 'sede'; did you mean 'seed'"):
+        tp.run("mine.py", sede=3)
+
+
+def test_resume_refuses_other_values(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.py").write_text(MINE)
+    out = temper(capsys, "run mine.py --lr 0.25 --dry-run")[1]
+    folder = run_folder(Path("runs/x"), config=out, status={"state": "interrupted"})
+    for resume in (f"--resume {folder}", "--resume"):
+        code, _, err = temper(capsys, f"run mine.py --lr 0.5 {resume}")
+        assert code == 2
+        assert "the run was started with optimizer.lr = 0.25, not 0.5" in err
+        assert temper(capsys, f"run mine.py {resume}")[0] == 0
+        assert Path("ran.txt").read_text() == "0.25 0"
+    code, _, err = temper(capsys, "run sft --resume runs/x")
+    assert code == 2
+    assert "is a run of recipe mine, not of sft" in err
+
+
+def test_doctor_names_what_is_missing_and_what_it_costs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from tempering import doctor
+
+    assert temper(capsys, "doctor --fast")[0] == 0
+    monkeypatch.setattr(doctor, "OPTIONAL", {"surely_not_there": ("pip install x", "y")})
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
+    monkeypatch.setattr(doctor, "_memory_bytes", lambda: (4 * 2**30, 2**30))
+    monkeypatch.setattr(doctor, "NEEDED", ("torch", "surely-missing"))
+    by_topic = {line.topic: line for line in doctor.examine(fast=True)}
+    assert (by_topic["surely_not_there"].found, by_topic["surely_not_there"].mend) == ("not installed: no y", "pip install x")
+    assert by_topic["disk here"].mark == "note"
+    assert "1.0 GiB free" in by_topic["memory"].found
+    assert by_topic["packages"].mark == "missing"
+    assert temper(capsys, "doctor --fast")[0] == 2
+
+
+def test_doctor_measures_bfloat16() -> None:
+    import torch
+
+    from tempering import doctor
+
+    seconds = iter([2.0, 1.0])
+    original = doctor._matmul_seconds
+    try:
+        doctor._matmul_seconds = lambda *_: next(seconds)  # type: ignore[assignment]
+        line = doctor._bfloat16(torch)
+    finally:
+        doctor._matmul_seconds = original
+    assert (line.found, line.mark) == ("matmuls 2.0x as fast as in float32", "ok")
+    assert original(torch, "cpu", torch.float32, size=8, repeats=1) > 0
