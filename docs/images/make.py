@@ -54,9 +54,12 @@ def trim(path: Path) -> None:
 
 
 def squeeze(path: Path) -> None:
-    """Fewer colours, until the file is small enough."""
+    """Fewer colours, where it has to be, until the file is small enough."""
     with Image.open(path) as picture:
         full = picture.convert("RGB")
+    full.save(path, optimize=True)
+    if path.stat().st_size < LIMIT:
+        return
     for colours in (256, 128, 64, 32):
         full.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
         if path.stat().st_size < LIMIT:
@@ -69,7 +72,7 @@ def main() -> None:
     parser.add_argument("run", nargs="?", type=Path, help="run folder; by default a made-up one")
     parser.add_argument("--out", type=Path, default=HERE / "report.png")
     parser.add_argument("--width", type=int, default=1280)
-    parser.add_argument("--height", type=int, default=1560)
+    parser.add_argument("--height", type=int, default=1660)
     parser.add_argument("--dark", action="store_true")
     parser.add_argument("--whole", action="store_true", help="the whole page")
     options = parser.parse_args()
