@@ -100,10 +100,12 @@ def _write(file: Path, folder: Path, say: Callable[[str], None]) -> None:
 
 def _read(file: Path) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, modeling_gguf_pytorch_utils
+    from tqdm.auto import tqdm
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     try:
-        with quiet(), mock.patch.object(modeling_gguf_pytorch_utils, "tqdm", partial(modeling_gguf_pytorch_utils.tqdm, disable=True)):
+        # This loader shows its bar whatever the library's own switch says.
+        with quiet(), mock.patch("transformers.modeling_gguf_pytorch_utils.tqdm", partial(tqdm, disable=True)):
             model = AutoModelForCausalLM.from_pretrained(
                 file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
             )
@@ -117,7 +119,7 @@ def _read(file: Path) -> tuple[Any, Any]:
         if name in model.__dict__:
             delattr(model, name)
     if getattr(model.config, "quantization_config", None) is not None:
-        del model.config.quantization_config
+        delattr(model.config, "quantization_config")
     return model, tokenizer
 
 

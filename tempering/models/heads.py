@@ -64,13 +64,14 @@ def packs(model: nn.Module) -> bool:
 def _assemble(model: nn.Module) -> Split | None:
     from transformers import PreTrainedModel
 
+    wrapper: Any = model
     causal: Any = model
     adapters = getattr(model, "peft_config", None)
-    if hasattr(model, "get_base_model") and adapters:
+    if adapters and hasattr(model, "get_base_model"):
         # Prompt learning and activated LoRA act in the wrapper's own forward pass, which the body would go around.
         if any(c.is_prompt_learning or getattr(c, "alora_invocation_tokens", None) for c in adapters.values()):
             return None
-        causal = model.get_base_model()  # type: ignore[operator]
+        causal = wrapper.get_base_model()
     if not isinstance(causal, PreTrainedModel):
         return None
     prefix = causal.base_model_prefix
@@ -86,7 +87,8 @@ def _assemble(model: nn.Module) -> Split | None:
 
     def head(hidden: Tensor) -> Tensor:
         # Looked up at each call: PEFT may have put a wrapper in the place of the output layer since.
-        return finish(causal.get_output_embeddings()(hidden))
+        output_layer: Any = causal.get_output_embeddings()
+        return finish(output_layer(hidden))
 
     return Split(body, head)
 

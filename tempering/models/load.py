@@ -122,7 +122,7 @@ def _weights(folder: Path, dtype: str) -> Any:
 
     try:
         with quiet():
-            model, found = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 local_files_only=True,
@@ -132,6 +132,7 @@ def _weights(folder: Path, dtype: str) -> Any:
             )
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, OSError, ImportError, SafetensorError) as error:
         raise UserError(f"the model in {folder} does not load: {first_line(error)}; fetch or save the model again.") from error
+    model, found = loaded
     missing = sorted(found["missing_keys"])
     if missing:
         raise UserError(f"{len(missing)} weights are missing from the model in {folder} (the first is {missing[0]}); fetch or save the model again.")

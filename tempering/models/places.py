@@ -164,11 +164,11 @@ def _checked_model(folder: Path) -> Path:
 
 
 def _known_architecture(folder: Path, config: dict[str, Any]) -> None:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     kind = config.get("model_type")
-    if kind not in CONFIG_MAPPING_NAMES:
+    if kind not in CONFIG_MAPPING:
         own = " It brings its own code, and code from a checkpoint is never run." if "auto_map" in config else ""
         near = difflib.get_close_matches(str(kind), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "use an architecture that transformers has, or a newer transformers."

@@ -309,8 +309,17 @@ def test_export_in_bfloat16_states_its_own_tolerance(tiny_folder: Path, tmp_path
     policy = with_lora(load(tiny_folder, dtype="bfloat16", say=quiet))
     report = export(policy, tmp_path / "out", merged=True, check=True)
     first, second = report.comparisons
-    assert 0 < first.max_abs_difference <= first.tolerance == MERGE_TOLERANCE["bfloat16"]
+    assert 1e-3 < first.max_abs_difference <= first.tolerance == MERGE_TOLERANCE["bfloat16"]
     assert second.max_abs_difference == 0.0
+    assert report.moved is not None and report.moved > 5 * first.max_abs_difference
+
+
+def test_scores_are_computed_in_float32_and_leave_the_weights_alone(tiny_folder: Path) -> None:
+    half = load(tiny_folder, dtype="bfloat16", say=quiet)
+    before = [(p, p.data_ptr(), p.dtype, p.detach().clone()) for p in half.model.parameters()]
+    found = scores(half)
+    assert all(p.data_ptr() == at and p.dtype == dtype and torch.equal(p, value) for p, at, dtype, value in before)
+    assert torch.equal(found, logps(half.model.float(), half.tokenizer, PROMPTS))
 
 
 def test_an_export_that_disagrees_does_not_exist(tuned: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
