@@ -136,6 +136,14 @@ SHAPES: dict[str, tuple[Any, str, tuple[Any, ...]]] = {
         "pair",
         ((m("u", "a"),), (Response((m("a", "b"), m("u", "c"), m("a", "d"))), Response((m("a", "x"),)))),
     ),
+    "pair that differs first in a user turn begins with the answer before it": (
+        {
+            "chosen": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d",
+            "rejected": "\n\nHuman: a\n\nAssistant: b\n\nHuman: x\n\nAssistant: y",
+        },
+        "pair",
+        ((m("u", "a"),), (Response((m("a", "b"), m("u", "c"), m("a", "d"))), Response((m("a", "b"), m("u", "x"), m("a", "y"))))),
+    ),
     "identical pair": (
         {"chosen": CHAT, "rejected": CHAT},
         "pair",

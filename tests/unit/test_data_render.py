@@ -276,6 +276,13 @@ def test_a_token_that_straddles_the_mask_is_refused_or_split() -> None:
     assert prompt_ids(straddling(), messages[:1]) == [3, 1]
 
 
+def test_a_token_that_straddles_the_end_is_refused() -> None:
+    tokenizer = straddling()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% if m.role == 'user' %}{{ '\n' }}{% endif %}{% endfor %}"
+    with pytest.raises(DataError, match=r"straddles the end of turn 1 \(assistant\)"):
+        render(tokenizer, turns("u:x", "a:y\n", "u:\nx"), trained=lambda i: i == 1)
+
+
 def test_base_models_need_a_template_chosen_by_name(tmp_path: Path) -> None:
     base = make_tokenizer(None)
     with pytest.raises(DataError, match="template=plain") as caught:

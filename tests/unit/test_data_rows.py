@@ -57,6 +57,13 @@ def test_each_turn_sees_its_own_history_only() -> None:
     assert TOKENIZER.decode(row["train"][0].ids) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\none<|im_end|>\n"
 
 
+def test_answers_in_the_prompt_are_context() -> None:
+    history = Record((m("u", "Hi"), m("a", "old"), m("u", "And?")), (answer("new"), answer("bad")), ((0, 1),), source="a.jsonl:1")
+    row, pair = sft_row(history, TOKENIZER), pair_row(history, TOKENIZER)
+    assert row is not None and pair is not None
+    assert [trained(s) for s in (*row["train"], *pair["chosen"], *pair["rejected"])] == ["new<|im_end|>", "new<|im_end|>", "bad<|im_end|>"]
+
+
 def test_turns_of_weight_zero_are_context() -> None:
     row = sft_row(record(*TWO.responses, tags={"untrained": (1,)}), TOKENIZER)
     assert row is not None
