@@ -96,6 +96,7 @@ def line_chart(title: str, lines: Sequence[Line], *, low_at: int | None = None, 
     said = "; ".join(_said(line) for line in lines)
     where = f"step {min(steps)} to {max(steps)}" if len(set(steps)) > 1 else f"step {steps[0]}"
     drawings = []
+    log = _logarithmic(min(values), max(values))
     for width, style in ((WIDTH, "narrow"), (SPANS[span], "wide")) if span > 1 else ((WIDTH, ""),):
         scale = _Scale(min(steps), max(steps), min(values), max(values), width)
         drawings.append(
@@ -112,7 +113,7 @@ def line_chart(title: str, lines: Sequence[Line], *, low_at: int | None = None, 
         )
         for i, (line, curve) in enumerate(zip(lines, finite, strict=True))
     )
-    note = Markup(' <span class="unit">log scale</span>') if scale.log else Markup("")
+    note = Markup(' <span class="unit">log scale</span>') if log else Markup("")
     return Markup(
         '<figure class="chart span{}"><figcaption><span class="name">{}{}</span><span class="keys">{}</span></figcaption>{}</figure>'
     ).format(span, title, note, keys, Markup("").join(drawings))
@@ -178,12 +179,17 @@ def shares(counts: Sequence[tuple[str, int]], label: str) -> Markup:
 # ----------------------------------------------------------------------------------------------------------------------------- inside a line chart
 
 
+def _logarithmic(low: float, high: float) -> bool:
+    """Where positive values span more than two powers of ten: on a plain scale most of the line would lie on the axis."""
+    return low > 0 and high / low > 100
+
+
 class _Scale:
-    """Data to pixels. Logarithmic where positive values span more than two powers of ten, since a line at the bottom shows nothing."""
+    """Data to pixels."""
 
     def __init__(self, first: int, last: int, low: float, high: float, width: int = WIDTH) -> None:
         self.first, self.last, self.width = first, last, width
-        self.log = low > 0 and high / low > 100
+        self.log = _logarithmic(low, high)
         if self.log:
             self.low, self.high = low / 1.2, high * 1.2
             self.ticks = log_ticks(self.low, self.high)

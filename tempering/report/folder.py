@@ -128,8 +128,8 @@ def _samples(path: Path, gaps: dict[str, str]) -> list[Sample]:
         return []
     found, bad = [], 0
     for row in rows:
-        texts = [row.get(key) for key in ("prompt", "before", "after")] if isinstance(row, dict) else []
-        if not texts or not all(isinstance(text, str) for text in texts):
+        texts = [text for key in ("prompt", "before", "after") if isinstance(text := row.get(key), str)] if isinstance(row, dict) else []
+        if len(texts) < 3:
             bad += 1
             continue
         expected = row.get("expected")
