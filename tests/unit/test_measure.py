@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+
 from tempering import measure as measuring
 from tempering.errors import UserError
 from tempering.measure import headroom, kl_from, logps_of, measure, score_pairs
