@@ -185,10 +185,12 @@ def entries() -> tuple[Entry, ...]:
 
 
 def recipes() -> dict[str, Entry]:
+    """The package's recipes by name."""
     return {entry.name: entry for entry in entries() if entry.kind == "recipe"}
 
 
 def methods(kind: str | None = None) -> tuple[Entry, ...]:
+    """The package's methods, of one kind or all."""
     return tuple(entry for entry in entries() if entry.kind != "recipe" and kind in (None, entry.kind))
 
 

@@ -28,6 +28,7 @@ Recipes: {recipes}. `temper run RECIPE --help` lists a recipe's flags, `temper m
 
 
 def version() -> str:
+    """The installed version."""
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed
 

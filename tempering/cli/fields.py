@@ -79,6 +79,7 @@ def options(hint: Any) -> tuple[Any, ...]:
 
 
 def allows_none(hint: Any) -> bool:
+    """Whether None is among what an annotation takes."""
     while get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
     return hint is None or hint is type(None) or (get_origin(hint) in (Union, types.UnionType) and any(allows_none(o) for o in get_args(hint)))
@@ -239,6 +240,7 @@ def _limits(hint: Any) -> str:
 
 
 def adapter(hint: Any) -> TypeAdapter[Any]:
+    """What checks values of an annotation; numbers must be finite."""
     from pydantic import ConfigDict
 
     try:

@@ -47,6 +47,7 @@ _SWITCHES = {"again", "dry_run", "debug"}
 
 
 def hyphened(name: str) -> str:
+    """A spelling as a flag: batch_size -> --batch-size."""
     return "--" + name.replace("_", "-")
 
 

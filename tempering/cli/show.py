@@ -48,6 +48,7 @@ def say(text: object = "") -> None:
 
 
 def width() -> int:
+    """Columns of the terminal, 110 where there is none."""
     return max(40, shutil.get_terminal_size((110, 24)).columns)
 
 
