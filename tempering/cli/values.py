@@ -118,9 +118,15 @@ class Signature:
             UserError: a value is of the wrong kind, outside its limits, belongs to another kind of the union, or is missing.
         """
         latest: dict[f.Path, Given] = {}
-        for one in _without_replaced(list(given)):
+        given = list(given)
+        for one in _without_replaced(given):
             latest.pop(one.path, None)
             latest[one.path] = one
+        # What a flag overrides must be right all the same: a mistake in a file is not found only when the flag is left out.
+        for one in given:
+            field = self.fields.get(".".join(one.path))
+            if field is not None and latest.get(one.path) is not one:
+                check(one, Literal[field.choices] if field.path[-1] == "kind" else field.hint)
         arguments = {}
         for name, parameter in self.parameters.items():
             mine = {path: one for path, one in latest.items() if path[0] == name}

@@ -384,3 +384,12 @@ def test_wrong_python_values(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         S.resolve(S.from_python({"data": "d", **values}))
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(("text", "flag"), [("steps: many", "steps"), ("mode: tow", "mode"), ("pace: fats", "pace.kind")])
+def test_a_mistake_in_a_file_is_found_even_where_a_flag_overrides_it(tmp_path: Path, text: str, flag: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    path, values, _ = read_config(tmp_path / "c.yaml")
+    right = {"steps": "3", "mode": "two", "pace.kind": "fast"}[flag]
+    with pytest.raises(UserError, match=r"c\.yaml line 1"):
+        resolve(*S.from_config(path, values), Given(tuple(flag.split(".")), right, f"--{flag}"))
