@@ -12,7 +12,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -84,17 +84,17 @@ def execute(recipe: Callable[..., Report], arguments: Mapping[str, Any], options
         return Report(done.folder, ledger, tuple(g.message for g in ledger.gates if not g.passed))
     except Interrupted as stop:
         for run in held:
-            run.folder.status("interrupted", str(stop))
+            run.leave("interrupted", str(stop))
             raise Interrupted(f"{stop}; go on with: temper run {run.recipe} --resume {run.folder.path}") from None
         raise
     except UserError as error:
         for run in held:
-            run.folder.status("failed", str(error))
-            run.folder.discard()
+            if not run.folder.discard():
+                run.leave("failed", str(error))
         raise
     except BaseException as error:
         for run in held:
-            run.folder.status("failed", f"{type(error).__name__}: {error}")
+            run.leave("failed", f"{type(error).__name__}: {error}")
         raise
     finally:
         OPTIONS.reset(tokens[0])
@@ -168,6 +168,14 @@ class Experiment:
             options.display.say(f"run {path}")
         return run
 
+    def leave(self, state: str, message: str) -> None:
+        """Note how an unfinished run ended, with a page of what there is."""
+        from tempering import report
+
+        self.folder.status(state, message)
+        with suppress(UserError):
+            report.write(self.folder.path)
+
     def load(self, spec: str, new_tokens: Sequence[str] = ()) -> Policy:
         """The model to start from, with `new_tokens` added to its vocabulary."""
         import torch
@@ -183,7 +191,7 @@ class Experiment:
         origin = models.provenance(policy.model)
         size = sum(p.numel() for p in policy.model.parameters())
         self.lock["model"] = {"source": spec, "parameters": size, "sha256": origin.base_sha256() if origin else None}
-        self.display.say(f"model {spec}: {size / 1e6:.1f} M parameters")
+        self.display.say(f"model {spec}: {size:,} parameters")
         self._tokenizer = policy.tokenizer
         return policy
 
@@ -345,11 +353,12 @@ class Experiment:
         return scope
 
     def _diagnose(self) -> None:
+        from tempering.report.curves import read
         from tempering.report.doctor import diagnose
 
-        lines = (self.folder.path / "metrics.jsonl").read_text().splitlines()
-        for finding in diagnose([json.loads(line) for line in lines]):
-            self.display.say(f"curve: {finding.sentence}")
+        rows, _ = read(self.folder.path / "metrics.jsonl")
+        for finding in diagnose(rows, clip=self.values["training"].clip):
+            self.display.say(f"curve: {finding.sentence} {finding.mend}")
 
     def finish(self, policy: Policy, before: Scores, after: Scores) -> Report:
         """Ledger, gates, samples, model card and report; the run is done."""
@@ -365,7 +374,7 @@ class Experiment:
         self.folder.write("lock.json", lock(self.lock))
         self.folder.write("samples.json", samples(before, after))
         config = self.folder.read("config.json")
-        card = report.model_card(config, self.folder.read("lock.json"), ledger)
+        card = report.model_card(config, self.folder.read("lock.json"), ledger, command=self.options.command)
         write_atomic(self.folder.path / "model" / "README.md", card)
         failed = tuple(gate.message for gate in gates if not gate.passed)
         self.folder.status("done", ledger.sentence(), key=self.key, failed_gates=failed)

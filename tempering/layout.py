@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,8 +94,9 @@ def collate(rows: Sequence[Row]) -> Parts:
 
 
 def _collate(segments: Sequence[tuple[int, Segment]]) -> Batch:
-    def flat(arrays: list[Tensor], dtype: torch.dtype) -> Tensor:
-        return torch.cat(arrays).to(dtype) if arrays else torch.zeros(0, dtype=dtype)
+    def flat(arrays: list[np.ndarray], dtype: type) -> Tensor:
+        # Concatenating copies, so that tensors never share memory with a read-only file mapping.
+        return torch.from_numpy(np.concatenate([np.zeros(0, dtype), *arrays]).astype(dtype))
 
     size = [len(s.ids) for _, s in segments]
     extras: dict[str, Tensor] = {}
@@ -102,12 +104,11 @@ def _collate(segments: Sequence[tuple[int, Segment]]) -> Batch:
         missing = [s.source for _, s in segments if name not in s.extras]
         if missing:
             raise ValueError(f"extra {name!r} is missing in {len(missing)} of {len(segments)} segments, the first is {missing[0]!r}")
-        values = [torch.as_tensor(s.extras[name], dtype=torch.float32) for _, s in segments]
-        extras[name] = torch.cat(values) if values[0].ndim else torch.stack(values)
+        extras[name] = flat([np.atleast_1d(s.extras[name]) for _, s in segments], np.float32)
     return Batch(
-        ids_T=flat([torch.as_tensor(s.ids) for _, s in segments], torch.long),
+        ids_T=flat([s.ids for _, s in segments], np.int64),
         segment_T=torch.repeat_interleave(torch.arange(len(segments)), torch.tensor(size, dtype=torch.long)),
-        weight_T=flat([torch.as_tensor(s.weight) for _, s in segments], torch.float32),
+        weight_T=flat([s.weight for _, s in segments], np.float32),
         group_S=torch.tensor([g for g, _ in segments], dtype=torch.long),
         extras=extras,
     )

@@ -171,7 +171,7 @@ def _scored(
             side.run(rows)
 
         def chunks(rows: _Rows = rows) -> Iterator[tuple[list[Tensor], Tensor]]:
-            size = max(1, CHUNK_ELEMENTS // sides[0].policy.model.get_input_embeddings().num_embeddings)
+            size = max(1, CHUNK_ELEMENTS // sides[0].policy.model.config.get_text_config().vocab_size)
             for at_C2, target_C in zip(rows.at_N2.split(size), rows.target_N.split(size), strict=True):
                 yield [side.logps(at_C2) for side in sides], target_C
 

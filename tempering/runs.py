@@ -68,10 +68,12 @@ class RunFolder:
         value["ended"] = None if state == "running" else now
         self.write("status.json", value)
 
-    def discard(self) -> None:
-        """Remove a folder that this run made and that holds nothing worth resuming."""
-        if self.fresh and not (self.path / "checkpoints").exists():
-            shutil.rmtree(self._made, ignore_errors=True)
+    def discard(self) -> bool:
+        """Remove a folder that this run made and that holds nothing worth resuming; whether it is gone."""
+        if not self.fresh or (self.path / "checkpoints").exists():
+            return False
+        shutil.rmtree(self._made, ignore_errors=True)
+        return True
 
 
 def lock(extra: Mapping[str, Any]) -> dict[str, Any]:

@@ -273,7 +273,7 @@ def max_positions(models: Mapping[str, nn.Module]) -> int | None:
 
 def _check_prompts(models: Mapping[str, nn.Module], prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
     limit = max_positions(models)
-    vocabulary = min(model.get_input_embeddings().num_embeddings for model in models.values())
+    vocabulary = min(model.config.get_text_config().vocab_size for model in models.values())
     for i, prompt in enumerate(prompts):
         if len(prompt) == 0:
             raise UserError(f"prompt {i} has no tokens: give at least one, for example the tokenizer's bos token")

@@ -19,7 +19,7 @@ def sft(
     data: str = "builtin:demo",
     test: str | None = None,
     shape: str = "auto",
-    train_on: Literal["assistant", "last", "all"] = "assistant",
+    train_on: Literal["assistant", "last", "each", "all"] = "assistant",
     max_length: int = 1024,
     limit: int | None = None,
     scope: AnyScope = LoRA(),
@@ -37,8 +37,8 @@ def sft(
         data: file, folder or hub id of conversations, instructions, prompt/completion rows or texts; builtin:demo is a small set made for this
         project. test: held-out rows of the same kind; by default 10% of the data, at most 200 rows, chosen by seed.
         shape: how to read the rows; auto recognises it and says so.
-        train_on: which tokens are scored: every assistant turn, the last one, or all tokens.
-        max_length: longest sequence in tokens; rows over it are dropped and counted, never cut silently.
+        train_on: which tokens are scored: every assistant turn, the last one, each in a sequence of its own (for templates that rewrite earlier
+        turns), or all. max_length: longest sequence in tokens; rows over it are dropped and counted, never cut silently.
         limit: read at most this many rows.
         scope: which weights may move: full or lora.
         new_tokens: tokens to add to the vocabulary; their embeddings start at the mean and are trained and saved.
