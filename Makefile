@@ -89,7 +89,7 @@ $(VENV)/.smollm2: constraints.txt $(VENV)/.package
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt $(VENV)/.package $(VENV)/.smollm2
-	@echo "installing the test tools (about 60 MB)"
+	@echo "installing the test tools (about 110 MB)"
 	@$(PIP) -e ".[test]"
 	@touch $@
 
