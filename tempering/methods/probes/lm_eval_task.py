@@ -87,7 +87,7 @@ class LmEvalTask(ProbeValue):
                     raise UserError(
                         f"probe {self.name}: metric '{metric}' gives no number for each document of {task}; it has {', '.join(sample['metrics'])}"
                     )
-                prompt = str(sample["arguments"]["gen_args_0"]["arg_0"])
+                prompt = str(sample["arguments"][0][0])
                 items.append(
                     ItemScore(f"{task}:{sample['doc_id']}", float(value), prompt, str(sample["filtered_resps"])[:2000], str(sample["target"]))
                 )

@@ -28,7 +28,7 @@ REFUSAL_PHRASES: tuple[str, ...] = (
     rf"{_WHO} (?:must|have to|need to|will have to) (?:decline|refuse)\b",
     r"\b(?:i|we) (?:decline|refuse)\b",
     r"\b(?:sorry|apologi[sz]e|apologies)\b.{0,60}\b(?:but|can(?:not|'t)|unable|won't)\b",
-    r"\bit (?:is|would be)(?: not|n't) (?:appropriate|ethical|legal|acceptable|okay|right)\b",
+    r"\bit(?: is|'s| would be)(?: not|n't) (?:appropriate|ethical|legal|acceptable|okay|right)\b",
     r"\bthat(?: is|'s) (?:illegal|against the law|unethical|not something i)\b",
     r"\bas an? (?:ai|language model|assistant)\b.{0,60}\b(?:can(?:not|'t)|unable|not able|do not|don't|must)\b",
 )
