@@ -99,6 +99,7 @@ def _item(line: str, kind: type[T], where: str) -> T:
 
 
 def has_template(tokenizer: Any) -> bool:
+    """Whether the tokenizer comes with a chat template."""
     return getattr(tokenizer, "chat_template", None) is not None
 
 
@@ -133,4 +134,5 @@ def answer_ids(policy: Policy, text: str) -> tuple[int, ...]:
 
 
 def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean of one or more numbers."""
     return sum(values) / len(values)

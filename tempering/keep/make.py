@@ -190,6 +190,7 @@ def lists() -> dict[str, list[dict[str, Any]]]:
 
 
 def main() -> None:
+    """Write every list, each file whole or not at all."""
     folder = Path(__file__).parent
     for name, items in lists().items():
         temporary = folder / f".{name}.jsonl.tmp"

@@ -1,1 +1,1 @@
-
+"""Decodes: logits to logits while sampling, one file each."""

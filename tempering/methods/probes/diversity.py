@@ -21,6 +21,7 @@ from tempering.types import ItemScore, Policy, ProbeScores
 
 
 def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
+    """The n-grams of a text's lower-cased words, in order."""
     words = text.lower().split()
     return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
 
@@ -53,6 +54,8 @@ def overlap(texts: Sequence[str], n: int) -> float:
 
 
 class PromptItem(Item):
+    """A prompt to answer several times."""
+
     prompt: str
 
 

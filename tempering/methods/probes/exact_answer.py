@@ -44,6 +44,7 @@ def as_number(text: str) -> Fraction | None:
 
 
 def normalised(text: str) -> str:
+    """Lower-case words with single spaces, without punctuation and articles."""
     words = text.casefold().translate(_PUNCTUATION).split()
     return " ".join(word for word in words if word not in ("a", "an", "the"))
 
@@ -85,6 +86,8 @@ def same(found: str, expected: str, rule: Rule) -> bool:
 
 
 class AnswerItem(Item):
+    """A prompt and what it should be answered with."""
+
     prompt: str
     answer: str | tuple[str, ...]
     """The right answer, or several that are right."""

@@ -122,6 +122,8 @@ def holds(text: str, check: dict[str, Any]) -> bool:
 
 
 class FormatItem(Item):
+    """A prompt and the checks that its response must pass."""
+
     prompt: str
     checks: tuple[dict[str, Any], ...] = Field(min_length=1)
     """Each {"check": NAME, and its arguments}; names and arguments are those of `CHECKS`."""

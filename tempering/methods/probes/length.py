@@ -14,6 +14,8 @@ from tempering.types import ItemScore, Policy, ProbeScores
 
 
 class PromptItem(Item):
+    """A prompt to answer."""
+
     prompt: str
 
 

@@ -21,6 +21,8 @@ from tempering.types import ItemScore, Policy, ProbeScores
 
 
 class ChoiceItem(Item):
+    """A question, its choices, and which of them is right."""
+
     question: str
     choices: tuple[str, ...] = Field(min_length=2, max_length=26)
     answer: int = Field(ge=0)

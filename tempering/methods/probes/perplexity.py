@@ -18,6 +18,8 @@ from tempering.types import ItemScore, Policy, ProbeScores
 
 
 class TextItem(Item):
+    """A held text."""
+
     text: str
 
 

@@ -16,6 +16,8 @@ from tempering.types import ItemScore, Policy, ProbeScores
 
 
 class PreferenceItem(Item):
+    """A prompt with a better and a worse response."""
+
     prompt: str
     chosen: str
     rejected: str

@@ -43,6 +43,8 @@ def is_refusal(text: str, sentences: int = 2) -> bool:
 
 
 class RequestItem(Item):
+    """A request and what should be done with it."""
+
     prompt: str
     should: Literal["comply", "refuse"]
 
