@@ -55,6 +55,7 @@ class Training(Value):
     micro_tokens: int = Field(4096, gt=0)
     """Tokens of one forward and backward pass. A memory setting: gradients are normalised over the whole step, so it changes no result."""
     layout: Literal["packed", "padded"] = "packed"
+    """How rows share a forward pass: several sequences a row, or one; changes no result."""
     clip: float | None = Field(1.0, gt=0)
     """Largest global norm of the gradient."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -70,6 +71,7 @@ class Training(Value):
     save_every: int = Field(50, ge=0)
     """Steps between checkpoints; 0 = only when the run is asked to stop."""
     keep_checkpoints: int = Field(2, gt=0)
+    """How many checkpoints stay on the disk: the newest."""
 
 
 class Budget(Value):

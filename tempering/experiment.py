@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 from tempering.display import Display
 from tempering.errors import Interrupted, UserError
 from tempering.held import Rows, samples, target_probes
-from tempering.home import sha256_file, store_dir, write_atomic
+from tempering.home import store_dir, write_atomic
 from tempering.runs import RunFolder, lock
-from tempering.stages import content_key
+from tempering.stages import content_key, content_of
 
 if TYPE_CHECKING:
     from tempering.ledger_types import Ledger
@@ -152,7 +152,7 @@ class Experiment:
         for gate in getattr(given.get("budget"), "gate", ()):
             parse(gate)
         plain = {name: value.model_dump(mode="json") if hasattr(value, "model_dump") else value for name, value in given.items()}
-        hashes = {name: digest for name, value in plain.items() if isinstance(value, str) and (digest := _content(value))}
+        hashes = {name: digest for name, value in plain.items() if isinstance(value, str) and (digest := content_of(value))}
         key = content_key({"recipe": recipe.__name__, "values": plain, "content": hashes}, recipe)
         marker = store_dir("done") / f"{key}.json"
         if options.resume is None and not options.again and marker.exists():
@@ -172,8 +172,8 @@ class Experiment:
         """Note how an unfinished run ended, with a page of what there is."""
         from tempering import report
 
-        self.folder.status(state, message)
-        with suppress(UserError):
+        with suppress(UserError):  # The disk may be full: what is told to the user is the first failure.
+            self.folder.status(state, message)
             report.write(self.folder.path)
 
     def load(self, spec: str, new_tokens: Sequence[str] = ()) -> Policy:
@@ -397,15 +397,6 @@ class Experiment:
             if start is not None and self.new_tokens:
                 models.resize_tokens(start, self.new_tokens)
             return kl_from(policy, start, divergence_texts(policy))
-
-
-def _content(value: str) -> str:
-    """A digest of what a value points at: a file's content, a folder's files; "" for anything else."""
-    path = Path(value)
-    if len(value) > 4096 or "\n" in value or not path.exists():
-        return ""
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    return content_key({str(p.relative_to(path)) if p != path else "": sha256_file(p) for p in files})
 
 
 __all__ = ["OPTIONS", "AlreadyDone", "Experiment", "Options", "Report", "execute"]

@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tempering.home import sha256_file
+
 
 @cache
 def code_digest() -> str:
@@ -33,6 +35,15 @@ def content_key(inputs: Mapping[str, Any], code: Callable[..., Any] | None = Non
         file = inspect.getsourcefile(code)
         source = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
     return hashlib.sha256(json.dumps([dict(inputs), code_digest(), source], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def content_of(value: str) -> str:
+    """A digest of what a value points at: a file's content, a folder's files; "" for anything else."""
+    path = Path(value)
+    if len(value) > 4096 or "\n" in value or not path.exists():
+        return ""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return content_key({str(p.relative_to(path)) if p != path else "": sha256_file(p) for p in files})
 
 
 def stage(folder: Path, name: str, inputs: Mapping[str, Any], work: Callable[[Path], None], say: Callable[[str], None] = print) -> Path:

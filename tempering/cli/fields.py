@@ -154,7 +154,7 @@ def _of_values(path: Path, classes: tuple[type[BaseModel], ...], default: Any) -
     found = []
     for name, having in merged.items():
         kinds = tuple(kind for kind, _, _ in having) if len(classes) > 1 and len(having) < len(classes) else ()
-        hints = {kind: _with_limits(info) for kind, info, _ in having}
+        hints = {kind: with_limits(info) for kind, info, _ in having}
         hint = next(iter(hints.values())) if len(set(map(repr, hints.values()))) == 1 else reduce(or_, (info.annotation for _, info, _ in having))
         inner = values_of(hint)
         start = getattr(default, name, MISSING)
@@ -180,7 +180,8 @@ def _of_values(path: Path, classes: tuple[type[BaseModel], ...], default: Any) -
     return found
 
 
-def _with_limits(info: FieldInfo) -> Any:
+def with_limits(info: FieldInfo) -> Any:
+    """A field's annotation with its limits."""
     return Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -69,7 +70,7 @@ def measure_command(*model: str, probe: Probes = None, data: str | None = None, 
     if not model:
         raise UserError("temper measure needs a model, for example `temper measure builtin:tiny`; `temper measure --help` shows how it is used")
     _check_output(json_, "--json")
-    measured = [_measured(spec, probe or [], data, shape) for spec in model]
+    measured = [_measured(spec, probe or [], data, shape)[0] for spec in model]
     rows = []
     for scores in measured:
         for one in scores.probes:
@@ -85,7 +86,8 @@ def measure_command(*model: str, probe: Probes = None, data: str | None = None, 
     return 0
 
 
-def _measured(spec: str, names: list[str], data: str | None, shape: str) -> Scores:
+def _measured(spec: str, names: list[str], data: str | None, shape: str, probes: Sequence[Probe] | None = None) -> tuple[Scores, Sequence[Probe]]:
+    """(scores, the probes other than those on the data): models that are compared answer what the base was asked."""
     from dataclasses import replace
 
     from tempering.cli.probes import find_probes
@@ -94,11 +96,11 @@ def _measured(spec: str, names: list[str], data: str | None, shape: str) -> Scor
 
     progress = Display().say  # standard output is for results
     policy = load(spec)
-    probes = list(find_probes(names, policy)) if names or data is None else []
-    if data is not None:
-        probes += _held(policy, data, shape)
+    if probes is None:
+        probes = find_probes(names, policy) if names or data is None else ()
+    held = _held(policy, data, shape) if data is not None else ()
     progress(f"measuring {spec}")
-    return replace(measure(policy, probes, say=progress), model=spec)
+    return replace(measure(policy, [*probes, *held], say=progress), model=spec), probes
 
 
 def _held(policy: Policy, data: str, shape: str) -> tuple[Probe, ...]:
@@ -151,7 +153,8 @@ def compare_command(
 
         for spec in model:
             model_of(spec)
-        base, *others = [_measured(spec, probe or [], data, shape) for spec in model]
+        base, probes = _measured(model[0], probe or [], data, shape)
+        others = [_measured(spec, [], data, shape, probes)[0] for spec in model[1:]]
         ledgers = compare_many(base, others, alpha=alpha)
     _show(ledgers, lost, html)
     if json_ is not None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tempering import index
+from tempering.cli.fields import with_limits
 from tempering.cli.values import Given, check
 from tempering.errors import UserError
 
@@ -36,7 +37,9 @@ def find_probes(names: Sequence[str], policy: Policy | None) -> tuple[Probe, ...
             new: Iterable[Probe] = keep_battery(policy, quick=head == "quick")
         else:
             new = [_one(text, kind, rest, policy)]
-        found.update({probe.name: probe for probe in new})
+        for probe in new:
+            if found.setdefault(probe.name, probe) != probe:
+                raise UserError(f"--probe {text}: another probe is called {probe.name!r} already; give this one a name, --probe {text},name=...")
     return tuple(found.values())
 
 
@@ -44,8 +47,9 @@ def _one(text: str, kind: str, rest: str, policy: Policy | None) -> Probe:
     from tempering.measure import keep_battery
 
     battery = {probe.name: probe for probe in keep_battery(policy)}
-    if not rest and kind in battery:
-        return battery[kind]
+    by_typed = {name.replace(" ", "_").replace("-", "_"): probe for name, probe in battery.items()}
+    if not rest and kind.replace(" ", "_") in by_typed:
+        return by_typed[kind.replace(" ", "_")]
     kinds = {entry.name: entry for entry in index.methods("probe")}
     if kind not in kinds:
         known = [*BATTERIES, *battery, *kinds]
@@ -67,7 +71,7 @@ def _one(text: str, kind: str, rest: str, policy: Policy | None) -> Probe:
             fields = [n for n in cls.model_fields if n != "kind"]
             raise UserError(f"--probe {text}: {kind} has no field {name!r}{index.closest(name, fields)}; it has {', '.join(fields)}")
         info = cls.model_fields[name]
-        hint = str if name == main else info.annotation
+        hint = str if name == main else with_limits(info)
         values[name] = check(Given((name,), value, f"--probe {text}"), hint)
     for name, info in cls.model_fields.items():
         if info.is_required() and name not in values:

@@ -37,8 +37,8 @@ def dpo(
 
     Args:
         model: hub id, folder, .gguf file, builtin:tiny or builtin:smollm2-135m.
-        data: file, folder or hub id of pairs (chosen/rejected, or a prompt with rated responses); builtin:demo-pairs is a small set made for this
-        project. test: held-out pairs; by default 10% of the data, at most 200 pairs, chosen by seed.
+        data: file, folder or hub id of pairs (chosen/rejected, or a prompt with rated responses); builtin:demo-pairs is made for this project.
+        test: held-out pairs; by default 10% of the data, at most 200 pairs, chosen by seed.
         shape: how to read the rows; auto recognises it and says so.
         max_length: longest sequence in tokens; pairs over it are dropped and counted, never cut silently.
         limit: read at most this many rows.

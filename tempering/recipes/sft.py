@@ -34,11 +34,11 @@ def sft(
 
     Args:
         model: hub id, folder, .gguf file, builtin:tiny or builtin:smollm2-135m.
-        data: file, folder or hub id of conversations, instructions, prompt/completion rows or texts; builtin:demo is a small set made for this
-        project. test: held-out rows of the same kind; by default 10% of the data, at most 200 rows, chosen by seed.
+        data: file, folder or hub id of conversations, instructions, prompt/completion rows or texts; builtin:demo is made for this project.
+        test: held-out rows of the same kind; by default 10% of the data, at most 200 rows, chosen by seed.
         shape: how to read the rows; auto recognises it and says so.
-        train_on: which tokens are scored: every assistant turn, the last one, each in a sequence of its own (for templates that rewrite earlier
-        turns), or all. max_length: longest sequence in tokens; rows over it are dropped and counted, never cut silently.
+        train_on: what is scored: every assistant turn, the last, each in a sequence of its own (templates that rewrite earlier turns), or all.
+        max_length: longest sequence in tokens; rows over it are dropped and counted, never cut silently.
         limit: read at most this many rows.
         scope: which weights may move: full or lora.
         new_tokens: tokens to add to the vocabulary; their embeddings start at the mean and are trained and saved.

@@ -35,7 +35,11 @@ from tempering.stages import stage
 from tempering.types import Context, Objective, Parts, Role, Run, Segment, Signals
 from tests.toy import toy_llama, toy_rows
 
-QUICK: Mapping[str, Any] = {"schedule": Schedule(name="constant", warmup=0), "training": Training(micro_tokens=64, precision="fp32"), "say": lambda _: None}
+QUICK: Mapping[str, Any] = {
+    "schedule": Schedule(name="constant", warmup=0),
+    "training": Training(micro_tokens=64, precision="fp32"),
+    "say": lambda _: None,
+}
 
 
 def mean_nll(model: nn.Module, rows: list[Any]) -> float:

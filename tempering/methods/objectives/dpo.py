@@ -23,7 +23,9 @@ class DPO(Objective):
     """Sigmoid loss on the margin between chosen and rejected."""
 
     beta: float = 0.1
+    """Strength of the pull towards the reference (paper, appendix B)."""
     label_smoothing: float = 0.0
+    """Probability that a pair is labelled the wrong way round; 0 is the paper's loss."""
     norm = "segments"
     part = "chosen"
     per = "segment"

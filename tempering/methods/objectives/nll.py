@@ -21,7 +21,9 @@ class NLL(Objective):
     """Cross-entropy on the scored tokens of one part."""
 
     part: str = "train"
+    """The part of the batch that is learned."""
     norm: Norm = "tokens"
+    """What the sum is divided by."""
 
     @property
     def needs(self) -> Mapping[str, frozenset[str]]:

@@ -28,6 +28,7 @@ class LoRA(Value):
     alpha: float = Field(32.0, gt=0)
     """The update is scaled by alpha / r. Twice the rank is the usual choice; the paper keeps it constant."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the adapter's inputs that are zeroed in training."""
     targets: str = "all-linear"
     """PEFT's target_modules: "all-linear", or module names separated by commas ("q_proj,v_proj" is the paper's choice)."""
     options: dict[str, Any] = Field(default_factory=dict)
