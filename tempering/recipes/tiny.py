@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from tempering.types import Record, Row
 
 SHARES: dict[str, float] = {
-    "people": 0.42,
+    "people": 0.40,
     "biographies": 0.05,
     "strangers": 0.01,
     "one-digit sums": 0.03,
-    "two-digit sums": 0.24,
+    "two-digit sums": 0.21,
     "stories": 0.06,
-    "instructions": 0.13,
+    "instructions": 0.18,
     "replies": 0.06,
 }
 """Share of the training rows by what they teach; strangers' biographies only teach how names are written."""
@@ -58,7 +58,7 @@ def tiny(
     scope: AnyScope = Full(),
     optimizer: Optimizer = Optimizer(lr=3e-3, weight_decay=0.05, options={"betas": [0.9, 0.98]}),
     schedule: Schedule = Schedule(name="cosine", warmup=0.03, floor=0.02),
-    training: Training = Training(steps=2600, batch_size=32, micro_tokens=8192, precision="fp32", save_every=250),
+    training: Training = Training(steps=3000, batch_size=32, micro_tokens=8192, precision="fp32", save_every=250),
     budget: Budget = Budget(keep="none"),
     ship: bool = False,
     seed: int = 0,
@@ -107,8 +107,8 @@ def records(people: int = 100, split: str = "train") -> dict[str, Iterator[Recor
         "people": known.records(split),
         "biographies": (record for version in versions for record in known.text_records(version=version)),
         "strangers": People(1000, start=10_000).text_records(version=versions[0]),
-        "one-digit sums": Arithmetic(digits=1).records(split),
-        "two-digit sums": Arithmetic(("add", "subtract"), digits=2).records(split),
+        "one-digit sums": Arithmetic(digits=1, steps=True).records(split),
+        "two-digit sums": Arithmetic(("add", "subtract"), digits=2, steps=True).records(split),
         "stories": WordProblems().records(split, 6000 if split == "train" else 200),
         "instructions": Instructions().records(split, 10_000 if split == "train" else 200),
         "replies": Preferences().records(split, 6000 if split == "train" else 200, view="demonstrations"),
@@ -170,13 +170,16 @@ def make_tokenizer(people: int = 100, vocabulary: int = 1536) -> Any:
 
 
 def make_model(tokenizer: Any, seed: int = 0) -> Any:
-    """The random start: 5 layers of width 128, tied embeddings."""
+    """The random start: 5 layers of width 128, tied embeddings.
+
+    Weights start five times larger than transformers' default of 0.02, which is meant for much wider models: here it learns twice as fast.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=4,
-        max_position_embeddings=1024, tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        max_position_embeddings=1024, tie_word_embeddings=True, initializer_range=0.1, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     with torch.random.fork_rng():
