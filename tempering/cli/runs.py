@@ -136,11 +136,17 @@ def runs(folder: Path = Path("runs"), /, *, json_: Annotated[bool, Parameter(nam
         say(f"no runs under {folder}")
         return 0
     rows = [
-        (run.folder, run.state, run.recipe, run.model, "" if run.keep is None else f"{run.keep:.3f}", signed(run.gain), age(run.when), run.message)
+        (run.folder, run.state, run.recipe, run.model, "" if run.keep is None else f"{run.keep:.3f}", signed(run.gain), age(run.when), _note(run))
         for run in found
     ]
     table(("run", "state", "recipe", "model", "keep", "gain", "age", "note"), rows, right=(4, 5, 6), wrap=(3, 7))
     return 0
+
+
+def _note(run: RunInfo) -> str:
+    if run.state != "done":
+        return run.message
+    return f"failed: {', '.join(run.failed_gates)}" if run.failed_gates else ""
 
 
 def _run_folder(run: Path, needs: str) -> Path:

@@ -106,7 +106,7 @@ def _one(i: int, total: int, spec: str, path: Path, words: Sequence[str], again:
     if before.state == "done" and not again:
         say("finished before, not run again")
         return bool(before.failed_gates)
-    go_on = ["--resume", str(path)] if before.state in ("interrupted", "killed", "running") else ["--out", str(path), *words]
+    go_on = ["--resume", str(path)] if before.state in ("interrupted", "killed", "running", "failed") else ["--out", str(path), *words]
     code = runner(["run", spec, *go_on, *(["--again"] if again else [])])
     if code == 3:
         return True

@@ -260,9 +260,13 @@ def test_runs_lists_newest_first_and_shows_markup_as_text(capsys: pytest.Capture
         Path("runs/a"),
         config={"recipe": "sft", "values": {"model": "[red]m[/red]\x1b[2J"}},
         status={"state": "done", "message": "kept all"},
-        ledger={"keep": {"point": 0.75}, "gain": {"point": 0.125}},
+        ledger={
+            "keep": {"point": 0.75},
+            "gain": {"point": 0.125},
+            "gates": [{"gate": "keep >= 0.9", "passed": False}, {"gate": "x", "passed": True}],
+        },
     )
-    new = run_folder(Path("runs/sweep/b"), config={"recipe": "dpo", "values": {}}, status={"state": "interrupted"})
+    new = run_folder(Path("runs/sweep/b"), config={"recipe": "dpo", "values": {}}, status={"state": "interrupted", "message": "by Ctrl-C"})
     run_folder(Path("runs/not-a-run"), config={})
     for i, folder in enumerate((old, new)):
         for file in folder.iterdir():
@@ -274,6 +278,9 @@ def test_runs_lists_newest_first_and_shows_markup_as_text(capsys: pytest.Capture
     assert "\x1b" not in out
     assert "0.750" in out
     assert "+0.125" in out
+    assert "failed: keep >= 0.9" in " ".join(out.split())
+    assert "by Ctrl-C" in out
+    assert "kept all" not in out
     assert "[red]m[/red]\\x1b[2J" in out.replace("\n", "")
     assert [run["recipe"] for run in json.loads(temper(capsys, "runs runs --json")[1])] == ["dpo", "sft"]
 
