@@ -24,7 +24,7 @@ from tempering.errors import Interrupted, UserError
 from tempering.layout import split, to
 from tempering.reduce import count, reduce
 from tempering.signals import Engine, Live, compute, engine_for, owner
-from tempering.types import Batch, Context, Objective, Parts, Role, Run, Stream
+from tempering.types import Context, Objective, Parts, Role, Run, Stream
 
 
 @dataclass
@@ -300,6 +300,8 @@ class _Loop:
         tensors = {f"weights/{name}": t for name, t in self.weights().items()}
         tensors |= {f"best/{name}": t for name, t in (self.best_weights or {}).items()}
         tensors["rng"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["rng.cuda"] = torch.cuda.get_rng_state()
         states = {}
         for name, opt in self.optimizers.items():
             mine, states[name] = checkpoint.optimizer_tensors(opt, f"optimizer/{name}")
@@ -340,6 +342,8 @@ class _Loop:
             checkpoint.load_optimizer(opt, f"optimizer/{name}", tensors, rest["optimizers"][name])
         self.stream.load(rest["stream"])
         torch.set_rng_state(tensors["rng"])
+        if "rng.cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["rng.cuda"])
         self.step, self.tokens, self.seconds, self.bad = rest["step"], rest["tokens"], rest["seconds"], rest["bad"]
         self.best, self.metrics = rest["best"], rest["metrics"]
         path = self.folder / "metrics.jsonl"
@@ -347,6 +351,3 @@ class _Loop:
         # A killed process may have left lines after the checkpoint, the last one perhaps torn.
         path.write_text("".join(line + "\n" for line in lines[: self.step] if json.loads(line)["step"] <= self.step))
         say(f"resumed at step {self.step}")
-
-
-__all__ = ["Batch", "Evaluation", "Fitted", "Means", "Stopper", "count_terms", "evaluate", "fit", "total"]

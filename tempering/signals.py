@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from tempering.config import Training
 from tempering.layout import LayoutKind, arrange
 from tempering.models.heads import body_and_head, packs
-from tempering.types import Batch, Handle, Objective, Parts, Role, Signals
+from tempering.types import Batch, Handle, Parts, Role, Signals
 
 CHUNK = 1024
 """Scored tokens whose logits exist at the same time."""
@@ -71,11 +71,6 @@ class Live:
             return Live(role.model.requires_grad_(False).eval())
         handle = role.scope.attach(role.model)
         return Live(handle.model, handle)
-
-
-def needs(objective: Objective) -> dict[str, frozenset[str]]:
-    """The union of what an objective asks of each part."""
-    return dict(objective.needs)
 
 
 def owner(signal: str) -> tuple[str, str]:
@@ -142,7 +137,6 @@ def forward(model: nn.Module, batch: Batch, signals: frozenset[str], engine: Eng
         return {signal: zero for signal in signals}
     kind: LayoutKind = engine.layout if engine.layout == "padded" or packs(model) else "padded"
     layout = arrange(batch, kind)
-    split = body_and_head(model)
     autocast = torch.autocast(engine.device.type, engine.dtype) if engine.dtype != torch.float32 else nullcontext()
     inputs = {"input_ids": layout.ids_RL, "position_ids": layout.position_RL, "use_cache": False}
     # Position t is predicted from the state at t - 1, which stands in the same segment because a segment's first token has no weight.
@@ -152,7 +146,7 @@ def forward(model: nn.Module, batch: Batch, signals: frozenset[str], engine: Eng
         if hasattr(model, "value_head"):
             hidden_ND = model(**inputs).flatten(0, 1)[before_N]
             found = {"value": model.value_head(hidden_ND).squeeze(-1).float()}
-        elif split is not None:
+        elif (split := body_and_head(model)) is not None:
             hidden_ND = split.body(**inputs).flatten(0, 1)[before_N]
             found = _from_head(split.head, hidden_ND, target_N, signals)
         else:

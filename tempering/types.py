@@ -16,7 +16,7 @@ pass, N items. Position t of a `_T` tensor speaks of token t given the tokens be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -372,5 +372,3 @@ class Probe(Protocol):
 
     def __call__(self, policy: Policy) -> ProbeScores: ...
 
-
-RowIterator = Iterator[Row]

@@ -242,3 +242,22 @@ def test_a_part_that_is_missing_fails_before_the_first_forward() -> None:
     parts = layout.collate(toy_rows(2))
     with pytest.raises(ValueError, match=r"DPO needs part 'chosen'; the stream yields \['train'\]"):
         count_terms(DPO(), [parts])
+
+
+def test_activation_checkpointing_changes_no_gradient() -> None:
+    from tempering.data.streams import Shuffled
+
+    ends = []
+    for checkpointing in (False, True):
+        model = toy_llama()
+        fit({"policy": Role(model, LoRA(r=4))}, NLL(), Shuffled(toy_rows(8), 4), steps=3, optimizer=Optimizer(lr=1e-2),
+            training=Training(precision="fp32", checkpointing=checkpointing), say=lambda _: None)  # fmt: skip
+        ends.append({n: p.detach().clone() for n, p in model.named_parameters() if "lora" in n})
+    assert all(torch.allclose(ends[0][n], ends[1][n], atol=1e-6) for n in ends[0])
+
+
+def test_bf16_is_close_to_fp32() -> None:
+    parts = layout.collate(toy_rows(6))
+    full, _ = loss_and_grads(NLL(), parts, Engine())
+    half, _ = loss_and_grads(NLL(), parts, Engine(dtype=torch.bfloat16))
+    assert 0 < abs(full - half) < 0.03 * abs(full)

@@ -142,8 +142,8 @@ def test_early_stop_keeps_the_best_weights(tmp_path: Path) -> None:
     said: list[str] = []
     rows, held = toy_rows(4), toy_rows(6, seed=3)
     done = fit({"policy": Role(toy_llama(), Full())}, NLL(), Shuffled(rows, 4), steps=60, optimizer=Optimizer(lr=1e-2),
-               schedule=Schedule(name="constant", warmup=0), training=Training(precision="fp32"), evaluation=Evaluation(lambda: passes(held, 6), every=1, patience=4),
-               folder=tmp_path, say=said.append)  # fmt: skip
+               schedule=Schedule(name="constant", warmup=0), training=Training(precision="fp32"),
+               evaluation=Evaluation(lambda: passes(held, 6), every=1, patience=4), folder=tmp_path, say=said.append)  # fmt: skip
     assert done.best is not None and done.steps == done.best["step"] + 4 < 60
     (parts,) = passes(held, 6)
     from tempering.fit import evaluate

@@ -190,3 +190,40 @@ def test_three_lines_of_python(tiny_folder: Path, demonstrations: str, tmp_path:
     report: Report = tp.run("sft", model=str(tiny_folder), data=demonstrations, keep="none", steps=2, precision="fp32", out=tmp_path / "run")
     assert report.ledger.sentence()
     assert json.loads((tmp_path / "run" / "config.json").read_text())["values"]["training"]["steps"] == 2
+
+
+@pytest.mark.slow
+def test_the_command_line_survives_kill_minus_nine_and_sigterm(tiny_folder: Path, demonstrations: str, tmp_path: Path) -> None:
+    import os
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    flags = ["--model", str(tiny_folder), "--data", demonstrations, "--keep", "none", "--precision", "fp32", "--batch-size", "4", "--steps", "60",
+             "--save-every", "5", "--dropout", "0.1"]  # fmt: skip
+
+    def start(*more: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tempering", "run", "sft", *more], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=os.environ
+        )
+
+    whole = start(*flags, "--out", str(tmp_path / "a"))
+    whole.communicate(timeout=200)
+    assert whole.returncode == 0
+    for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 130)):
+        out = tmp_path / f"stopped{code}"
+        process = start(*flags, "--out", str(out), "--again")
+        while process.poll() is None and (not (out / "metrics.jsonl").exists() or len((out / "metrics.jsonl").read_text().splitlines()) < 12):
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=100)
+        assert process.returncode == code
+        if code == 130:
+            assert f"go on with: temper run sft --resume {out}" in err.decode() and b"Traceback" not in err
+        assert not (out / "model").exists()
+        resumed = start("--resume", str(out))
+        _, err = resumed.communicate(timeout=200)
+        assert resumed.returncode == 0, err.decode()
+        a, b = trained(tmp_path / "a"), trained(out)
+        assert all(torch.equal(a[name], b[name]) for name in a)
