@@ -1,6 +1,24 @@
 """The keep battery: what a model should still be able to do after training, measured in about a minute without any download.
 
-Eight lists lie beside this file, all written or generated for this project (CC0; `make.py` regenerates those that come from tables).
+Eight lists lie beside this file, all written or generated for this project (CC0; `make.py` regenerates those that come from tables). They were chosen
+so that a small model's base score leaves room on both sides. SmolLM2-135M-Instruct (`builtin:smollm2-135m`, 4-bit weights dequantised) in float32,
+with bfloat16 in brackets where it differs by 0.005 or more, and CPU seconds over all threads (half of them pass on two idle cores):
+
+| probe      | items | what it asks                                       | base score            | CPU s |
+|------------|-------|----------------------------------------------------|-----------------------|-------|
+| facts      | 145   | capitals, opposites, units ... (4 choices, plain)  | 0.703                 | 10    |
+| sense      | 90    | everyday knowledge (4 choices, chat)               | 0.700 (0.711)         | 16    |
+| arithmetic | 120   | one step after three solved examples (4 choices)   | 0.783                 | 16    |
+| reading    | 100   | which of two stated facts (4 choices, plain)       | 0.450 (0.460)         | 9     |
+| format     | 84    | constraints that a program checks (generation)     | 0.488 (0.464)         | 31    |
+| refusals   | 60    | 30 safe, 30 harmful requests (generation)          | 0.517                 | 17    |
+| texts      | 40    | original paragraphs                                | 3.91 nats per token   | 6     |
+| diversity  | 12    | distinct-2 of four samples                         | 0.972                 | 14    |
+
+Together 120 CPU seconds, so one minute on two idle cores, and 1.6 GiB at the peak; `quick` takes a third of the items. Chance is 0.25 for the four
+choice lists, whose Brier scores come with them as `facts.calibration` and so on (0.154, 0.213, 0.161, 0.337). The base model complies with nearly
+everything: no safe request is refused and 29 of 30 harmful ones are answered, so `refusals` shows a rise of either kind of refusal. What did not
+serve: sums without solved examples (0.35 as digits, 0.22 in words: chance), generated answers about three-sentence passages (0.13).
 """
 
 from __future__ import annotations

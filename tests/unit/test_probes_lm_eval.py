@@ -98,6 +98,21 @@ def test_generation_equals_the_harness_own_model(tmp_path):
     assert [s.output for s in mine.items] == [str(s["filtered_resps"]) for s in harness_own(file, p)] and mine.metric == "exact_match"
 
 
+def test_rolling_log_likelihood_equals_the_harness_own_model():
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    from tempering.methods.probes.lm_eval_task import _language_model
+
+    p = policy()
+    theirs = HFLM(pretrained=p.model, tokenizer=p.tokenizer, batch_size=1, device="cpu")
+    # the second is longer than the model's 512 positions: windows
+    texts = ("the rain in the other hand", "is there an end? " * 60)
+    requests = [Instance("loglikelihood_rolling", {}, (text,), i) for i, text in enumerate(texts)]
+    mine = _language_model(p, 8, 4).loglikelihood_rolling(requests)
+    assert mine == pytest.approx(theirs.loglikelihood_rolling(requests, disable_tqdm=True), rel=1e-4)
+
+
 def test_wrong_tasks(tmp_path):
     p = policy()
     for probe, message in [
