@@ -46,8 +46,9 @@ def explain(error: BaseException) -> tuple[int, str]:
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
         return 130, "stopped"
-    if type(error).__name__ == "ValidationError" and hasattr(error, "errors"):
-        return 2, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e.get('input')!r}"[:300] for e in error.errors()[:3])
+    if type(error).__name__ == "ValidationError" and callable(details := getattr(error, "errors", None)):
+        first = details()[:3]
+        return 2, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e.get('input')!r}"[:300] for e in first)
     if isinstance(error, OSError) and (sentence := _system(error)):
         return 2, sentence
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
