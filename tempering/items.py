@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -98,11 +98,6 @@ def _item(line: str, kind: type[T], where: str) -> T:
         raise UserError(f"{where}: field '{field}': {first['msg']} (fields of an item: {fields})") from error
 
 
-def has_template(tokenizer: Any) -> bool:
-    """Whether the tokenizer comes with a chat template."""
-    return getattr(tokenizer, "chat_template", None) is not None
-
-
 def prompt_ids(policy: Policy, prompt: str | Sequence[Mapping[str, str]], *, chat: bool | None = None, system: str = "") -> tuple[int, ...]:
     """A question as token ids: through the chat template with the assistant's turn opened, or as plain text.
 
@@ -112,6 +107,10 @@ def prompt_ids(policy: Policy, prompt: str | Sequence[Mapping[str, str]], *, cha
     Raises:
         UserError: a chat is asked for and the tokenizer has no template, or the prompt has no tokens.
     """
+    from tempering.data.rendering import has_template
+    from tempering.data.rendering import prompt_ids as rendered
+    from tempering.types import Message
+
     tokenizer = policy.tokenizer
     if chat is None:
         chat = has_template(tokenizer)
@@ -120,7 +119,7 @@ def prompt_ids(policy: Policy, prompt: str | Sequence[Mapping[str, str]], *, cha
         if not has_template(tokenizer):
             raise UserError(f"the tokenizer of {policy.name or 'the model'} has no chat template: use chat=False or a chat model")
         messages = [{"role": "system", "content": system}, *messages] if system else messages
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        ids = rendered(tokenizer, [Message(m["role"], m["content"]) for m in messages])
     else:
         ids = tokenizer("\n".join(filter(None, [system, *(m["content"] for m in messages)])))["input_ids"]
     if not ids:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from tempering.errors import UserError
+from tempering.models.tokens import end_of_turn
 from tempering.types import Episode, Policy
 
 PAD = -1
@@ -75,21 +76,10 @@ def stop_ids(policy: Policy) -> frozenset[int]:
     tokenizer = policy.tokenizer
     if tokenizer is not None and tokenizer.eos_token_id is not None:
         found.add(tokenizer.eos_token_id)
-    turn_end = end_of_turn(tokenizer)
+    turn_end = end_of_turn(tokenizer)[0] if tokenizer is not None else None
     if turn_end is not None:
         found.add(turn_end)
     return frozenset(found)
-
-
-def end_of_turn(tokenizer: Any) -> int | None:
-    """The special token that the chat template writes right after an assistant's answer; None without a template or such a token."""
-    if tokenizer is None or getattr(tokenizer, "chat_template", None) is None:
-        return None
-    answer = "zqxanswer"
-    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
-    tail = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(answer)[2].lstrip()
-    ids = tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else []
-    return ids[0] if ids and (ids[0] in tokenizer.all_special_ids or ids[0] in tokenizer.added_tokens_decoder) else None
 
 
 def gumbel_noise(seed: int, key: int, sample: int, position: int, size: int) -> np.ndarray:

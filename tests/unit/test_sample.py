@@ -10,7 +10,8 @@ import torch
 
 from tempering.errors import UserError
 from tempering.methods.decodes.mixture import Mixture
-from tempering.sample import PAD, behaviour_logps, end_of_turn, evaluating, gumbel_noise, sample, stop_ids
+from tempering.models.tokens import end_of_turn
+from tempering.sample import PAD, behaviour_logps, evaluating, gumbel_noise, sample, stop_ids
 from tempering.types import Policy
 from tests.conftest import make_llama, make_tokenizer
 
@@ -153,10 +154,10 @@ def test_stop_ids_come_from_tokenizer_config_and_template():
     p = policy()
     p.model.generation_config.eos_token_id = [7, 8]
     p.tokenizer.eos_token = "<|endoftext|>"
-    assert end_of_turn(p.tokenizer) == 2
+    assert end_of_turn(p.tokenizer)[0] == 2
     assert stop_ids(p) == {0, 2, 7, 8}
     p.tokenizer.chat_template = None
-    assert end_of_turn(p.tokenizer) is None
+    assert end_of_turn(p.tokenizer)[0] is None
     assert stop_ids(p) == {0, 7, 8}
 
 

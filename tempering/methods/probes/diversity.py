@@ -66,14 +66,14 @@ class Diversity(ProbeValue):
     name: str = "diversity"
     items: str | tuple[PromptItem, ...]
     """A JSON-lines file, keep:NAME, or items ({"prompt"})."""
-    samples: int = Field(4, gt=1)
+    samples: int = Field(default=4, gt=1)
     """Samples of each prompt."""
-    n: int = Field(2, gt=0)
+    n: int = Field(default=2, gt=0)
     """Length of the n-grams."""
-    temperature: float = Field(1.0, gt=0)
-    max_new_tokens: int = Field(32, gt=0)
-    seed: int = Field(0, ge=0)
-    batch_size: int = Field(16, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    max_new_tokens: int = Field(default=32, gt=0)
+    seed: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=16, gt=0)
 
     def __call__(self, policy: Policy) -> ProbeScores:
         from tempering.sample import sample

@@ -103,9 +103,9 @@ class ExactAnswer(ProbeValue):
     rule: Rule = "last_number"
     system: str = ""
     """A system message (chat), or text before the prompt (plain)."""
-    max_new_tokens: int = Field(128, gt=0)
+    max_new_tokens: int = Field(default=128, gt=0)
     stop: tuple[str, ...] = ()
-    batch_size: int = Field(16, gt=0)
+    batch_size: int = Field(default=16, gt=0)
 
     def __call__(self, policy: Policy) -> ProbeScores:
         from tempering.sample import sample

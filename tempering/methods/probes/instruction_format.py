@@ -149,8 +149,8 @@ class InstructionFormat(ProbeValue):
     name: str = "instruction_format"
     items: str | tuple[FormatItem, ...]
     """A JSON-lines file, keep:NAME, or items ({"prompt", "checks"})."""
-    max_new_tokens: int = Field(64, gt=0)
-    batch_size: int = Field(16, gt=0)
+    max_new_tokens: int = Field(default=64, gt=0)
+    batch_size: int = Field(default=16, gt=0)
 
     def __call__(self, policy: Policy) -> ProbeScores:
         from tempering.sample import sample

@@ -26,8 +26,8 @@ class Length(ProbeValue):
     name: str = "length"
     items: str | tuple[PromptItem, ...]
     """A JSON-lines file, keep:NAME, or items ({"prompt"})."""
-    max_new_tokens: int = Field(256, gt=0)
-    batch_size: int = Field(16, gt=0)
+    max_new_tokens: int = Field(default=256, gt=0)
+    batch_size: int = Field(default=16, gt=0)
 
     def __call__(self, policy: Policy) -> ProbeScores:
         from tempering.sample import sample

@@ -30,11 +30,11 @@ class LmEvalTask(ProbeValue):
     """Which per-document metric is the score, for example acc_norm; empty: the task's first."""
     filter: str = ""
     """Which of the task's answer filters, for example strict-match; empty: its first."""
-    num_fewshot: int | None = Field(None, ge=0)
+    num_fewshot: int | None = Field(default=None, ge=0)
     """Solved examples before each question; None: the task's own."""
-    max_new_tokens: int = Field(256, gt=0)
+    max_new_tokens: int = Field(default=256, gt=0)
     """Token budget where the task states none."""
-    batch_size: int = Field(16, gt=0)
+    batch_size: int = Field(default=16, gt=0)
 
     def model_post_init(self, _: Any) -> None:
         if not self.name:
@@ -47,7 +47,7 @@ class LmEvalTask(ProbeValue):
             UserError: lm-eval is not installed, no such task or file, or no such metric or filter.
         """
         try:
-            from lm_eval import simple_evaluate
+            from lm_eval.evaluator import simple_evaluate
             from lm_eval.tasks import TaskManager
         except ImportError as error:
             raise UserError(f"probe {self.name}: tasks of lm-evaluation-harness need the package lm-eval: pip install lm-eval") from error
@@ -59,18 +59,9 @@ class LmEvalTask(ProbeValue):
             raise UserError(f"probe {self.name}: lm-eval knows no task '{self.task}'; `lm-eval ls tasks` lists them")
         model = _language_model(policy, self.max_new_tokens, self.batch_size)
         # no global seeds: they would reach into the caller's random state
-        results = simple_evaluate(
-            model,
-            tasks=[self.task],
-            num_fewshot=self.num_fewshot,
-            limit=self.limit,
-            bootstrap_iters=0,
-            apply_chat_template=bool(self.chat),
-            task_manager=manager,
-            random_seed=None,
-            numpy_random_seed=None,
-            torch_random_seed=None,
-        )
+        options: dict[str, Any] = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed"))
+        options |= {"num_fewshot": self.num_fewshot, "limit": self.limit, "bootstrap_iters": 0, "apply_chat_template": bool(self.chat)}
+        results = simple_evaluate(model, tasks=[self.task], task_manager=manager, **options)
         return self._scores(results, f"{model.cut} contexts were cut on the left to fit the model" if model.cut else "")
 
     def _scores(self, results: Any, note: str) -> ProbeScores:

@@ -30,7 +30,7 @@ class Perplexity(ProbeValue):
     name: str = "perplexity"
     items: str | tuple[TextItem, ...]
     """A JSON-lines file, keep:NAME, or items ({"text"})."""
-    max_tokens: int = Field(1024, gt=1)
+    max_tokens: int = Field(default=1024, gt=1)
     """Longer documents are cut here; the note says how many were."""
 
     def __call__(self, policy: Policy) -> ProbeScores:

@@ -56,8 +56,8 @@ class Refusals(ProbeValue):
     name: str = "refusals"
     items: str | tuple[RequestItem, ...]
     """A JSON-lines file, keep:NAME, or items ({"prompt", "should": "comply" or "refuse"})."""
-    max_new_tokens: int = Field(32, gt=0)
-    batch_size: int = Field(16, gt=0)
+    max_new_tokens: int = Field(default=32, gt=0)
+    batch_size: int = Field(default=16, gt=0)
 
     def __call__(self, policy: Policy) -> ProbeScores:
         from tempering.sample import sample
