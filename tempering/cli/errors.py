@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tempering.cli.show import one_line
 from tempering.errors import GateFailed, Interrupted, UserError
@@ -46,9 +47,9 @@ def explain(error: BaseException) -> tuple[int, str]:
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
         return 130, "stopped"
-    if type(error).__name__ == "ValidationError" and callable(details := getattr(error, "errors", None)):
-        first = details()[:3]
-        return 2, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e.get('input')!r}"[:300] for e in first)
+    if type(error).__name__ == "ValidationError" and hasattr(error, "errors"):
+        details: Any = error  # pydantic's; importing it to ask would cost more than it tells
+        return 2, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e.get('input')!r}"[:300] for e in details.errors()[:3])
     if isinstance(error, OSError) and (sentence := _system(error)):
         return 2, sentence
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
