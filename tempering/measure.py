@@ -124,7 +124,8 @@ def _states(model: nn.Module, rows: _Rows) -> tuple[Tensor, Callable[[Tensor], T
     positions_RS = (mask_RS.cumsum(1) - 1).clamp(min=0)
     if rows.prefix_GP.shape[1] == 0:
         return run(rows.ids_RS, mask_RS, positions_RS, use_cache=False), head
-    cache = DynamicCache(config=model.config)
+    config: Any = model.config
+    cache = DynamicCache(config=config)
     before_GP = (rows.prefix_GP != PAD).long()
     last_only = {"logits_to_keep": 1} if split is None else {}
     run(rows.prefix_GP, before_GP, (before_GP.cumsum(1) - 1).clamp(min=0), past_key_values=cache, use_cache=True, **last_only)
@@ -164,6 +165,7 @@ def _scored(
 ) -> Iterator[tuple[_Rows, Iterator[Any]]]:
     """Per batch: its rows, and chunks of (positions, [log-probs [C, V] of each side], targets [C])."""
     device = next(sides[0].policy.model.parameters()).device
+    model: Any = sides[0].policy.model
     groups, done = _groups(pairs), 0
     for batch in _batches(groups, batch_tokens):
         rows = _Rows(batch, device)
@@ -171,7 +173,7 @@ def _scored(
             side.run(rows)
 
         def chunks(rows: _Rows = rows) -> Iterator[tuple[list[Tensor], Tensor]]:
-            size = max(1, CHUNK_ELEMENTS // sides[0].policy.model.config.get_text_config().vocab_size)
+            size = max(1, CHUNK_ELEMENTS // model.config.get_text_config().vocab_size)
             for at_C2, target_C in zip(rows.at_N2.split(size), rows.target_N.split(size), strict=True):
                 yield [side.logps(at_C2) for side in sides], target_C
 
@@ -245,8 +247,8 @@ def kl_from(
     if isinstance(reference, Policy):
         other = _Side(reference)
     else:
-        opened = policy.handle.off if reference is None else partial(nullcontext, reference)
-        other = _Side(Policy(policy.model, policy.tokenizer), opened)
+        handle: Any = policy.handle
+        other = _Side(Policy(policy.model, policy.tokenizer), handle.off if reference is None else partial(nullcontext, reference))
     sums, counts = [0.0] * len(pairs), [0] * len(pairs)
     extra = [reference] if isinstance(reference, nn.Module) else list(models_of(reference).values()) if reference is not None else []
     with evaluating(*models_of(policy).values(), *extra):
@@ -295,7 +297,7 @@ def measure(
                 progress(probe.name, i, len(probes))
             began = time.perf_counter()
             scores = probe(policy)
-            derived = probe.derived(scores) if hasattr(probe, "derived") else ()
+            derived = getattr(probe, "derived", lambda _: ())(scores)
             found += [scores, *derived]
             if say is not None:
                 say(f"{headroom(scores)}  ({time.perf_counter() - began:.1f} s)")
