@@ -22,9 +22,9 @@ class Optimizer(Value):
 
     name: str = "adamw"
     """adamw, adam, sgd, adafactor, muon, rmsprop, ... (any of torch.optim), or `bitsandbytes:NAME`, `pytorch_optimizer:NAME` where installed."""
-    lr: float = Field(1e-4, gt=0)
+    lr: float = Field(default=1e-4, gt=0)
     """Learning rate per optimizer step, before the schedule."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """Applied to matrices only; biases, norms and other vectors are never decayed."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the optimizer's constructor, for example {"betas": [0.9, 0.95]}."""
@@ -35,42 +35,42 @@ class Schedule(Value):
 
     name: Literal["constant", "linear", "cosine", "wsd"] = "linear"
     """After the warm-up: constant; linear or cosine down to `floor`; wsd stays constant and falls linearly over the last `decay` share."""
-    warmup: float = Field(0.03, ge=0, lt=1)
+    warmup: float = Field(default=0.03, ge=0, lt=1)
     """Share of the steps over which the rate rises from 0."""
-    decay: float = Field(0.2, gt=0, le=1)
+    decay: float = Field(default=0.2, gt=0, le=1)
     """Share of the steps over which wsd falls."""
-    floor: float = Field(0.0, ge=0, le=1)
+    floor: float = Field(default=0.0, ge=0, le=1)
     """The last rate, as a share of the peak."""
 
 
 class Training(Value):
     """How the loop runs. Only `epochs`, `steps`, `batch_size`, `clip` and `precision` change the result; the rest is memory and bookkeeping."""
 
-    epochs: float = Field(1.0, gt=0)
+    epochs: float = Field(default=1.0, gt=0)
     """Passes over the training rows; ignored where `steps` is set."""
-    steps: int | None = Field(None, gt=0)
+    steps: int | None = Field(default=None, gt=0)
     """Optimizer steps."""
-    batch_size: int = Field(16, gt=0)
+    batch_size: int = Field(default=16, gt=0)
     """Rows (prompts, pairs) of one optimizer step."""
-    micro_tokens: int = Field(4096, gt=0)
+    micro_tokens: int = Field(default=4096, gt=0)
     """Tokens of one forward and backward pass. A memory setting: gradients are normalised over the whole step, so it changes no result."""
     layout: Literal["packed", "padded"] = "packed"
     """How rows share a forward pass: several sequences a row, or one; changes no result."""
-    clip: float | None = Field(1.0, gt=0)
+    clip: float | None = Field(default=1.0, gt=0)
     """Largest global norm of the gradient."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 keeps float32 weights and runs matmuls in bfloat16; auto takes it where the hardware has fast bfloat16 matmuls."""
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    eval_every: int = Field(0, ge=0)
+    eval_every: int = Field(default=0, ge=0)
     """Steps between evaluations on the test rows; 0 = at the end only."""
-    patience: int = Field(0, ge=0)
+    patience: int = Field(default=0, ge=0)
     """Stop after this many evaluations without a new best; 0 = never."""
     keep_best: bool = True
     """End with the weights of the best evaluation (where there is more than one)."""
-    save_every: int = Field(50, ge=0)
+    save_every: int = Field(default=50, ge=0)
     """Steps between checkpoints; 0 = only when the run is asked to stop."""
-    keep_checkpoints: int = Field(2, gt=0)
+    keep_checkpoints: int = Field(default=2, gt=0)
     """How many checkpoints stay on the disk: the newest."""
 
 
@@ -81,5 +81,5 @@ class Budget(Value):
     """The battery of what the model knew before: default (about a minute on 135M parameters), quick (a third of the items), none."""
     gate: tuple[str, ...] = ()
     """Conditions on the ledger, for example "keep >= 0.98"; a failed one ends with exit code 3."""
-    max_test: int = Field(200, gt=0)
+    max_test: int = Field(default=200, gt=0)
     """Test rows that are generated and graded at most."""

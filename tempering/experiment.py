@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,7 @@ from tempering.stages import content_key, content_of
 
 if TYPE_CHECKING:
     from tempering.ledger_types import Ledger
-    from tempering.types import Objective, Policy, Probe, Row, Scores
+    from tempering.types import Objective, Policy, Row, Scores
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,6 @@ class Experiment:
         self.model_spec = ""
         self.new_tokens: tuple[str, ...] = ()
         self.cost: dict[str, float] = {}
-        self.kl: dict[str, float] = {}
 
     @staticmethod
     def begin(recipe: Callable[..., Report], values: Mapping[str, Any]) -> Experiment:
@@ -152,7 +151,7 @@ class Experiment:
         for gate in getattr(given.get("budget"), "gate", ()):
             parse(gate)
         plain = {name: value.model_dump(mode="json") if hasattr(value, "model_dump") else value for name, value in given.items()}
-        hashes = {name: digest for name, value in plain.items() if isinstance(value, str) and (digest := content_of(value))}
+        hashes = {name: content_of(value) for name, value in plain.items() if isinstance(value, str)}
         key = content_key({"recipe": recipe.__name__, "values": plain, "content": hashes}, recipe)
         marker = store_dir("done") / f"{key}.json"
         if options.resume is None and not options.again and marker.exists():
@@ -172,7 +171,7 @@ class Experiment:
         """Note how an unfinished run ended, with a page of what there is."""
         from tempering import report
 
-        with suppress(UserError):  # The disk may be full: what is told to the user is the first failure.
+        with suppress(UserError):  # The disk may be full; what a user is told is the first failure.
             self.folder.status(state, message)
             report.write(self.folder.path)
 
@@ -209,6 +208,8 @@ class Experiment:
             test = f"{data}-test"
         if test is not None:
             held = self._table("test", test, make_row, shape, None, {"max_length": max_length, **how})
+            if self.lock["data"]["test"]["sha256"] == self.lock["data"]["train"]["sha256"]:
+                self.display.say("the test rows are the training rows: what is gained on them says nothing about others")
             return Rows(train, range(len(train))), Rows(held, range(len(held)))
         import numpy as np
 
@@ -277,23 +278,19 @@ class Experiment:
         from pydantic import TypeAdapter
 
         from tempering import types
-        from tempering.measure import measure
+        from tempering.measure import keep_battery, measure
 
         adapter, path = TypeAdapter(types.Scores), self.folder.path / f"{name}.scores.json"
         if path.exists():
             return adapter.validate_json(path.read_bytes())
-        probes = (*target_probes(held, self._max_test()), *self._battery(policy))
+        wish = getattr(self.values.get("budget"), "keep", "none")
+        battery = () if wish == "none" else keep_battery(policy, quick=wish == "quick")
+        probes = (*target_probes(held, self._max_test()), *battery)
         with self.display.phase(f"measuring {name}", len(probes)) as phase:
             scores = measure(policy, probes, say=self.display.say, progress=lambda probe, done, total: phase.advance(done, total, probe))
         self._check_gates(scores)
         write_atomic(path, adapter.dump_json(scores).decode())
         return scores
-
-    def _battery(self, policy: Policy) -> tuple[Probe, ...]:
-        from tempering.measure import keep_battery
-
-        wish = getattr(self.values.get("budget"), "keep", "none")
-        return () if wish == "none" else keep_battery(policy, quick=wish == "quick")
 
     def _check_gates(self, scores: Scores) -> None:
         """A gate on a probe that is not measured fails here, before any training."""
@@ -366,15 +363,13 @@ class Experiment:
         from tempering.gates import check
         from tempering.ledger import compare
 
-        kl = self._divergence(policy)
-        ledger = compare(before, after, cost=self.cost, kl=kl)
+        ledger = compare(before, after, cost=self.cost, kl=self._divergence(policy))
         gates = check(ledger, list(getattr(self.values.get("budget"), "gate", ())))
-        ledger = type(ledger)(**{**ledger.__dict__, "gates": tuple(gates)})
+        ledger = replace(ledger, gates=tuple(gates))
         ledger.write(self.folder.path / "ledger.json")
         self.folder.write("lock.json", lock(self.lock))
         self.folder.write("samples.json", samples(before, after))
-        config = self.folder.read("config.json")
-        card = report.model_card(config, self.folder.read("lock.json"), ledger, command=self.options.command)
+        card = report.model_card(self.folder.read("config.json"), self.folder.read("lock.json"), ledger, command=self.options.command)
         write_atomic(self.folder.path / "model" / "README.md", card)
         failed = tuple(gate.message for gate in gates if not gate.passed)
         self.folder.status("done", ledger.sentence(), key=self.key, failed_gates=failed)

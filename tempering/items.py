@@ -35,7 +35,7 @@ class ProbeValue(Value):
     """What the ledger calls it."""
     side: Literal["target", "keep"] = "keep"
     """Whether the training is meant to change it (target) or to leave it alone (keep)."""
-    limit: int | None = Field(None, gt=0)
+    limit: int | None = Field(default=None, gt=0)
     """At most this many items, evenly spaced over the list."""
     chat: bool | None = None
     """Put questions into the model's chat template; None: if it has one."""
@@ -130,6 +130,16 @@ def prompt_ids(policy: Policy, prompt: str | Sequence[Mapping[str, str]], *, cha
 def answer_ids(policy: Policy, text: str) -> tuple[int, ...]:
     """A continuation as token ids, without special tokens."""
     return tuple(policy.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def ending(policy: Policy, *, chat: bool | None = None) -> tuple[int, ...]:
+    """The token with which an answer ends: the chat template's end of turn, or the tokenizer's eos for plain text; empty where there is none."""
+    from tempering.data.rendering import has_template
+    from tempering.models.tokens import end_of_turn
+
+    tokenizer = policy.tokenizer
+    end = end_of_turn(tokenizer)[0] if (has_template(tokenizer) if chat is None else chat) else tokenizer.eos_token_id
+    return () if end is None else (end,)
 
 
 def mean(values: Sequence[float]) -> float:

@@ -15,6 +15,7 @@ from tempering.stats import Interval
 
 
 def sentence(ledger: Ledger) -> str:
+    """The one sentence that sums the exchange up: gained, kept, lost, how far, at what cost."""
     parts = [*_gains(ledger), *_kept(ledger)]
     if not parts:
         parts = ["Nothing was measured"]

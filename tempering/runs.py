@@ -43,10 +43,14 @@ class RunFolder:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"--out {path} exists and is not empty; choose a new folder, or go on with --resume {path}")
         self._made = _first_missing(path)
-        with disk_errors(f"cannot make the run's folder {path}"):
-            path.mkdir(parents=True, exist_ok=True)
-            (path / ".write-test").write_bytes(b"x")
-            (path / ".write-test").unlink()
+        try:
+            with disk_errors(f"cannot make the run's folder {path}"):
+                path.mkdir(parents=True, exist_ok=True)
+                (path / ".write-test").write_bytes(b"x")
+                (path / ".write-test").unlink()
+        except UserError:
+            self.discard()
+            raise
 
     def write(self, name: str, value: Any) -> None:
         """Write a JSON file atomically."""

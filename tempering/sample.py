@@ -184,7 +184,7 @@ def _decode(
     """Decodes one batch in place; yields how many rows ended at each step at which some did."""
     device = next(policy.model.parameters()).device
     tokens_RL = pad_left([row.prompt for row in rows], device)
-    caches = {role: DynamicCache(config=model.config) for role, model in models.items()}
+    caches = {role: DynamicCache(config=config_of(model)) for role, model in models.items()}
     step_ids_RK = tokens_RL
     for step in range(max_new_tokens):
         mask_RL = (tokens_RL != PAD).long()
@@ -255,15 +255,20 @@ def _check_options(**options: Any) -> None:
             raise UserError(f"sampling option {name}={options[name]!r}: must be {wanted}")
 
 
+def config_of(model: nn.Module) -> Any:
+    """The model's transformers config; torch types every attribute of a module as a tensor or a module."""
+    return model.config
+
+
 def max_positions(models: Mapping[str, nn.Module]) -> int | None:
     """The smallest number of positions that the models' configs state; None where none does."""
-    limits = [getattr(model.config.get_text_config(), "max_position_embeddings", None) for model in models.values()]
+    limits = [getattr(config_of(model).get_text_config(), "max_position_embeddings", None) for model in models.values()]
     return min((limit for limit in limits if limit), default=None)
 
 
 def _check_prompts(models: Mapping[str, nn.Module], prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
     limit = max_positions(models)
-    vocabulary = min(model.config.get_text_config().vocab_size for model in models.values())
+    vocabulary = min(config_of(model).get_text_config().vocab_size for model in models.values())
     for i, prompt in enumerate(prompts):
         if len(prompt) == 0:
             raise UserError(f"prompt {i} has no tokens: give at least one, for example the tokenizer's bos token")

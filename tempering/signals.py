@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from tempering.config import Training
 from tempering.layout import LayoutKind, arrange
 from tempering.models.heads import body_and_head, packs
+from tempering.models.value import ValueModel
 from tempering.types import Batch, Handle, Parts, Role, Signals
 
 CHUNK = 1024
@@ -143,7 +144,7 @@ def forward(model: nn.Module, batch: Batch, signals: frozenset[str], engine: Eng
     before_N = layout.slot_T[scored_N - 1]
     target_N = batch.ids_T[scored_N]
     with autocast:
-        if hasattr(model, "value_head"):
+        if isinstance(model, ValueModel):
             hidden_ND = model(**inputs).flatten(0, 1)[before_N]
             found = {"value": model.value_head(hidden_ND).squeeze(-1).float()}
         elif (split := body_and_head(model)) is not None:

@@ -366,9 +366,11 @@ class Scores:
 
 @runtime_checkable
 class Probe(Protocol):
-    """Measures one thing about a policy. Frozen dataclasses under methods/probes."""
+    """Measures one thing about a policy. Frozen values under methods/probes."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the ledger calls it."""
+        ...
 
     def __call__(self, policy: Policy) -> ProbeScores: ...
-

@@ -26,6 +26,7 @@ TEXTS = ("response", "text", "content", "completion", "output", "answer", "value
 
 
 def conversation(row: Row, fields: Fields, where: Place) -> Record:
+    """A list of turns: the prompt ends before the first assistant turn."""
     turns, untrained = messages_of(row[fields["messages"]], fields["messages"], where)
     turns, shift = _with_system(turns, row, fields, where)
     cut = next((i for i, m in enumerate(turns) if m.role == "assistant"), None)
@@ -39,11 +40,13 @@ def conversation(row: Row, fields: Fields, where: Place) -> Record:
 
 
 def completion(row: Row, fields: Fields, where: Place) -> Record:
+    """A prompt and its one answer."""
     prompt = _prompt(row, fields, where)
     return _record(row, fields, where, prompt, (Response(_answer(row[fields["completion"]], fields["completion"], where)),))
 
 
 def pair(row: Row, fields: Fields, where: Place) -> Record:
+    """A preferred and a rejected answer, with the prompt given or found as their common beginning."""
     prompt = _prompt(row, fields, where) if "prompt" in fields else None
     sides = [_side(row[fields[name]], fields[name], prompt, where) for name in ("chosen", "rejected")]
     if prompt is None:
@@ -65,6 +68,7 @@ def pair(row: Row, fields: Fields, where: Place) -> Record:
 
 
 def unpaired(row: Row, fields: Fields, where: Place) -> Record:
+    """An answer with a label, desirable or not."""
     label = label_of(row[fields["label"]], fields["label"], where)
     if "messages" not in fields:
         prompt, answer = _prompt(row, fields, where), _answer(row[fields["completion"]], fields["completion"], where)
@@ -79,6 +83,7 @@ def unpaired(row: Row, fields: Fields, where: Place) -> Record:
 
 
 def rated(row: Row, fields: Fields, where: Place) -> Record:
+    """A prompt and its rated answers; better ones are preferred to worse ones."""
     prompt = _prompt(row, fields, where)
     if "completion" in fields:
         name = fields["completion"]
@@ -99,11 +104,13 @@ def rated(row: Row, fields: Fields, where: Place) -> Record:
 
 
 def plain(row: Row, fields: Fields, where: Place) -> Record:
+    """A text without turns."""
     text = text_of(row[fields["text"]], fields["text"], where)
     return _record(row, fields, where, (), (Response((Message("text", text),)),))
 
 
 def prompt_only(row: Row, fields: Fields, where: Place) -> Record:
+    """A prompt without any answer."""
     return _record(row, fields, where, _prompt(row, fields, where), ())
 
 

@@ -128,6 +128,8 @@ def pair_row(
         sides.append(_fit(side, tokenizer, max_length, truncate, report))
     if sides[0] is None or sides[1] is None:
         return _drop(record, "too long", report)
+    if np.array_equal(sides[0].ids, sides[1].ids):
+        return _drop(record, "chosen and rejected are the same", report)
     return _done({"chosen": (sides[0],), "rejected": (sides[1],)}, record, report)
 
 

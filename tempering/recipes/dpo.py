@@ -31,7 +31,7 @@ def dpo(
     schedule: Schedule = Schedule(warmup=0.1),
     training: Training = Training(),
     budget: Budget = Budget(),
-    seed: int = 0,
+    seed: Annotated[int, Field(ge=0)] = 0,
 ) -> Report:
     """Tune on chosen/rejected pairs with the DPO loss.
 

@@ -6,7 +6,9 @@ what the task gained, and what of a fixed battery was kept and lost.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from tempering.config import Budget, Optimizer, Schedule, Training
 from tempering.experiment import Experiment, Report
@@ -28,7 +30,7 @@ def sft(
     training: Training = Training(),
     budget: Budget = Budget(),
     new_tokens: tuple[str, ...] = (),
-    seed: int = 0,
+    seed: Annotated[int, Field(ge=0)] = 0,
 ) -> Report:
     """Fine-tune on demonstrations with the next-token loss.
 

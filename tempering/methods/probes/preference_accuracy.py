@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from tempering.items import Item, ProbeValue, answer_ids, mean, prompt_ids, read_items
+from tempering.items import Item, ProbeValue, answer_ids, ending, mean, prompt_ids, read_items
 from tempering.types import ItemScore, Policy, ProbeScores
 
 
@@ -39,14 +39,10 @@ class PreferenceAccuracy(ProbeValue):
     normalise: Literal["sum", "mean"] = "mean"
 
     def __call__(self, policy: Policy) -> ProbeScores:
-        from tempering.data.rendering import has_template
         from tempering.measure import logps_of
-        from tempering.models.tokens import end_of_turn
 
         items = read_items(self.items, PreferenceItem, self.limit)
-        chat = self.chat if self.chat is not None else has_template(policy.tokenizer)
-        end = end_of_turn(policy.tokenizer)[0] if chat else policy.tokenizer.eos_token_id
-        tail = () if end is None else (end,)
+        tail = ending(policy, chat=self.chat)
         pairs = []
         for item in items:
             ids = prompt_ids(policy, item.prompt, chat=self.chat)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from tempering.index import union
 
-AnyScope = union(__name__)
+if TYPE_CHECKING:
+    AnyScope = Any
+else:
+    AnyScope = union(__name__)

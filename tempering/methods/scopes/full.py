@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import field_validator
+
 from tempering.config import Value
 from tempering.errors import UserError
 
@@ -23,6 +25,15 @@ class Full(Value):
     kind: Literal["full"] = "full"
     only: str | None = None
     """Regular expression searched in parameter names; None trains all. For example "layers\\.(2[0-9])\\." for the last ten of thirty blocks."""
+
+    @field_validator("only")
+    @classmethod
+    def _is_pattern(cls, only: str | None) -> str | None:
+        try:
+            re.compile(only or "")
+        except re.error as error:
+            raise ValueError(f"{only!r} is not a regular expression: {error}") from None
+        return only
 
     def attach(self, model: torch.nn.Module) -> FullHandle:
         """Make the chosen parameters trainable and freeze the others.

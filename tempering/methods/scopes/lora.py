@@ -23,11 +23,11 @@ class LoRA(Value):
     """Train low-rank adapters; the base weights stay as they are."""
 
     kind: Literal["lora"] = "lora"
-    r: int = Field(16, gt=0)
+    r: int = Field(default=16, gt=0)
     """Rank of A and B."""
-    alpha: float = Field(32.0, gt=0)
+    alpha: float = Field(default=32.0, gt=0)
     """The update is scaled by alpha / r. Twice the rank is the usual choice; the paper keeps it constant."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the adapter's inputs that are zeroed in training."""
     targets: str = "all-linear"
     """PEFT's target_modules: "all-linear", or module names separated by commas ("q_proj,v_proj" is the paper's choice)."""
