@@ -165,6 +165,8 @@ def fit(
     engine = engine or engine_for(training)
     stopper = stopper or Stopper()
     torch.manual_seed(seed)
+    for role in roles.values():
+        role.model.to(engine.device)
     live = {name: Live.attach(role) for name, role in sorted(roles.items())}
     trainable = {name: role for name, role in live.items() if role.handle is not None}
     if not trainable:
@@ -174,7 +176,7 @@ def fit(
     settings = {name: roles[name].optimizer or optimizer for name in trainable}
     optimizers = {name: optim.build(settings[name], role.handle.params) for name, role in trainable.items()}  # type: ignore[union-attr]
     for role in live.values():
-        role.model.to(engine.device).train(role.handle is not None)
+        role.model.train(role.handle is not None)
         if training.checkpointing and role.handle is not None:
             role.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
 
@@ -201,7 +203,7 @@ def fit(
                 f"the loss is {loss} at step {loop.step + 1}; lower the learning rate (--lr), or look for NaN in the data with temper check"
             )
         factor = optim.rate(schedule, loop.step, steps)
-        metrics: dict[str, Any] = {"step": loop.step + 1, "loss": loss, "lr": settings[next(iter(trainable))].lr * factor, **log.means()}
+        metrics: dict[str, Any] = {"step": loop.step + 1, "loss": loss, "lr": settings.get("policy", optimizer).lr * factor, **log.means()}
         for name, opt in optimizers.items():
             params = [p for group in opt.param_groups for p in group["params"]]
             norm = torch.nn.utils.clip_grad_norm_(params, training.clip if training.clip is not None else math.inf)

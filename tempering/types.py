@@ -269,7 +269,7 @@ class Stream(Protocol):
     """Yields the parts of one optimizer step at a time, and can be put back where it was."""
 
     def next(self, run: Run) -> Parts:
-        """The next step's parts (all groups of one optimizer step). Raises StopIteration when data for a fixed pass is over."""
+        """The next step's parts: all groups of one optimizer step. A stream has no end; `fit` knows how many steps it takes."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -288,7 +288,7 @@ class Decode(Protocol):
     roles: tuple[str, ...]
 
     def __call__(self, tokens_RL: Tensor, logits: Mapping[str, Tensor]) -> Tensor:
-        """tokens so far [R, L] and role -> logits [R, V]; returns logits [R, V]."""
+        """tokens so far [R, L] (-1 is padding on the left) and role -> logits [R, V]; returns logits [R, V]."""
         ...
 
 
