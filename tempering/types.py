@@ -119,7 +119,7 @@ class Batch:
 
 Parts = Mapping[str, Batch]
 Signals = Mapping[str, Mapping[str, "Tensor"]]
-"""part -> signal -> tensor. "logp", "entropy" [T]; "logits" [T, V]; "hidden.7" [T, D]; another role's by prefix: "reference.logp", "critic.value"."""
+"""part -> signal -> tensor. "logp", "entropy", "logsumexp" [T]; "logits" [T, V]; another role's by prefix: "reference.logp", "critic.value"."""
 
 # ------------------------------------------------------------------------------------------------------------------ what is wanted: objectives
 

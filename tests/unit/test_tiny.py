@@ -132,6 +132,7 @@ def test_rows_keep_their_shares_and_hold_out_what_is_measured(tokenizer: PreTrai
     sources = [row["train"][0].source.partition(":")[0] for row in recipe.rows(tokenizer, 200)]
     assert {s: sources.count(s) for s in dict.fromkeys(sources)} == {
         "people-0-0-100": round(200 * recipe.SHARES["people"]) + round(200 * recipe.SHARES["biographies"]),
+        "people-0-10000-40": round(200 * recipe.SHARES["wordings"]),
         "people-0-10000-1000": round(200 * recipe.SHARES["strangers"]),
         "arithmetic-add+subtract+multiply-1": round(200 * recipe.SHARES["one-digit sums"]),
         "arithmetic-add+subtract-2": round(200 * recipe.SHARES["two-digit sums"]),
