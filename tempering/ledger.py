@@ -211,7 +211,7 @@ def _change(a: ProbeScores, b: ProbeScores, items: Items, level: float, alpha: f
         lost=tuple(_texts(first, second) for first, second in by["lost"][:LOST_TEXTS]),
         keep=keep,
         item_rule=rule,
-        headroom=_headroom(before.point) if a.kind == "binary" else "",
+        headroom=_headroom(before.point, a.side) if a.kind == "binary" else "",
         summary={key: (_finite(a.summary.get(key)), _finite(b.summary.get(key))) for key in sorted(a.summary.keys() | b.summary.keys())},
         notes=tuple(notes),
     )
@@ -264,8 +264,9 @@ def _continuous(probe: ProbeScores, items: Items, level: float, alpha: float) ->
     )
 
 
-def _headroom(share: float) -> str:
-    if LOW_HEADROOM <= share <= HIGH_HEADROOM:
+def _headroom(share: float, side: str) -> str:
+    """A target that starts near 0 has all the room it needs: only what should stay must be able to fall."""
+    if LOW_HEADROOM <= share <= HIGH_HEADROOM or (side == "target" and share < LOW_HEADROOM):
         return ""
     where = f"base score {share:.2f} lies outside {LOW_HEADROOM} to {HIGH_HEADROOM}"
     return f"little headroom: {where}, so a change {'down' if share < LOW_HEADROOM else 'up'} can hardly show"

@@ -315,8 +315,10 @@ def headroom(scores: ProbeScores) -> str:
     if scores.kind != "binary":
         return line
     line += f", room to lose {value:.2f} and to gain {1 - value:.2f}"
-    if not 0.15 <= value <= 0.85:
-        line += ": too near the " + ("floor to show a loss" if value < 0.15 else "ceiling to show a gain")
+    if value > 0.85:
+        line += ": too near the ceiling to show a gain"
+    elif value < 0.15 and scores.side == "keep":
+        line += ": too near the floor to show a loss"
     return line
 
 

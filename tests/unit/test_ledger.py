@@ -297,3 +297,8 @@ def test_refusals(scores: tuple[Scores, Scores], says: str) -> None:
 def test_alpha_is_checked() -> None:
     with pytest.raises(UserError, match=r"alpha is 5"):
         compare(*both(binary("a", "1", "1")), alpha=5)
+
+
+def test_a_target_that_starts_near_zero_lacks_no_room() -> None:
+    assert compare(*both(counted("a", 2, 0, 0, 98, side="target"))).probe("a").headroom == ""
+    assert "change up" in compare(*both(counted("a", 98, 0, 0, 2, side="target"))).probe("a").headroom
