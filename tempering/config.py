@@ -52,7 +52,7 @@ class Training(Value):
     """Optimizer steps."""
     batch_size: int = Field(default=16, gt=0)
     """Rows (prompts, pairs) of one optimizer step."""
-    micro_tokens: int = Field(default=4096, gt=0)
+    micro_tokens: int = Field(default=2048, gt=0)
     """Tokens of one forward and backward pass. A memory setting: gradients are normalised over the whole step, so it changes no result."""
     layout: Literal["packed", "padded"] = "packed"
     """How rows share a forward pass: several sequences a row, or one; changes no result."""
