@@ -73,10 +73,24 @@ def sft_trainer(model: nn.Module, tmp_path: Path, **settings: Any) -> Any:
 
     rows = [{"prompt": p, "completion": c} for p, c, _ in texts(0, 16)]
     args = SFTConfig(
-        output_dir=str(tmp_path), per_device_train_batch_size=4, completion_only_loss=True, max_length=None, report_to="none", use_cpu=True,
-        bf16=False, gradient_checkpointing=False, optim="adamw_torch", lr_scheduler_type="constant", learning_rate=1e-3, max_grad_norm=1.0, adam_beta2=0.999,
-        weight_decay=0.0, disable_tqdm=True, seed=3, **settings,
-    )  # fmt: skip
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=4,
+        completion_only_loss=True,
+        max_length=None,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        optim="adamw_torch",
+        lr_scheduler_type="constant",
+        learning_rate=1e-3,
+        max_grad_norm=1.0,
+        adam_beta2=0.999,
+        weight_decay=0.0,
+        disable_tqdm=True,
+        seed=3,
+        **settings,
+    )
     return SFTTrainer(model, args=args, train_dataset=Dataset.from_list(rows), processing_class=make_tokenizer(None))
 
 
