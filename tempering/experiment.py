@@ -175,16 +175,19 @@ class Experiment:
             self.folder.status(state, message)
             report.write(self.folder.path)
 
-    def load(self, spec: str, new_tokens: Sequence[str] = ()) -> Policy:
-        """The model to start from, with `new_tokens` added to its vocabulary."""
+    def load(self, spec: str, new_tokens: Sequence[str] = (), template: str | None = None) -> Policy:
+        """The model to start from, with `new_tokens` added to its vocabulary and perhaps another chat template."""
         import torch
 
         from tempering import models
+        from tempering.data import with_template
 
         torch.manual_seed(int(self.values.get("seed", 0)))
         self.model_spec, self.new_tokens = spec, tuple(new_tokens)
         with self.display.phase("loading the model"):
             policy = models.load(spec, say=self.display.say)
+            if template is not None:
+                policy.tokenizer = with_template(policy.tokenizer, template)
             if new_tokens:
                 models.resize_tokens(policy, new_tokens)
         origin = models.provenance(policy.model)

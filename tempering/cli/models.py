@@ -195,8 +195,9 @@ def check(
     model: str = "builtin:smollm2-135m",
     against: Annotated[list[str] | None, Parameter(negative="")] = None,
     shape: str = "auto",
+    template: str | None = None,
     max_length: int | None = None,
-    train_on: Literal["assistant", "last", "all"] = "assistant",
+    train_on: Literal["assistant", "last", "each", "all"] = "assistant",
     limit: int | None = None,
     json_: Json = None,
 ) -> int:
@@ -207,6 +208,7 @@ def check(
         model: whose tokenizer and chat template to use.
         against: test files whose prompts must not occur in the data, beside the keep battery's own; may be repeated.
         shape: how to read the rows; auto recognises it and says so.
+        template: chat template instead of the model's own: a Jinja file, or plain.
         max_length: longest sequence in tokens; the model's own limit by default.
         train_on: which tokens are scored, as in `temper run sft`.
         limit: read at most this many rows.
@@ -215,9 +217,12 @@ def check(
     from rich.console import Console
 
     from tempering.data import check as check_data
+    from tempering.data import with_template
 
     _check_output(json_, "--json")
     policy = load(model)
+    if template is not None:
+        policy.tokenizer = with_template(policy.tokenizer, template)
     found = check_data(
         data,
         policy,

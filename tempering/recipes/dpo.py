@@ -21,6 +21,7 @@ def dpo(
     data: str = "builtin:demo-pairs",
     test: str | None = None,
     shape: str = "auto",
+    template: str | None = None,
     max_length: int = 1024,
     limit: int | None = None,
     beta: Annotated[float, Field(gt=0)] = 0.1,
@@ -40,6 +41,7 @@ def dpo(
         data: file, folder or hub id of pairs (chosen/rejected, or a prompt with rated responses); builtin:demo-pairs is made for this project.
         test: held-out pairs; by default 10% of the data, at most 200 pairs, chosen by seed.
         shape: how to read the rows; auto recognises it and says so.
+        template: chat template instead of the model's own: a Jinja file, or plain (for base models); it is saved with the model.
         max_length: longest sequence in tokens; pairs over it are dropped and counted, never cut silently.
         limit: read at most this many rows.
         beta: strength of the pull towards the reference (paper: 0.1).
@@ -52,7 +54,7 @@ def dpo(
     from tempering.methods.objectives.dpo import DPO
 
     run = Experiment.begin(dpo, locals())
-    policy = run.load(model)
+    policy = run.load(model, template=template)
     train, held = run.rows(data, test, pair_row, shape=shape, limit=limit, max_length=max_length)
     before = run.measure("before", policy, held)
     if reference == "cached":

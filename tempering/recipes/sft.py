@@ -21,6 +21,7 @@ def sft(
     data: str = "builtin:demo",
     test: str | None = None,
     shape: str = "auto",
+    template: str | None = None,
     train_on: Literal["assistant", "last", "each", "all"] = "assistant",
     max_length: int = 1024,
     limit: int | None = None,
@@ -39,6 +40,7 @@ def sft(
         data: file, folder or hub id of conversations, instructions, prompt/completion rows or texts; builtin:demo is made for this project.
         test: held-out rows of the same kind; by default 10% of the data, at most 200 rows, chosen by seed.
         shape: how to read the rows; auto recognises it and says so.
+        template: chat template instead of the model's own: a Jinja file, or plain (for base models); it is saved with the model.
         train_on: what is scored: every assistant turn, the last, each in a sequence of its own (templates that rewrite earlier turns), or all.
         max_length: longest sequence in tokens; rows over it are dropped and counted, never cut silently.
         limit: read at most this many rows.
@@ -50,7 +52,7 @@ def sft(
     from tempering.methods.objectives.nll import NLL
 
     run = Experiment.begin(sft, locals())
-    policy = run.load(model, new_tokens)
+    policy = run.load(model, new_tokens, template=template)
     train, held = run.rows(data, test, sft_row, shape=shape, limit=limit, max_length=max_length, train_on=train_on)
     before = run.measure("before", policy, held)
     tuned = run.fit("fit", policy, NLL(), train, held)

@@ -186,6 +186,17 @@ def test_new_tokens_are_learned_and_saved_with_the_adapter(tiny_folder: Path, tm
     assert int(logp.argmax()) == token
 
 
+def test_a_base_model_takes_the_plain_template_and_keeps_it(tiny_folder: Path, demonstrations: str, tmp_path: Path) -> None:
+    (tiny_folder / "chat_template.jinja").unlink()
+    given = values(model=str(tiny_folder), data=demonstrations)
+    with pytest.raises(UserError, match="template"):
+        execute(sft, given, Options(out=tmp_path / "refused"))
+    assert not (tmp_path / "refused").exists()
+    execute(sft, {**given, "template": "plain"}, Options(out=tmp_path / "run"))
+    tuned = tp.load(str(tmp_path / "run"))
+    assert tuned.tokenizer.chat_template and tp.load(str(tiny_folder)).tokenizer.chat_template is None
+
+
 def test_three_lines_of_python(tiny_folder: Path, demonstrations: str, tmp_path: Path) -> None:
     report: Report = tp.run("sft", model=str(tiny_folder), data=demonstrations, keep="none", steps=2, precision="fp32", out=tmp_path / "run")
     assert report.ledger.sentence()
