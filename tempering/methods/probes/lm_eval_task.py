@@ -47,8 +47,8 @@ class LmEvalTask(ProbeValue):
             UserError: lm-eval is not installed, no such task or file, or no such metric or filter.
         """
         try:
-            from lm_eval.evaluator import simple_evaluate
-            from lm_eval.tasks import TaskManager
+            from lm_eval.evaluator import simple_evaluate  # pyright: ignore[reportMissingImports]
+            from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise UserError(f"probe {self.name}: tasks of lm-evaluation-harness need the package lm-eval: pip install lm-eval") from error
         local = self.task.endswith((".yaml", ".yml"))
@@ -89,8 +89,8 @@ class LmEvalTask(ProbeValue):
 
 def _language_model(policy: Policy, max_new_tokens: int, batch_size: int) -> Any:
     """The policy as the harness's model class; made inside a function because its base class is an optional package's."""
-    from lm_eval.api.model import TemplateLM
-    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+    from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window  # pyright: ignore[reportMissingImports]
 
     from tempering.measure import score_pairs
     from tempering.sample import max_positions, models_of, sample
