@@ -1,8 +1,8 @@
 """Six small methods that stretch other axes of the types than SFT and DPO do; each lives here, in the test, on a toy model.
 
 NPO (adapter-off reference, replay), a clipped policy gradient with a trained critic (two trainable roles, a stream that samples from the live
-policy), KTO (a sum over the whole step), sampling from a mixture of two models (`test_sample*.py` holds its probabilities; here its use), K learned
-merge coefficients (a scope), and an iterative recipe of two stages that resumes.
+policy), KTO (a sum over the whole step), sampling from a mixture of two models (shipped: `methods/decodes/mixture.py`, tested in `test_sample.py`),
+K learned merge coefficients (a scope), and an iterative recipe of two stages that resumes.
 """
 
 from __future__ import annotations
