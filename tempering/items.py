@@ -5,6 +5,7 @@ An item list is given in place (a tuple), as a JSON-lines file, or as "keep:NAME
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -36,13 +37,13 @@ class ProbeValue(Value):
     side: Literal["target", "keep"] = "keep"
     """Whether the training is meant to change it (target) or to leave it alone (keep)."""
     limit: int | None = Field(default=None, gt=0)
-    """At most this many items, evenly spaced over the list."""
+    """At most this many items: a sample that follows from their ids."""
     chat: bool | None = None
     """Put questions into the model's chat template; None: if it has one."""
 
 
 def read_items(source: str | Sequence[T], kind: type[T], limit: int | None = None) -> tuple[T, ...]:
-    """The items of `source`, checked, with an id each, at most `limit` of them evenly spaced.
+    """The items of `source`, checked, with an id each, at most `limit` of them.
 
     Raises:
         UserError: the file is missing, a line is not an item (names file, line and field), ids repeat, or there is no item.
@@ -62,7 +63,9 @@ def read_items(source: str | Sequence[T], kind: type[T], limit: int | None = Non
         seen.add(item.id)
     if limit is None or limit >= len(items):
         return tuple(items)
-    return tuple(items[i * len(items) // limit] for i in range(limit))
+    # By a hash of the id: every so-many-th item of a list that repeats a pattern would be of one kind.
+    chosen = sorted(range(len(items)), key=lambda i: hashlib.sha256(items[i].id.encode()).digest())[:limit]
+    return tuple(items[i] for i in sorted(chosen))
 
 
 def _text_of(source: str) -> tuple[str, str]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def slices(folder: Path, count: int) -> tuple[Probe, ...]:
-    """Probes over the slices found under `folder` (or `folder`/data), `count` evenly spaced items each.
+    """Probes over the slices found under `folder` (or `folder`/data), `count` items each.
 
     Raises:
         UserError: the folder is not there.

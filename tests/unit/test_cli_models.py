@@ -40,7 +40,7 @@ def test_measure_prints_a_table_and_writes_items(here: Path, capsys: pytest.Capt
     (scores,) = json.loads((here / "out.json").read_text())
     probes = {probe["probe"]: probe for probe in scores["probes"]}
     assert {"mine", "held_loss"} <= set(probes)
-    assert [item["id"] for item in probes["mine"]["items"]] == ["t0", "t1", "t3", "t4"]
+    assert [item["id"] for item in probes["mine"]["items"]] == ["t0", "t1", "t2", "t4"]
     mean = sum(item["score"] for item in probes["mine"]["items"]) / 4
     assert f"{mean:.3f}" in out
 

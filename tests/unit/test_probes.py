@@ -246,11 +246,19 @@ class Named(Item):
     value: int
 
 
+def test_a_limit_takes_all_kinds_of_a_list_that_repeats_a_pattern():
+    items = tuple(Named(id=f"item-{i}", value=i) for i in range(120))
+    kinds = [item.value % 3 for item in read_items(items, Named, 40)]
+    assert len(kinds) == 40 and all(7 <= kinds.count(kind) <= 20 for kind in range(3))
+    assert {item.id for item in read_items(items, Named, 20)} < {item.id for item in read_items(items, Named, 40)}
+
+
 def test_items_are_read_limited_and_checked(tmp_path):
     file = tmp_path / "items.jsonl"
     file.write_text("".join(f'{{"id": "n{i}", "value": {i}}}\n' for i in range(10)) + "\n")
     assert [item.value for item in read_items(str(file), Named)] == list(range(10))
-    assert [item.value for item in read_items(str(file), Named, 3)] == [0, 3, 6]
+    # the three whose ids have the smallest SHA-256, in the list's order
+    assert [item.value for item in read_items(str(file), Named, 3)] == [2, 6, 8]
     assert [item.id for item in read_items((Named(value=1), Named(value=2)), Named)] == ["Named:0", "Named:1"]
     for content, message in [
         ('{"value": 1}\n{"value": "x"}\n', r"items\.jsonl:2: field 'value': .*integer.*\(fields of an item: id, value\)"),
