@@ -6,7 +6,6 @@ the SHA-256 of every file; one that is torn, truncated or foreign is refused wit
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -18,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tempering.home import atomic_folder
+from tempering.home import atomic_folder, sha256_file
 
 FORMAT = 1
 
@@ -37,7 +36,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
     with atomic_folder(target) as work:
         save_file({name: t.detach().to("cpu", copy=True).contiguous() for name, t in sorted(tensors.items())}, work / "tensors.safetensors")
         (work / "state.json").write_text(json.dumps(dict(state)))
-        files = {path.name: _sha256(path) for path in sorted(work.iterdir())}
+        files = {path.name: sha256_file(path, remember=False) for path in sorted(work.iterdir())}
         (work / "manifest.json").write_text(json.dumps({"format": FORMAT, "step": step, "sha256": files}))
     for old in steps(folder)[:-keep]:
         shutil.rmtree(folder / f"step-{old:06d}")
@@ -62,7 +61,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if manifest["format"] != FORMAT:
             raise ValueError(f"checkpoint {path} has format {manifest['format']}; this version reads {FORMAT}")
         for name, digest in manifest["sha256"].items():
-            if _sha256(path / name) != digest:
+            if sha256_file(path / name, remember=False) != digest:
                 raise ValueError(f"checkpoint {path}: {name} does not match its checksum (torn or changed)")
         return load_file(path / "tensors.safetensors"), json.loads((path / "state.json").read_text())
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
@@ -108,8 +107,3 @@ def load_optimizer(optimizer: torch.optim.Optimizer, prefix: str, tensors: Mappi
         # JSON turns tuples (betas) into lists.
         group.update({k: tuple(v) for k, v in group.items() if isinstance(live.get(k), tuple)})
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,8 +60,3 @@ class Display:
 
 def _plain(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
-
-
-def is_interactive() -> bool:
-    """Whether a person watches standard error."""
-    return sys.stderr.isatty()

@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tempering.config import Budget
 from tempering.display import Display
 from tempering.errors import Interrupted, UserError
 from tempering.held import Rows, samples, target_probes
@@ -130,6 +131,7 @@ class Experiment:
     def __init__(self, recipe: str, values: Mapping[str, Any], folder: RunFolder, key: str, options: Options) -> None:
         self.recipe, self.values, self.folder, self.key, self.options = recipe, values, folder, key, options
         self.display = options.display
+        self.budget: Budget = values.get("budget") or Budget(keep="none")  # A recipe without a budget measures no more than its target.
         self.lock: dict[str, Any] = {}
         self.stopper: Any = None
         self.model_spec = ""
@@ -217,14 +219,11 @@ class Experiment:
         import numpy as np
 
         order = np.random.Generator(np.random.PCG64(seed)).permutation(len(train)).tolist()
-        size = max(1, min(self._max_test(), len(train) // 10))
+        size = max(1, min(self.budget.max_test, len(train) // 10))
         if len(train) < 2:
             raise UserError(f"data {data}: 1 usable row; at least 2 are needed (one to train on, one to hold out), or give held-out rows with --test")
         self.display.say(f"held out {size} of {len(train)} rows to measure with (--test gives your own)")
         return Rows(train, sorted(order[size:])), Rows(train, sorted(order[:size]))
-
-    def _max_test(self) -> int:
-        return getattr(self.values.get("budget"), "max_test", 200)
 
     def _table(self, role: str, data: str, make_row: Callable[..., Row | None], shape: str, limit: int | None, how: Mapping[str, Any]) -> Any:
         from tempering.data import RowReport, Table, read
@@ -286,9 +285,8 @@ class Experiment:
         adapter, path = TypeAdapter(types.Scores), self.folder.path / f"{name}.scores.json"
         if path.exists():
             return adapter.validate_json(path.read_bytes())
-        wish = getattr(self.values.get("budget"), "keep", "none")
-        battery = () if wish == "none" else keep_battery(policy, quick=wish == "quick")
-        probes = (*target_probes(held, self._max_test()), *battery)
+        battery = () if self.budget.keep == "none" else keep_battery(policy, quick=self.budget.keep == "quick")
+        probes = (*target_probes(held, self.budget.max_test), *battery)
         with self.display.phase(f"measuring {name}", len(probes)) as phase:
             scores = measure(policy, probes, say=self.display.say, progress=lambda probe, done, total: phase.advance(done, total, probe))
         self._check_gates(scores)
@@ -300,7 +298,8 @@ class Experiment:
         from tempering.gates import check
         from tempering.ledger import compare
 
-        check(compare(scores, scores), list(getattr(self.values.get("budget"), "gate", ())))
+        if self.budget.gate:
+            check(compare(scores, scores), self.budget.gate)
 
     def fit(self, name: str, policy: Policy, objective: Objective, train: Sequence[Row], held: Sequence[Row]) -> Policy:
         """Train, save the model, and give back the tuned policy. A model that a resumed run has saved already is loaded instead."""
@@ -367,7 +366,7 @@ class Experiment:
         from tempering.ledger import compare
 
         ledger = compare(before, after, cost=self.cost, kl=self._divergence(policy))
-        gates = check(ledger, list(getattr(self.values.get("budget"), "gate", ())))
+        gates = check(ledger, self.budget.gate)
         ledger = replace(ledger, gates=tuple(gates))
         ledger.write(self.folder.path / "ledger.json")
         self.folder.write("lock.json", lock(self.lock))
@@ -387,7 +386,7 @@ class Experiment:
         from tempering.keep import divergence_texts
         from tempering.measure import kl_from
 
-        if getattr(self.values.get("budget"), "keep", "none") == "none":
+        if self.budget.keep == "none":
             return {}
         with self.display.phase("divergence from the start model"):
             adapter = policy.handle is not None and getattr(self.values.get("scope"), "kind", "") == "lora"

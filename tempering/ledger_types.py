@@ -6,14 +6,13 @@ Reading a ledger needs neither NumPy, SciPy nor torch: every number in it is alr
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from tempering.errors import UserError
+from tempering.home import write_atomic
 from tempering.stats import Interval
 
 VERSION = 1
@@ -199,15 +198,8 @@ class Ledger:
             raise UserError(f"{name}: field {where}: {first['msg']}; make the ledger again with `temper compare`.") from None
 
     def write(self, path: Path) -> None:
-        """Write to a temporary name in the same folder, then rename, so that a half-written ledger never looks whole."""
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(self.to_json())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        """Write the whole file or nothing."""
+        write_atomic(path, self.to_json())
 
     @classmethod
     def read(cls, path: Path) -> Ledger:

@@ -37,7 +37,7 @@ class RunFolder:
         if resume:
             status = self.read("status.json")
             pid = status.get("pid")
-            if status.get("state") == "running" and status.get("host") == socket.gethostname() and isinstance(pid, int) and _alive(pid):
+            if status.get("state") == "running" and status.get("host") == socket.gethostname() and isinstance(pid, int) and alive(pid):
                 raise UserError(f"run {path} is still running (process {pid}); wait for it, or stop it first")
             return
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -109,10 +109,11 @@ def _git() -> str | None:
     return commit + ("+" if dirty else "")
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether a process of this machine is there."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

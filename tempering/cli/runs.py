@@ -79,18 +79,11 @@ def read_run(folder: Path) -> RunInfo:
 
 
 def _alive(pid: int, host: str) -> bool:
-    import os
     import socket
 
-    if host and host != socket.gethostname():
-        return True  # another machine's process cannot be asked
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+    from tempering.runs import alive
+
+    return (bool(host) and host != socket.gethostname()) or alive(pid)  # another machine's process cannot be asked
 
 
 def headline(ledger: Mapping[str, Any]) -> tuple[float | None, float | None]:
@@ -180,9 +173,8 @@ def lost(run: Path, /, *, side: Literal["keep", "target"] | None = None) -> int:
         side: only the items of the keep battery, or only those of the target.
     """
     from tempering.ledger_types import Ledger
-    from tempering.lost import lost_records
+    from tempering.lost import write_lost
 
     path = run if run.is_file() else _run_folder(run, "ledger.json") / "ledger.json"
-    for row in lost_records(Ledger.read(path), side=side, say=lambda text: print(clean(text), file=sys.stderr)):
-        print(json.dumps(row, ensure_ascii=False))
+    write_lost(Ledger.read(path), sys.stdout, side=side, say=lambda text: print(clean(text), file=sys.stderr))
     return 0
