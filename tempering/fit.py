@@ -7,7 +7,6 @@ without gradient. What the run needs to go on to the same bits is in its checkpo
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tempering import checkpoint, optim
+from tempering import optim
 from tempering.config import Optimizer, Schedule, Training
 from tempering.errors import Interrupted, UserError
 from tempering.layout import split, to
+from tempering.progress import Progress
 from tempering.reduce import count, reduce
 from tempering.signals import Engine, Live, compute, engine_for, owner
 from tempering.types import Context, Objective, Parts, Role, Run, Stream
@@ -180,62 +180,57 @@ def fit(
         if training.checkpointing and role.handle is not None:
             role.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
 
-    loop = _Loop(live, optimizers, stream, folder, training.keep_checkpoints)
-    if resume and folder is not None:
-        loop.resume(say)
-    elif folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.jsonl").write_text("")
-    saved_at = loop.step
-    while loop.step < steps:
-        if stopper.reason:
-            if folder is not None and saved_at != loop.step:
-                loop.save()
-            raise Interrupted(f"stopped by {stopper.reason} at step {loop.step} of {steps}")
-        began = time.perf_counter()
-        parts = to(stream.next(Run(live, loop.step, seed)), engine.device)
-        divisors = count_terms(objective, [parts])
-        log = Means()
-        micros = [(lambda m=micro: m) for micro in split(parts, training.micro_tokens)]
-        loss = total(live, objective, micros, divisors, loop.step, engine, log)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at step {loop.step + 1}; lower the learning rate (--lr), or look for NaN in the data with temper check"
-            )
-        factor = optim.rate(schedule, loop.step, steps)
-        metrics: dict[str, Any] = {"step": loop.step + 1, "loss": loss, "lr": settings.get("policy", optimizer).lr * factor, **log.means()}
-        for name, opt in optimizers.items():
-            params = [p for group in opt.param_groups for p in group["params"]]
-            norm = torch.nn.utils.clip_grad_norm_(params, training.clip if training.clip is not None else math.inf)
-            metrics["grad_norm" if name == "policy" else f"{name}.grad_norm"] = float(norm)
-            optim.set_rate(opt, settings[name].lr * factor)
-            opt.step()
-            opt.zero_grad(set_to_none=True)
-        loop.step += 1
-        loop.tokens += sum(batch.num_tokens for batch in parts.values())
-        spent = time.perf_counter() - began
-        loop.seconds += spent
-        metrics |= {"tokens": loop.tokens, "tokens_per_s": sum(b.num_tokens for b in parts.values()) / max(spent, 1e-9)}
-        last = loop.step == steps
-        if evaluation is not None and (last or (evaluation.every and loop.step % evaluation.every == 0)):
-            metrics |= evaluate(live, objective, evaluation, training, engine, loop.step)
-            loop.judge(metrics, evaluation)
-        loop.metrics = metrics
-        loop.write(metrics)
-        if on_metrics is not None:
-            on_metrics(metrics)
-        if evaluation is not None and evaluation.patience and loop.bad >= evaluation.patience:
-            say(f"stopped early at step {loop.step}: no better evaluation for {loop.bad} in a row")
-            break
-        if folder is not None and training.save_every and loop.step % training.save_every == 0 and not last:
-            loop.save()
-            saved_at = loop.step
-    if evaluation is not None and evaluation.keep_best and loop.best is not None and loop.best["step"] != loop.step:
-        loop.load_best()
-        say(f"ending with the weights of step {loop.best['step']:.0f}, the best evaluation ({loop.best['eval.loss']:.4f})")
+    progress = Progress(live, optimizers, stream, folder, training.save_every, training.keep_checkpoints, say)
+    try:
+        progress.begin(resume)
+        while progress.step < steps:
+            if stopper.reason:
+                progress.save_now()
+                raise Interrupted(f"stopped by {stopper.reason} at step {progress.step} of {steps}")
+            began = time.perf_counter()
+            parts = to(stream.next(Run(live, progress.step, seed)), engine.device)
+            divisors = count_terms(objective, [parts])
+            log = Means()
+            micros = [(lambda m=micro: m) for micro in split(parts, training.micro_tokens)]
+            loss = total(live, objective, micros, divisors, progress.step, engine, log)
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"the loss is {loss} at step {progress.step + 1}; lower the learning rate (--lr), or look for NaN in the data with temper check"
+                )
+            factor = optim.rate(schedule, progress.step, steps)
+            metrics: dict[str, Any] = {"step": progress.step + 1, "loss": loss, "lr": settings.get("policy", optimizer).lr * factor, **log.means()}
+            for name, opt in optimizers.items():
+                params = [p for group in opt.param_groups for p in group["params"]]
+                norm = torch.nn.utils.clip_grad_norm_(params, training.clip if training.clip is not None else math.inf)
+                metrics["grad_norm" if name == "policy" else f"{name}.grad_norm"] = float(norm)
+                optim.set_rate(opt, settings[name].lr * factor)
+                opt.step()
+                opt.zero_grad(set_to_none=True)
+            progress.step += 1
+            progress.tokens += sum(batch.num_tokens for batch in parts.values())
+            spent = time.perf_counter() - began
+            progress.seconds += spent
+            metrics |= {"tokens": progress.tokens, "tokens_per_s": sum(b.num_tokens for b in parts.values()) / max(spent, 1e-9)}
+            last = progress.step == steps
+            if evaluation is not None and (last or (evaluation.every and progress.step % evaluation.every == 0)):
+                metrics |= evaluate(live, objective, evaluation, training, engine, progress.step)
+                progress.judge(metrics, evaluation.keep_best and evaluation.every > 0)
+            progress.count(metrics)
+            if on_metrics is not None:
+                on_metrics(metrics)
+            if evaluation is not None and evaluation.patience and progress.bad >= evaluation.patience:
+                say(f"stopped early at step {progress.step}: no better evaluation for {progress.bad} in a row")
+                break
+            if not last:
+                progress.save_if_due()
+    finally:
+        progress.close()
+    if evaluation is not None and evaluation.keep_best and progress.best is not None and progress.best["step"] != progress.step:
+        progress.load_best()
+        say(f"ending with the weights of step {progress.best['step']:.0f}, the best evaluation ({progress.best['eval.loss']:.4f})")
     for role in live.values():
         role.model.eval()
-    return Fitted(live, loop.step, loop.metrics, loop.best, loop.tokens, loop.seconds)
+    return Fitted(live, progress.step, progress.metrics, progress.best, progress.tokens, progress.seconds)
 
 
 def evaluate(
@@ -254,102 +249,3 @@ def evaluate(
     for name, role in live.items():
         role.model.train(modes[name])
     return {"eval.loss": loss, **{f"eval.{name}": value for name, value in log.means().items()}}
-
-
-class _Loop:
-    """The state of a run between steps, and how it is saved and put back."""
-
-    def __init__(
-        self, live: Mapping[str, Live], optimizers: Mapping[str, torch.optim.Optimizer], stream: Stream, folder: Path | None, keep: int
-    ) -> None:
-        self.live, self.optimizers, self.stream, self.folder, self.keep = live, optimizers, stream, folder, keep
-        self.step, self.tokens, self.seconds, self.bad = 0, 0, 0.0, 0
-        self.metrics: dict[str, Any] = {}
-        self.best: dict[str, float] | None = None
-        self.best_weights: dict[str, Tensor] | None = None
-
-    def weights(self) -> dict[str, Tensor]:
-        """All trained parameters as "role/name"."""
-        return {f"{name}/{p}": t for name in self.optimizers for p, t in self.live[name].handle.params.items()}  # type: ignore[union-attr]
-
-    def judge(self, metrics: Mapping[str, Any], evaluation: Evaluation) -> None:
-        """Note whether this evaluation is the best so far; keep a copy of its weights."""
-        if self.best is None or metrics["eval.loss"] < self.best["eval.loss"]:
-            self.best, self.bad = {"step": metrics["step"], "eval.loss": metrics["eval.loss"]}, 0
-            if evaluation.keep_best and evaluation.every:
-                self.best_weights = {name: t.detach().clone() for name, t in self.weights().items()}
-        else:
-            self.bad += 1
-
-    def load_best(self) -> None:
-        """Put the weights of the best evaluation back."""
-        assert self.best_weights is not None
-        with torch.no_grad():
-            for name, t in self.weights().items():
-                t.copy_(self.best_weights[name])
-
-    def write(self, metrics: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl; numbers that JSON has no word for become null."""
-        if self.folder is None:
-            return
-        finite = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in metrics.items()}
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(finite) + "\n")
-
-    def save(self) -> None:
-        """Write a checkpoint."""
-        assert self.folder is not None
-        tensors = {f"weights/{name}": t for name, t in self.weights().items()}
-        tensors |= {f"best/{name}": t for name, t in (self.best_weights or {}).items()}
-        tensors["rng"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["rng.cuda"] = torch.cuda.get_rng_state()
-        states = {}
-        for name, opt in self.optimizers.items():
-            mine, states[name] = checkpoint.optimizer_tensors(opt, f"optimizer/{name}")
-            tensors |= mine
-        rest = {
-            "step": self.step,
-            "tokens": self.tokens,
-            "seconds": self.seconds,
-            "bad": self.bad,
-            "best": self.best,
-            "metrics": self.metrics,
-            "stream": self.stream.state(),
-            "optimizers": states,
-        }
-        checkpoint.save(self.folder / "checkpoints", self.step, tensors, rest, self.keep)
-
-    def resume(self, say: Callable[[str], None]) -> None:
-        """Go on from the newest whole checkpoint; from the start if there is none."""
-        assert self.folder is not None
-        found = checkpoint.newest(self.folder / "checkpoints", say)
-        if found is None:
-            say("no checkpoint to resume from; starting at step 0")
-            (self.folder / "metrics.jsonl").write_text("")
-            return
-        tensors, rest = found
-        now = self.weights()
-        then = {name.removeprefix("weights/"): t for name, t in tensors.items() if name.startswith("weights/")}
-        if {n: t.shape for n, t in now.items()} != {n: t.shape for n, t in then.items()}:
-            raise UserError(
-                f"the checkpoint in {self.folder} belongs to other parameters than this run trains; use its own settings, or another --out"
-            )
-        with torch.no_grad():
-            for name, t in now.items():
-                t.copy_(then[name])
-        best = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
-        self.best_weights = best or None
-        for name, opt in self.optimizers.items():
-            checkpoint.load_optimizer(opt, f"optimizer/{name}", tensors, rest["optimizers"][name])
-        self.stream.load(rest["stream"])
-        torch.set_rng_state(tensors["rng"])
-        if "rng.cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["rng.cuda"])
-        self.step, self.tokens, self.seconds, self.bad = rest["step"], rest["tokens"], rest["seconds"], rest["bad"]
-        self.best, self.metrics = rest["best"], rest["metrics"]
-        path = self.folder / "metrics.jsonl"
-        lines = [line for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
-        # A killed process may have left lines after the checkpoint, the last one perhaps torn.
-        path.write_text("".join(line + "\n" for line in lines[: self.step] if json.loads(line)["step"] <= self.step))
-        say(f"resumed at step {self.step}")
