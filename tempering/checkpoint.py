@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -27,6 +28,9 @@ from tempering.errors import UserError
 from tempering.home import atomic_folder, sha256_file
 
 FORMAT = 2
+
+# Said of every run of one process, which is what is meant.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized", category=UserWarning)
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int, world: World = ALONE) -> Path:
@@ -160,12 +164,9 @@ class Saver:
     """
 
     def __init__(self, folder: Path, keep: int, landed: int, say: Callable[[str], None], world: World = ALONE) -> None:
-        from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
-
         self.folder, self.keep, self.landed, self.say = folder, keep, landed, say
         self._world = world.beside()
-        # One more copy of the weights in ordinary memory, reused by every checkpoint.
-        self._stager = DefaultStager(StagingOptions(False, False, False, False))
+        self._stager: Any = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: tuple[int, Future[Path]] | None = None
         if world.first and folder.is_dir():
@@ -177,7 +178,12 @@ class Saver:
     def start(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Copy everything to memory and begin to write it; waits first for a checkpoint that is still being written."""
         self.wait()
-        copied: Any = self._stager.stage({name: t.detach() for name, t in tensors.items()})
+        if self._stager is None:
+            from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+            # One more copy of the weights in ordinary memory, reused by every checkpoint.
+            self._stager = DefaultStager(StagingOptions(False, False, False, False))
+        copied = self._stager.stage({name: t.detach() for name, t in tensors.items()})
         frozen = json.loads(json.dumps(dict(state)))
         self._writing = step, self._thread.submit(save, self.folder, step, copied, frozen, self.keep, self._world)
 
@@ -198,7 +204,8 @@ class Saver:
         """Wait, and end the thread."""
         self.wait()
         self._thread.shutdown()
-        self._stager.close()
+        if self._stager is not None:
+            self._stager.close()
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------ optimizers

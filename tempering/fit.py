@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from torch import Tensor
 
 from tempering import optim
 from tempering.config import Optimizer, Schedule, Training
+from tempering.distributed.shares import same, share
+from tempering.distributed.world import ALONE, World, current
 from tempering.errors import Interrupted, UserError
-from tempering.layout import split, to
+from tempering.layout import to
 from tempering.progress import Progress
 from tempering.reduce import count, reduce
 from tempering.signals import Engine, Live, compute, engine_for, owner
@@ -39,9 +41,11 @@ class Means:
             self.sums[name] = self.sums.get(name, 0.0) + float(value.detach().float().sum())
             self.counts[name] = self.counts.get(name, 0) + value.numel()
 
-    def means(self) -> dict[str, float]:
-        """name -> mean; names without elements are left out."""
-        return {name: self.sums[name] / n for name, n in sorted(self.counts.items()) if n}
+    def means(self, world: World = ALONE) -> dict[str, float]:
+        """name -> mean over all processes; names without elements are left out."""
+        names = sorted(self.counts)
+        totals = world.sums([*(self.sums[name] for name in names), *(self.counts[name] for name in names)])
+        return {name: total / n for name, total, n in zip(names, totals, totals[len(names) :], strict=False) if n}
 
 
 def total(
@@ -52,11 +56,12 @@ def total(
     step: int,
     engine: Engine,
     log: Means,
+    world: World = ALONE,
 ) -> float:
     """The loss of one step, or of a whole evaluation set, over its micro-batches; with gradients enabled, each share is back-propagated at once.
 
     Args:
-        micros: a call gives one micro-batch, already on the device (called once more when the objective couples the step).
+        micros: a call gives one micro-batch of this process, already on the device (called once more when the objective couples the step).
         divisors: one for each term of the objective, counted over everything.
     """
     terms = objective.terms()
@@ -72,6 +77,9 @@ def total(
                     for name, value in terms[i][1].stats(parts, signals).items():
                         mine = stats.setdefault(i, {})
                         mine[name] = mine[name] + value if name in mine else value
+        for i in coupled:
+            names = sorted(stats[i])
+            stats[i] = dict(zip(names, world.add([stats[i][name] for name in names]), strict=True))
     loss_sum = 0.0
     for micro in micros:
         parts = micro()
@@ -83,7 +91,7 @@ def total(
         if torch.is_grad_enabled() and loss.requires_grad:
             loss.backward()
         loss_sum += float(loss.detach())
-    return loss_sum
+    return world.sums([loss_sum])[0]
 
 
 def count_terms(objective: Objective, batches: Iterable[Parts]) -> list[float]:
@@ -146,6 +154,7 @@ def fit(
     say: Callable[[str], None] = print,
     on_metrics: Callable[[Mapping[str, Any]], None] | None = None,
     stopper: Stopper | None = None,
+    world: World | None = None,
 ) -> Fitted:
     """Move the weights of the trainable roles by the gradient of `objective` on the parts of `stream`.
 
@@ -156,6 +165,8 @@ def fit(
         folder: where metrics.jsonl and checkpoints go; None keeps nothing.
         resume: go on from the newest whole checkpoint in `folder`, to the same bits (float32, one thread).
         seed: of initialisation and dropout.
+        world: the processes that train together, each of which calls this with the same arguments; None takes those this one was started with.
+            They share the weights and each step; the first writes, and alone has whole weights at the end.
 
     Raises:
         UserError: the loss is not finite, or the checkpoint belongs to other parameters.
@@ -164,6 +175,7 @@ def fit(
     optimizer, schedule, training = optimizer or Optimizer(), schedule or Schedule(), training or Training()
     engine = engine or engine_for(training)
     stopper = stopper or Stopper()
+    world = world or current()
     torch.manual_seed(seed)
     for role in roles.values():
         role.model.to(engine.device)
@@ -171,38 +183,57 @@ def fit(
     trainable = {name: role for name, role in live.items() if role.handle is not None}
     if not trainable:
         raise ValueError("nothing trains: no role has a scope")
+    frozen: list[torch.nn.Module] = []
     if any(owner(s)[0] == "reference" for names in objective.needs.values() for s in names) and "reference" not in live:
         live["policy"].handle.keep_reference()  # type: ignore[union-attr]
-    settings = {name: roles[name].optimizer or optimizer for name in trainable}
-    optimizers = {name: optim.build(settings[name], role.handle.params) for name, role in trainable.items()}  # type: ignore[union-attr]
+        with live["policy"].handle.off() as reference:  # type: ignore[union-attr]
+            frozen.append(reference)
     for role in live.values():
         role.model.train(role.handle is not None)
         if training.checkpointing and role.handle is not None:
             role.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+    sharded = None
+    if world.size > 1:
+        # Takes seconds to import.
+        from tempering.distributed.shard import Sharded
 
-    progress = Progress(live, optimizers, stream, folder, training.save_every, training.keep_checkpoints, say)
+        sharded = Sharded(live, frozen, world, engine.device, engine.dtype)
+        engine = replace(engine, run=sharded.run)
+        # Initialisation was the same everywhere; dropout must not be.
+        torch.manual_seed(seed + world.rank)
+    settings = {name: roles[name].optimizer or optimizer for name in trainable}
+    optimizers = {name: optim.build(settings[name], role.handle.params) for name, role in trainable.items()}  # type: ignore[union-attr]
+    progress = Progress(live, optimizers, stream, folder, training.save_every, training.keep_checkpoints, say, world)
     try:
         progress.begin(resume)
         while progress.step < steps:
-            if stopper.reason:
+            # A signal may reach the processes at different steps.
+            if reason := next(filter(None, world.gather(stopper.reason)), ""):
                 progress.save_now()
-                raise Interrupted(f"stopped by {stopper.reason} at step {progress.step} of {steps}")
+                raise Interrupted(f"stopped by {reason} at step {progress.step} of {steps}")
             began = time.perf_counter()
-            parts = to(stream.next(Run(live, progress.step, seed)), engine.device)
+            parts = stream.next(Run(live, progress.step, seed))
+            same(parts, progress.step, world)
+            parts = to(parts, engine.device)
             divisors = count_terms(objective, [parts])
             log = Means()
-            micros = [(lambda m=micro: m) for micro in split(parts, training.micro_tokens)]
-            loss = total(live, objective, micros, divisors, progress.step, engine, log)
+            micros = [(lambda m=micro: m) for micro in share(parts, training.micro_tokens, world)]
+            loss = total(live, objective, micros, divisors, progress.step, engine, log, world)
             if not math.isfinite(loss):
                 raise UserError(
                     f"the loss is {loss} at step {progress.step + 1}; lower the learning rate (--lr), or look for NaN in the data with temper check"
                 )
             factor = optim.rate(schedule, progress.step, steps)
-            metrics: dict[str, Any] = {"step": progress.step + 1, "loss": loss, "lr": settings.get("policy", optimizer).lr * factor, **log.means()}
+            metrics: dict[str, Any] = {
+                "step": progress.step + 1,
+                "loss": loss,
+                "lr": settings.get("policy", optimizer).lr * factor,
+                **log.means(world),
+            }
             for name, opt in optimizers.items():
                 params = [p for group in opt.param_groups for p in group["params"]]
                 norm = torch.nn.utils.clip_grad_norm_(params, training.clip if training.clip is not None else math.inf)
-                metrics["grad_norm" if name == "policy" else f"{name}.grad_norm"] = float(norm)
+                metrics["grad_norm" if name == "policy" else f"{name}.grad_norm"] = float(norm) if sharded is None else sharded.number(norm)
                 optim.set_rate(opt, settings[name].lr * factor)
                 opt.step()
                 opt.zero_grad(set_to_none=True)
@@ -213,7 +244,7 @@ def fit(
             metrics |= {"tokens": progress.tokens, "tokens_per_s": sum(b.num_tokens for b in parts.values()) / max(spent, 1e-9)}
             last = progress.step == steps
             if evaluation is not None and (last or (evaluation.every and progress.step % evaluation.every == 0)):
-                metrics |= evaluate(live, objective, evaluation, training, engine, progress.step)
+                metrics |= evaluate(live, objective, evaluation, training, engine, progress.step, world)
                 progress.judge(metrics, evaluation.keep_best and evaluation.every > 0)
             progress.count(metrics)
             if on_metrics is not None:
@@ -228,13 +259,21 @@ def fit(
     if evaluation is not None and evaluation.keep_best and progress.best is not None and progress.best["step"] != progress.step:
         progress.load_best()
         say(f"ending with the weights of step {progress.best['step']:.0f}, the best evaluation ({progress.best['eval.loss']:.4f})")
+    if sharded is not None:
+        sharded.gather()
     for role in live.values():
         role.model.eval()
     return Fitted(live, progress.step, progress.metrics, progress.best, progress.tokens, progress.seconds)
 
 
 def evaluate(
-    live: Mapping[str, Live], objective: Objective, evaluation: Evaluation, training: Training, engine: Engine, step: int
+    live: Mapping[str, Live],
+    objective: Objective,
+    evaluation: Evaluation,
+    training: Training,
+    engine: Engine,
+    step: int,
+    world: World = ALONE,
 ) -> dict[str, float]:
     """The objective over the held-out rows, exactly as if they were one step: {"eval.loss": ..., "eval.margin": ...}."""
     modes = {name: role.model.training for name, role in live.items()}
@@ -244,8 +283,8 @@ def evaluate(
     with torch.no_grad():
         batches = list(evaluation.batches())
         divisors = count_terms(objective, batches)
-        micros = [(lambda m=m: to(m, engine.device)) for parts in batches for m in split(parts, training.micro_tokens)]
-        loss = total(live, objective, micros, divisors, step, engine, log)
+        micros = [(lambda m=m: to(m, engine.device)) for parts in batches for m in share(parts, training.micro_tokens, world)]
+        loss = total(live, objective, micros, divisors, step, engine, log, world)
     for name, role in live.items():
         role.model.train(modes[name])
-    return {"eval.loss": loss, **{f"eval.{name}": value for name, value in log.means().items()}}
+    return {"eval.loss": loss, **{f"eval.{name}": value for name, value in log.means(world).items()}}

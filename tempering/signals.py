@@ -10,7 +10,7 @@ policy with its scope switched off.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,12 +36,14 @@ KNOWN = FROM_HEAD | {"value"}
 class Engine:
     """How forward passes are run. Nothing here changes a result beyond rounding.
 
-    `layout` rows of one segment ("padded") or several ("packed"); `dtype` bfloat16 runs matmuls under autocast.
+    `layout` rows of one segment ("padded") or several ("packed"); `dtype` bfloat16 runs matmuls under autocast; `run` does something with a model
+    while its weights are there, which matters where they lie in pieces on several processes.
     """
 
     layout: LayoutKind = "packed"
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    run: Callable[[nn.Module, Callable[[], dict[str, Tensor]]], dict[str, Tensor]] = lambda model, action: action()
 
 
 def engine_for(training: Training) -> Engine:
@@ -133,9 +135,20 @@ def forward(model: nn.Module, batch: Batch, signals: frozenset[str], engine: Eng
     """One model on one batch: signals per token, 0 outside the mask; "logits" are [T, V]."""
     scored_N = (batch.weight_T != 0).nonzero().squeeze(-1)
     if scored_N.numel() == 0:
-        # The model still takes part (with a zero) so that every parameter has a gradient of the right kind.
-        zero = torch.zeros(batch.num_tokens, device=batch.ids_T.device)
+        # The model still takes part (with a zero): every parameter has a gradient, and no other process waits for this one's part in a sharded layer.
+        nothing = sum(value.sum() for value in forward(model, _placeholder(batch.ids_T.device), signals, engine).values()) * 0.0
+        zero = torch.zeros(batch.num_tokens, device=batch.ids_T.device) + nothing
         return {signal: zero for signal in signals}
+    return engine.run(model, lambda: _forward(model, batch, scored_N, signals, engine))
+
+
+def _placeholder(device: torch.device) -> Batch:
+    """One segment of two tokens, the second scored."""
+    two = torch.zeros(2, dtype=torch.long, device=device)
+    return Batch(two, two, torch.tensor([0.0, 1.0], device=device), two[:1])
+
+
+def _forward(model: nn.Module, batch: Batch, scored_N: Tensor, signals: frozenset[str], engine: Engine) -> dict[str, Tensor]:
     kind: LayoutKind = engine.layout if engine.layout == "padded" or packs(model) else "padded"
     layout = arrange(batch, kind)
     autocast = torch.autocast(engine.device.type, engine.dtype) if engine.dtype != torch.float32 else nullcontext()

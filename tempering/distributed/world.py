@@ -6,8 +6,11 @@ Small facts travel as plain values (`gather`), numbers as float64 (`sums`, in th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +20,11 @@ from torch import distributed as dist
 from tempering.errors import UserError
 
 T = TypeVar("T")
+
+RENDEZVOUS = "TEMPERING_RENDEZVOUS"
+"""Where the processes of a run find each other, as torch.distributed's init_method; by default MASTER_ADDR and MASTER_PORT, as torchrun sets them."""
+PATIENCE = timedelta(days=7)
+"""How long a process waits for another that is alive, for example while the first one measures. One that dies is noticed at once."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class World:
 
     def beside(self) -> World:
         """The same processes with a line of their own, for a thread that talks while training does. Every process must ask for it at once."""
-        return World(self.rank, self.size, dist.new_group(backend="gloo")) if self.size > 1 else self
+        return World(self.rank, self.size, dist.new_group(backend="gloo", timeout=PATIENCE)) if self.size > 1 else self
 
     def gather(self, value: T) -> list[T]:
         """Everyone's value, by rank."""
@@ -54,10 +62,8 @@ class World:
 
     def add(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Element-wise sums of tensors [any shape] over all processes, on their own devices."""
-        if self.size == 1:
-            return list(tensors)
-        gathered = self.gather([t.detach().cpu() for t in tensors])
-        return [torch.stack(column).sum(0).to(mine.device) for mine, column in zip(tensors, zip(*gathered, strict=True), strict=True)]
+        everyone = self.gather([t.detach().cpu() for t in tensors])
+        return [torch.stack(column).sum(0).to(mine.device) for mine, column in zip(tensors, zip(*everyone, strict=True), strict=True)]
 
     def together(self, action: Callable[[], T]) -> T:
         """Do something on every process.
@@ -84,3 +90,37 @@ class World:
 
 ALONE = World()
 """A run of one process."""
+
+_joined = ALONE
+
+
+def current() -> World:
+    """The world that this process has joined."""
+    return _joined
+
+
+@contextmanager
+def joined() -> Iterator[World]:
+    """Join the processes this one was started with, by the variables that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK); alone without them."""
+    global _joined
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or _joined is not ALONE:
+        yield _joined
+        return
+    rank, here = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.set_device(here)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if gpu else "gloo",
+        init_method=os.environ.get(RENDEZVOUS, "env://"),
+        rank=rank,
+        world_size=size,
+        timeout=PATIENCE,
+    )
+    _joined = World(rank, size, dist.new_group(backend="gloo", timeout=PATIENCE))
+    try:
+        yield _joined
+    finally:
+        _joined = ALONE
+        dist.destroy_process_group()

@@ -1,7 +1,4 @@
-"""A run that is killed at any moment, also while it writes a checkpoint, loses at most the interval and ends with the bits of an undisturbed one.
-
-One process imports everything once and forks a child for every start, so that a kill costs the time of a few steps and not that of an import.
-"""
+"""A run that is killed at any moment, also while it writes a checkpoint, loses at most the interval and ends with the bits of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -9,10 +6,7 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,16 +22,16 @@ from tempering.fit import Evaluation, Stopper, fit
 from tempering.methods.objectives.nll import NLL
 from tempering.methods.scopes.lora import LoRA
 from tempering.types import Role
+from tests.nursery import nursery
 from tests.toy import toy_llama, toy_rows
 
-ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 40, 6
 END = "end.safetensors"
 
 
-def train(folder: Path) -> int:
+def train(path: str) -> int:
     """What a child does; its exit code. SIGTERM asks it to stop, as the command line does."""
-    torch.set_num_threads(1)
+    folder = Path(path)
     stopper = Stopper()
     signal.signal(signal.SIGTERM, lambda number, frame: stopper("SIGTERM"))
     try:
@@ -51,51 +45,6 @@ def train(folder: Path) -> int:
         return stop.exit_code
     save_file(dict(fitted.roles["policy"].handle.params), folder / END)
     return 0
-
-
-class Nursery:
-    """Starts children by forking a process that has everything imported."""
-
-    CODE = (
-        "import os, sys; from pathlib import Path; from tests.contract.test_kill import train\n"
-        "import peft, torch.distributed.checkpoint, torch.distributed.checkpoint.staging\n"
-        "for line in sys.stdin:\n"
-        "    child = os.fork()\n"
-        "    if not child: os._exit(train(Path(line.strip())))\n"
-        "    print(child, flush=True)\n"
-        "    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)\n"
-    )
-
-    def __init__(self) -> None:
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", self.CODE], cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def _number(self) -> int:
-        assert self.process.stdout is not None
-        return int(self.process.stdout.readline())
-
-    def start(self, folder: Path) -> int:
-        """The child's process id."""
-        assert self.process.stdin is not None
-        folder.mkdir(exist_ok=True)
-        self.process.stdin.write(f"{folder}\n")
-        self.process.stdin.flush()
-        return self._number()
-
-    def code(self) -> int:
-        """The exit code of the child, when it has ended; minus the signal that killed it."""
-        return self._number()
-
-
-@pytest.fixture
-def nursery() -> Iterator[Nursery]:
-    made = Nursery()
-    yield made
-    made.process.stdin.close()  # type: ignore[union-attr]
-    made.process.stdout.close()  # type: ignore[union-attr]
-    made.process.wait()
 
 
 def steps_done(folder: Path) -> int:
@@ -126,43 +75,44 @@ def check(folder: Path, undisturbed: Path) -> None:
     assert not writing(folder)
 
 
+TRAIN = f"{__name__}:train"
+
+
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_ends_with_the_same_bits(tmp_path: Path, nursery: Nursery, kills: int) -> None:
+def test_killed_at_random_moments_ends_with_the_same_bits(tmp_path: Path, kills: int) -> None:
     undisturbed = tmp_path / "undisturbed"
-    nursery.start(undisturbed)
-    began = time.monotonic()
-    assert nursery.code() == 0
-    whole = time.monotonic() - began
     # Not seeded, on purpose: every run of this test tries other moments.
     dice = random.Random()
-    done, round_, midwrite = 0, 0, 0
-    while done < kills:
-        folder = tmp_path / f"killed-{round_}"
-        child = nursery.start(folder)
-        number = signal.SIGTERM if done % 3 == 1 else signal.SIGKILL
-        if done % 3 == 2:
-            until = time.monotonic() + whole
-            while not writing(folder) and time.monotonic() < until and not (folder / END).exists():
-                pass
-            midwrite += writing(folder)
-        else:
-            time.sleep(dice.uniform(0, whole / 2))
-        with suppress(ProcessLookupError):  # it may have ended by itself
-            os.kill(child, number)
-        code = nursery.code()
-        if code == 0:
-            check(folder, undisturbed)
-            round_ += 1
-            continue
-        assert code in (-signal.SIGKILL, -signal.SIGTERM, Interrupted.exit_code)
-        lost = steps_done(folder) - newest(folder)
-        assert 0 <= lost <= (0 if code == Interrupted.exit_code else EVERY)
-        done += 1
-    assert midwrite >= kills // 3 - 1
-    folder = tmp_path / f"killed-{round_}"
-    nursery.start(folder)
-    assert nursery.code() == 0
-    check(folder, undisturbed)
+    done, runs, midwrite = 0, 0, 0
+    with nursery() as children:
+        began = time.monotonic()
+        children.run(TRAIN, str(undisturbed))
+        whole = time.monotonic() - began
+        while done < kills:
+            folder = tmp_path / f"killed-{runs}"
+            (child,) = children.start(TRAIN, str(folder))
+            if done % 3 == 2:
+                until = time.monotonic() + whole
+                while not writing(folder) and time.monotonic() < until and not (folder / END).exists():
+                    pass
+                midwrite += writing(folder)
+            else:
+                time.sleep(dice.uniform(0, whole / 2))
+            with suppress(ProcessLookupError):  # it may have ended by itself
+                os.kill(child, signal.SIGTERM if done % 3 == 1 else signal.SIGKILL)
+            (code,) = children.codes()
+            if code == 0:
+                check(folder, undisturbed)
+                runs += 1
+                continue
+            assert code in (-signal.SIGKILL, -signal.SIGTERM, Interrupted.exit_code)
+            lost = steps_done(folder) - newest(folder)
+            assert 0 <= lost <= (0 if code == Interrupted.exit_code else EVERY)
+            done += 1
+        assert midwrite >= kills // 3 - 1
+        folder = tmp_path / f"killed-{runs}"
+        children.run(TRAIN, str(folder))
+        check(folder, undisturbed)
 
 
 def test_a_checkpoint_that_cannot_be_written_is_told_and_training_goes_on(tmp_path: Path) -> None:
