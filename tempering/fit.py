@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tempering import optim
+from tempering import attention, optim
 from tempering.config import Optimizer, Schedule, Training
 from tempering.distributed.shares import same, share
 from tempering.distributed.world import ALONE, World, current
@@ -64,8 +64,22 @@ def total(
         micros: a call gives one micro-batch of this process, already on the device (called once more when the objective couples the step).
         divisors: one for each term of the objective, counted over everything.
     """
+    # Around the backward pass too, where recomputed activations attend again.
+    with attention.segmented(*(role.model for role in roles.values())):
+        return _total(roles, objective, list(micros), divisors, step, engine, log, world)
+
+
+def _total(
+    roles: Mapping[str, Live],
+    objective: Objective,
+    micros: list[Callable[[], Parts]],
+    divisors: list[float],
+    step: int,
+    engine: Engine,
+    log: Means,
+    world: World,
+) -> float:
     terms = objective.terms()
-    micros = list(micros)
     stats: dict[int, dict[str, Tensor]] = {}
     coupled = [i for i, (_, term) in enumerate(terms) if term.couples == "sums"]
     if coupled:

@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from tempering.distributed.world import World
 from tempering.errors import UserError
-from tempering.models.heads import body_and_head, packs
+from tempering.models.heads import attends_by_segments, body_and_head, packs
 from tempering.signals import Live
 
 T = TypeVar("T")
@@ -81,8 +81,8 @@ class Sharded:
         if id(model) in self._roots:
             return
         # The verdicts are found with whole weights and kept on the model.
-        body_and_head(model)
-        packs(model)
+        for verdict in (body_and_head, packs, attends_by_segments):
+            verdict(model)
         low = self._dtype if self._dtype != torch.float32 else None
         policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None, cast_forward_inputs=False)
         units = [fully_shard(block, mesh=self._mesh, mp_policy=policy) for block in _blocks(model)]
