@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tempering import checkpoint
+from tempering.distributed import word
 from tempering.distributed.world import ALONE, World
 from tempering.errors import UserError
 from tempering.home import write_atomic
@@ -92,6 +93,7 @@ class Progress:
         if self._saver is not None and self.every and self.step - self._saver.landed > self.every:
             self._saver.wait()
         self.metrics = metrics
+        word.leave(step=self.step)
         if self.folder is None or not self.world.first:
             return
         finite = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in metrics.items()}

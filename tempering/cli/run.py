@@ -15,7 +15,8 @@ from tempering.cli import fields as f
 from tempering.cli.files import read_config
 from tempering.cli.show import say, show_ledger
 from tempering.cli.values import Given, Signature, jsonable
-from tempering.errors import GateFailed, Interrupted, UserError
+from tempering.distributed import word
+from tempering.errors import GateFailed, Interrupted, ProcessFailed, UserError
 from tempering.index import closest, field_docs, first_sentence, load_recipe
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class Generic:
     """Run even though a run with the same inputs has finished."""
     dry_run: bool = False
     """Print the resolved values and stop."""
+    processes: int = 1
+    """Processes of this machine that share the weights and each step (FSDP2), one for each GPU; torchrun may be used instead."""
     debug: bool = False
     """Show tracebacks."""
 
@@ -167,8 +170,9 @@ def command(spec: str, recipe: Callable[..., Any], act: Callable[[Signature, lis
         if name in _SWITCHES:
             add(f"run__{name}", bool | None, name=[hyphened(name)], negative="", help=about, group=group("run"), show_default=False)
         else:
-            metavar = {"config": "FILE", "out": "FOLDER", "resume": "[RUN]"}[name]
-            add(f"run__{name}", str | None, name=[hyphened(name)], help=about, group=group("run"), metavar=metavar, show_default=False)
+            metavar = {"config": "FILE", "out": "FOLDER", "resume": "[RUN]", "processes": "N"}[name]
+            kind: Any = int if name == "processes" else str
+            add(f"run__{name}", kind | None, name=[hyphened(name)], help=about, group=group("run"), metavar=metavar, show_default=False)
 
     def body(**bound: Any) -> int:
         given = [g for key, value in bound.items() if not key.startswith("run__") and value is not None for g in _given(signature, key, value)]
@@ -215,15 +219,26 @@ def execute(signature: Signature, given: Sequence[Given], generic: Generic) -> i
     Raises:
         UserError: wrong values, or what the recipe itself refuses.
         GateFailed: a gate of the run's budget did not hold.
+        ProcessFailed: a process of a run of several failed or died.
     """
     arguments, resume = resolve(signature, given, generic)
     if generic.dry_run:
         say(json.dumps({"recipe": signature.name, "values": jsonable(arguments)}, indent=2, ensure_ascii=False))
         return 0
+    if generic.processes < 1:
+        raise UserError(f"--processes: expected a whole number from 1 on, got {generic.processes}")
+    if generic.processes > 1 and not word.several():
+        from tempering.distributed.launch import launch
+
+        code, sentence = launch([sys.executable, "-m", "tempering", *sys.argv[1:]], generic.processes)
+        if sentence:
+            raise ProcessFailed(sentence, code)
+        return code
     report = call(signature, arguments, out=generic.out, resume=resume, again=generic.again, command=shlex.join(["temper", *sys.argv[1:]]))
     if report is None:
         return 0  # a recipe of one's own need not return a report
-    show_ledger(report.ledger)
+    if word.rank() == 0:
+        show_ledger(report.ledger)
     if report.failed_gates:
         raise GateFailed("; ".join(report.failed_gates) + f"; see {report.folder}")
     return 0

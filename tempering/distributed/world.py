@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from tempering.distributed import word
+from tempering.distributed.launch import end_with_launcher
 from tempering.errors import UserError
 
 T = TypeVar("T")
@@ -65,6 +67,15 @@ class World:
         everyone = self.gather([t.detach().cpu() for t in tensors])
         return [torch.stack(column).sum(0).to(mine.device) for mine, column in zip(tensors, zip(*everyone, strict=True), strict=True)]
 
+    def lead(self, action: Callable[[], T]) -> T:
+        """The first process does something, for example writes or measures; the others wait and get its (small, plain) result.
+
+        Raises:
+            UserError: it failed, with its sentence.
+        """
+        result: Any = self.together(lambda: action() if self.first else None)
+        return self.share(result)
+
     def together(self, action: Callable[[], T]) -> T:
         """Do something on every process.
 
@@ -103,11 +114,11 @@ def current() -> World:
 def joined() -> Iterator[World]:
     """Join the processes this one was started with, by the variables that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK); alone without them."""
     global _joined
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1 or _joined is not ALONE:
+    if not word.several() or _joined is not ALONE:
         yield _joined
         return
-    rank, here = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    end_with_launcher()
+    rank, size, here = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     gpu = torch.cuda.is_available()
     if gpu:
         torch.cuda.set_device(here)
