@@ -34,9 +34,10 @@ def losses(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def nll(run: Path) -> float:
+def nll(run: Path) -> list[float]:
+    """Of every held item after training."""
     scores = json.loads((run / "after.scores.json").read_text())
-    return next(probe["summary"] for probe in scores["probes"] if probe["probe"] == "held_loss")["nll"]
+    return [item["score"] for probe in scores["probes"] if probe["probe"] == "held_loss" for item in probe["items"]]
 
 
 def test_a_run_of_two_processes_is_the_run_of_one(tmp_path: Path) -> None:
@@ -56,7 +57,7 @@ def test_a_run_of_two_processes_is_the_run_of_one(tmp_path: Path) -> None:
         assert json.loads((tmp_path / out / "status.json").read_text())["state"] == "done"
     for out in ("two", "torchrun"):
         assert losses(tmp_path / out) == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
-        assert nll(tmp_path / out) == pytest.approx(nll(tmp_path / "one"), rel=1e-5)
+        assert len(nll(tmp_path / out)) == 5 and nll(tmp_path / out) == pytest.approx(nll(tmp_path / "one"), rel=1e-5)
 
 
 def test_what_is_wrong_is_said_once(tmp_path: Path) -> None:
