@@ -87,7 +87,8 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
         seen.append(window)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     if query.device.type == "cpu" and not dropout and key.shape[-1] == value.shape[-1]:
-        out = _Segments.apply(query, key, value, plan, scale, window)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+        out = _Segments.apply(query, key, value, plan, scale, window, dtype)
     else:
         out = _plain(query, key, value, plan, scale, window, dropout)
     return out.transpose(1, 2), None
@@ -105,19 +106,20 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, window: in
 
 
 class _Segments(torch.autograd.Function):
-    """Flash attention over every node, float32 inside; q, k, v, out in their own dtype are all that is kept (plus [H, T] log-sum-exps)."""
+    """Flash attention over every node, float32 inside; q, k, v, out in `dtype` (the matmuls') are all that is kept, plus [H, T] log-sum-exps."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, window: int | None) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, window: int | None, dtype: torch.dtype) -> Tensor:
+        # Rotary embeddings leave q and k in float32 under autocast.
+        ctx.dtypes = q.dtype, k.dtype, v.dtype
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         # [1, T, H, D] in memory, as the projection after it wants it: transposing back costs no copy.
         out = torch.empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1], dtype=q.dtype).transpose(1, 2)
         sums = []
         for node in plan.nodes:
             mask = plan.mask(node, window, q.device)
             own, keys, values = q[:, :, node.start : node.end].float(), node.keys(k).float(), node.keys(v).float()
-            piece, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                own, keys, values, 0.0, mask is None, attn_mask=mask, scale=scale
-            )
+            piece, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(own, keys, values, 0.0, mask is None, attn_mask=mask, scale=scale)
             out[:, :, node.start : node.end] = piece
             sums.append(lse)
         ctx.save_for_backward(q, k, v, out, *sums)
@@ -147,16 +149,14 @@ class _Segments(torch.autograd.Function):
                 dk[:, :, a:b] += pieces[1][:, :, at : at + b - a]
                 dv[:, :, a:b] += pieces[2][:, :, at : at + b - a]
                 at += b - a
-        return dq, dk.to(k.dtype), dv.to(v.dtype), None, None, None
+        return *(d.to(dtype) for d, dtype in zip((dq, dk, dv), ctx.dtypes, strict=True)), None, None, None, None
 
 
 BLOCK = 64
 """Queries of one block of the half-precision backward pass: its score matrices stay in the second-level cache, and half of the square is skipped."""
 
 
-def _blocks_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _blocks_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """The gradient of one node in blocks of queries: matmuls in the tensors' own half precision, the softmax in float32.
 
     Half-precision matmuls are where a processor with AVX-512 BF16 or AMX is fast, and torch's own backward does not use them well: measured at 150

@@ -48,9 +48,7 @@ def cached(
     return Table.open(folder) if folder.exists() else Table.build(_extended(policy, rows, engine, micro_tokens, progress), folder)
 
 
-def _extended(
-    policy: Policy, rows: Sequence[Row], engine: Engine, micro_tokens: int, progress: Callable[[int, int], None]
-) -> Iterator[Row]:
+def _extended(policy: Policy, rows: Sequence[Row], engine: Engine, micro_tokens: int, progress: Callable[[int, int], None]) -> Iterator[Row]:
     columns: list[dict[str, list[np.ndarray]]] = [{} for _ in rows]
     policy.model.to(engine.device)
     roles = {"policy": Live(policy.model)}

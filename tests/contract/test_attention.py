@@ -78,7 +78,7 @@ def test_attention_equals_each_segment_alone(segments: list[np.ndarray], window:
     generator = torch.Generator().manual_seed(seed)
     q, k, v = (torch.randn(1, heads, len(forest.ids_N), 8, generator=generator).requires_grad_() for heads in (6, 2, 2))
     how = (q, k, v, Plan(forest.nodes), 0.3, window)
-    out = attention._plain(*how, 0.0) if plain else attention._Segments.apply(*how)
+    out = attention._plain(*how, 0.0) if plain else attention._Segments.apply(*how, torch.float32)
     slots = slots_of(segments, forest.slot_T)
     expected = naive(q, k, v, segments, slots, 0.3, window)
     for mine, slot in zip(expected, slots, strict=True):
@@ -102,7 +102,7 @@ def test_half_precision_is_as_close_as_its_rounding(segments: list[np.ndarray], 
     results = []
     for q, k, v, g in (half, [x.float() for x in half]):
         leaves = [x.clone().requires_grad_() for x in (q, k, v)]
-        out = attention._Segments.apply(*leaves, Plan(forest.nodes), 0.25, None)
+        out = attention._Segments.apply(*leaves, Plan(forest.nodes), 0.25, None, q.dtype)
         results.append([out.detach(), *torch.autograd.grad((out * g).sum(), leaves)])
     for mine, theirs in zip(*results, strict=True):
         # bfloat16 has 8 bits: a relative step of 2^-8; three roundings in a row at most.

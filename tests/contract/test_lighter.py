@@ -60,7 +60,9 @@ def test_a_model_is_the_same_with_them(name: str) -> None:
     assert_close(loss_and_grads(model, True), loss_and_grads(model, False), 2e-5)
 
 
-@pytest.mark.parametrize(("name", "norm", "gate"), [("llama", module._norm, True), ("qwen3", module._norm, True), ("gemma2", module._norm_from_one, False)])
+@pytest.mark.parametrize(
+    ("name", "norm", "gate"), [("llama", module._norm, True), ("qwen3", module._norm, True), ("gemma2", module._norm_from_one, False)]
+)
 def test_they_are_really_taken(name: str, norm: Any, gate: bool) -> None:
     found = module._found(family(name))
     # Two norms a layer and the last one at least; Gemma's MLP has another activation.
