@@ -1,7 +1,7 @@
 """Models and parts -> the named tensors that objectives ask for, each computed once.
 
-The engine takes the union of what all objectives need and runs each role once for all parts together, so that what chosen and rejected, or the samples
-of a prompt, have in common goes through a model once (forest.py). It scores only the tokens that carry weight: hidden states of the other positions
+The engine takes the union of what all objectives need and runs each role once for all parts together, so that what chosen and rejected, or the
+samples of a prompt, have in common goes through a model once (forest.py). It scores only the tokens that carry weight: hidden states of the other positions
 never meet the output head, and the [tokens, vocabulary] logits exist for one chunk at a time (fused.py). Signals are exactly 0 outside the mask.
 Log-probs are float32 whatever the matmuls are.
 

@@ -1,7 +1,7 @@
 """Common modules of language models with the same values and gradients for less memory traffic: root-mean-square norms, gated MLPs, LoRA layers.
 
-Written in separate operations, a norm keeps three float32 copies of its input for the backward pass, and PEFT's LoRA layer passes over its output four
-times. Here each is one autograd function that keeps only what it cannot recompute for next to nothing. `lighter(model)` switches them on for the
+Written in separate operations, a norm keeps three float32 copies of its input for the backward pass, and PEFT's LoRA layer passes over its output
+four times. Here each is one autograd function that keeps only what it cannot recompute for next to nothing. `lighter(model)` switches them on for the
 duration of a step; the modules, their parameters and names stay, so whatever else looks at the model sees no difference.
 
 A module is taken only if it is the kind of thing it looks like, found out by comparing its output and gradients with the original's, once per class.
@@ -164,7 +164,7 @@ def _lora(self: Any, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
 
 
 class _LoRA(torch.autograd.Function):
-    """y = x W' + s (x A') B' with W frozen. Keeps x and x A'; W in half precision is made again in the backward pass rather than kept for all layers."""
+    """y = x W' + s (x A') B' with W frozen. Keeps x and x A'; W in half precision is made again in the backward pass, not kept for all layers."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scaling: float, dtype: torch.dtype) -> Tensor:
