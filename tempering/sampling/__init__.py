@@ -1,0 +1,1 @@
+"""Sampling behind one interface: the decoder of this project, vLLM, and any OpenAI-compatible server."""
