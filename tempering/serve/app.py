@@ -248,5 +248,5 @@ async def _disconnect(receive: Callable[[], Awaitable[Any]]) -> None:
 
 
 async def _event(send: Send, value: dict[str, Any], *, last: bool = False) -> None:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     await send({"type": "http.response.body", "body": f"data: {text}\n\n".encode(), "more_body": not last})

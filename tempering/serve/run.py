@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from tempering.errors import UserError
 from tempering.serve.app import Limits, make_app
@@ -95,7 +96,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, app: object, engine: Engine, grace: float, say: Callable[[str], None]) -> None:
+    def __init__(self, app: ASGIApp, engine: Engine, grace: float, say: Callable[[str], None]) -> None:
         settings = {"lifespan": "off", "log_config": None, "access_log": False, "server_header": False, "http": "h11", "ws": "none"}
         # Our own end of grace comes first: a client then gets an answer that says why, not a closed connection.
         super().__init__(uvicorn.Config(app, timeout_graceful_shutdown=int(grace) + 2, **settings))
