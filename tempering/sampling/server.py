@@ -81,7 +81,7 @@ class ServerSampler:
     ) -> None:
         self.url, self.model = _checked_url(url), model
         self._key = key if key is not None else os.environ.get(key_env, "")
-        if not (self._key.isascii() and self._key.strip() == self._key):
+        if not (self._key.isascii() and self._key.isprintable() and self._key.strip() == self._key):
             raise UserError(f"the API key (argument key, or {key_env}) has spaces around it or characters that no header can hold; copy it again")
         if concurrency < 1 or tries < 1 or not timeout > 0 or (deadline is not None and not deadline > 0):
             raise UserError(f"{self.url}: concurrency and tries must be at least 1, timeout and deadline above 0")
@@ -273,7 +273,7 @@ def _checked_url(url: str) -> str:
         raise UserError("the server's address is no URL; give one like http://127.0.0.1:8000/v1") from None
     if parsed.userinfo:
         raise UserError(f"the server's address on {parsed.host} holds a name or password; pass the key as key=")
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
+    if parsed.scheme not in ("http", "https") or not parsed.host or (parsed.port or 0) > 65535 or parsed.query or parsed.fragment:
         raise UserError(f"{url}: expected the address that OpenAI's clients take as base URL, like http://127.0.0.1:8000/v1")
     return url.rstrip("/")
 
