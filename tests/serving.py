@@ -13,7 +13,7 @@ import uvicorn
 
 from tempering.errors import UserError
 from tempering.sample import behaviour_logps, gumbel_noise, stop_ids
-from tempering.sampling.types import Request, Token
+from tempering.sampling.types import PromptLogps, Request, Token
 from tempering.serve.app import Limits, make_app
 from tempering.serve.engine import Decoding, Engine
 from tempering.serve.jobs import Served
@@ -67,14 +67,14 @@ class PlainDecoder:
             self._rows[ticket] = (request, new)
         return Token(ticket, chosen, float(logp_V[chosen]), _top(logp_V, request.top_logps), finished)
 
-    def prompt_logps(self, ticket: int) -> tuple[list[float | None], list[tuple[tuple[int, float], ...]]]:
+    def prompt_logps(self, ticket: int) -> PromptLogps:
         request, new = self._rows[ticket]
         logp_TV = self._logits(request.prompt_ids).log_softmax(-1)
         logps: list[float | None] = [None, *(float(logp_TV[t - 1, i]) for t, i in enumerate(request.prompt_ids) if t)]
         tops = [(), *(_top(logp_TV[t - 1], request.top_logps) for t in range(1, len(request.prompt_ids)))]
         if len(new) == request.max_new_tokens or new[-1] in self._ends:
             self.cancel(ticket)
-        return logps, tops
+        return PromptLogps(tuple(logps), tuple(tops))
 
 
 def _top(logp_V: torch.Tensor, k: int) -> tuple[tuple[int, float], ...]:
@@ -123,7 +123,7 @@ class GatedDecoder:
             out.append(Token(ticket, 40 + row[0], -0.5, finished="length" if done else ""))
         return out
 
-    def prompt_logps(self, ticket: int) -> tuple[list[float | None], list[tuple[tuple[int, float], ...]]]:
+    def prompt_logps(self, ticket: int) -> PromptLogps:
         raise AssertionError("nothing is echoed here")
 
     def wait(self, holds: Callable[[GatedDecoder], bool]) -> None:

@@ -1,8 +1,8 @@
 """Sampling from any server that speaks OpenAI's completions or chat completions: `temper serve`, vLLM, llama.cpp, hosted models.
 
 One request per sample, many at once. Each carries a seed made of the call's seed, the prompt's key and the sample's number, so that an answer does
-not depend on which others were asked for, and one that is missing can be asked for alone. `wire` says how requests are repeated, `cache` how answers
-are kept.
+not depend on which others were asked for, and one that is missing can be asked for alone. `wire` says how requests are repeated, `answers` how
+answers are kept.
 
 What an episode holds depends on the server. Text always. Log-probs where it offers them: they are as the server defines them (OpenAI's are those
 before temperature and top-p). Token ids only where it gives them (`token_ids=True`: `temper serve`, vLLM), because a text can be made of tokens in
@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import httpx2
 
 from tempering.errors import UserError
-from tempering.sampling.cache import AnswerCache
+from tempering.sampling.answers import AnswerCache
 from tempering.sampling.types import Prompt
 from tempering.sampling.wire import Clock, GaveUp, Json, Patience, Trouble, ask, post_json, post_stream
 from tempering.types import Episode, Message

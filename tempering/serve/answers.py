@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tempering.sampling.types import Token
-from tempering.serve.engine import Prompted, Top
+from tempering.sampling.types import PromptLogps, Token, Top
 from tempering.serve.jobs import Job, Served
 from tempering.serve.text import Names, Text
 
@@ -57,11 +56,11 @@ class Answer:
             "model": served.name,
         }
 
-    def take(self, row: int, event: Prompted | Token) -> Piece | None:
+    def take(self, row: int, event: PromptLogps | Token) -> Piece | None:
         """What an event adds to a row; None where it adds nothing that shows."""
-        if isinstance(event, Prompted):
+        if isinstance(event, PromptLogps):
             ids = self.job.rows[row].prompt_ids
-            return self._echoed(row, [Mark(*mark) for mark in zip(ids, event.logps, event.tops, strict=True)])
+            return self._echoed(row, [Mark(*mark) for mark in zip(ids, event.logps, event.top, strict=True)])
         piece = self._echoed(row, []) or Piece()
         if self.job.prompt_only:
             piece.finish = "length"

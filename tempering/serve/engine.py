@@ -15,10 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tempering.sampling.types import Request, Token
+from tempering.sampling.types import PromptLogps, Request, Token
 from tempering.types import Policy
-
-Top = tuple[tuple[int, float], ...]
 
 
 class Decoding(Protocol):
@@ -29,7 +27,7 @@ class Decoding(Protocol):
     def submit(self, request: Request) -> int: ...
     def cancel(self, ticket: int) -> None: ...
     def step(self) -> list[Token]: ...
-    def prompt_logps(self, ticket: int) -> tuple[Sequence[float | None], Sequence[Top]]: ...
+    def prompt_logps(self, ticket: int) -> PromptLogps: ...
 
 
 def decoder_for(policy: Policy, max_rows: int) -> Decoding:
@@ -39,12 +37,7 @@ def decoder_for(policy: Policy, max_rows: int) -> Decoding:
     return Decoder(policy, max_rows=max_rows)
 
 
-@dataclass(frozen=True)
-class Prompted:
-    """Log-probs of a prompt's own tokens; None for the first, which nothing predicts."""
-
-    logps: tuple[float | None, ...]
-    tops: tuple[Top, ...]
+Event = PromptLogps | Token
 
 
 class Busy(Exception):
@@ -61,9 +54,9 @@ class _Listener:
 
     loop: asyncio.AbstractEventLoop
     requests: Sequence[Request]
-    events: asyncio.Queue[list[tuple[int, Prompted | Token | Exception]]] = field(default_factory=asyncio.Queue)
+    events: asyncio.Queue[list[tuple[int, Event | Exception]]] = field(default_factory=asyncio.Queue)
 
-    def tell(self, events: list[tuple[int, Prompted | Token | Exception]]) -> None:
+    def tell(self, events: list[tuple[int, Event | Exception]]) -> None:
         # Where the loop is closed nobody is left to tell.
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self.events.put_nowait, events)
@@ -92,7 +85,7 @@ class Engine:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    async def decode(self, requests: Sequence[Request]) -> AsyncGenerator[tuple[int, Prompted | Token], None]:
+    async def decode(self, requests: Sequence[Request]) -> AsyncGenerator[tuple[int, Event], None]:
         """Yields (row, what) until every row has ended; closing the generator, or cancelling who waits on it, takes the rows out of the decoder.
 
         Raises:
@@ -183,15 +176,14 @@ class Engine:
 
     def _step(self, decoder: Decoding) -> bool:
         """One step; False if it failed."""
-        news: dict[_Listener, list[tuple[int, Prompted | Token | Exception]]] = {}
+        news: dict[_Listener, list[tuple[int, Event | Exception]]] = {}
         try:
             for token in decoder.step():
                 listener, row = self._rows[token.ticket]
                 mine = news.setdefault(listener, [])
                 if token.ticket in self._unscored:
                     self._unscored.discard(token.ticket)
-                    logps, tops = decoder.prompt_logps(token.ticket)
-                    mine.append((row, Prompted(tuple(logps), tuple(tops))))
+                    mine.append((row, decoder.prompt_logps(token.ticket)))
                 mine.append((row, token))
                 if token.finished:
                     del self._rows[token.ticket]

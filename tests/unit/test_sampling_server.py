@@ -129,7 +129,7 @@ def test_no_server_is_a_sentence() -> None:
 
 def test_a_deadline_ends_the_waiting_before_it_begins() -> None:
     watch = Watch()
-    with StandIn(["429"] * 9, retry_after="40") as server, pytest.raises(UserError, match="the deadline passes before .* 3 tries .* status 429"):
+    with StandIn(["429"] * 9, retry_after="40") as server, pytest.raises(UserError, match=r"the deadline passes before .* 3 tries .* status 429"):
         sampler(server, watch, deadline=100).sample(["Hi"])
     assert watch.slept == [40, 40]
     assert len(server.asked) == 3
@@ -142,7 +142,7 @@ def test_one_failure_ends_the_others() -> None:
     assert len(server.asked) == 2
 
 
-# --------------------------------------------------------------------------------------------------------------------------------------------- the key
+# -------------------------------------------------------------------------------------------------------------------------------------------- the key
 
 
 def test_the_key_is_sent_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -166,7 +166,7 @@ def test_no_key_sends_no_header() -> None:
     assert "authorization" not in server.asked[0].headers
 
 
-# -------------------------------------------------------------------------------------------------------------------------------------------- requests
+# ------------------------------------------------------------------------------------------------------------------------------------------- requests
 
 
 def test_each_kind_of_prompt_has_its_route() -> None:
@@ -193,7 +193,7 @@ def test_each_kind_of_prompt_has_its_route() -> None:
 def test_seeds_are_31_bits_and_differ() -> None:
     seeds = {derived_seed(s, k, n) for s in range(10) for k in range(10) for n in range(10)}
     assert len(seeds) == 1000
-    assert 0 <= min(seeds) and max(seeds) < 2**31
+    assert min(seeds) >= 0 and max(seeds) < 2**31
 
 
 def test_greedy_and_plain_requests_say_no_more_than_needed() -> None:
@@ -234,7 +234,7 @@ def test_inside_a_running_loop() -> None:
         assert asyncio.run(main(server.url))[0][0].text == ANSWER
 
 
-# ----------------------------------------------------------------------------------------------------------------------------------------------- cache
+# ---------------------------------------------------------------------------------------------------------------------------------------------- cache
 
 
 def test_a_hit_makes_no_request_whatever_the_address() -> None:
@@ -295,7 +295,7 @@ def test_without_a_cache_nothing_is_written(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.json"))
 
 
-# ----------------------------------------------------------------------------------------------------------------------------------------- wrong input
+# ---------------------------------------------------------------------------------------------------------------------------------------- wrong input
 
 
 @pytest.mark.parametrize(
@@ -309,9 +309,12 @@ def test_an_address_that_is_none(url: str) -> None:
 
 def test_wrong_settings_and_prompts() -> None:
     url = "http://127.0.0.1:9/v1"
-    for options in ({"concurrency": 0}, {"tries": 0}, {"timeout": 0}, {"timeout": math.nan}, {"deadline": 0}, {"key": "with space "}, {"key": "a\nb"}, {"key": "é"}):
+    for name, value in (("concurrency", 0), ("tries", 0), ("timeout", 0), ("timeout", math.nan), ("deadline", 0)):
         with pytest.raises(UserError):
-            ServerSampler(url, "m", **options)
+            ServerSampler(url, "m", **{name: value})
+    for key in ("with space ", "a\nb", "é"):
+        with pytest.raises(UserError):
+            ServerSampler(url, "m", key)
     server = ServerSampler(url, "m")
     for prompt in ("", (), (Message("text", "plain"),), (1, "a"), (1.5,)):
         with pytest.raises(UserError, match="prompt 1: expected a text, token ids or messages"):

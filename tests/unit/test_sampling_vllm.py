@@ -1,4 +1,4 @@
-"""The vLLM backend against a stand-in module with vLLM's shapes: what it is given, and what becomes of what it returns. vLLM itself is not run here."""
+"""The vLLM backend against a stand-in module with vLLM's shapes: what it is given, and what becomes of its answers. vLLM itself is not run."""
 
 from __future__ import annotations
 
