@@ -137,6 +137,7 @@ def running(app: Any) -> Iterator[str]:
     """An ASGI application on a free port; yields the address."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
+        listener.listen()
         server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, http="h11", ws="none", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

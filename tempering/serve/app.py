@@ -165,7 +165,7 @@ class _Routes:
         if isinstance(error, Busy):
             return ApiError(429, "the server has no room for more requests now; try again", code="rate_limit_exceeded", headers=RETRY_AFTER)
         if isinstance(error, Stopped):
-            return ApiError(503, "the server is shutting down", code="shutting_down")
+            return ApiError(503, str(error), code="stopped")
         if isinstance(error, TimeoutError):
             return ApiError(503, f"the answer was not complete within {self.limits.timeout:g} s; ask for fewer tokens", code="timeout")
         if isinstance(error, UserError):

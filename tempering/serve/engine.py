@@ -45,7 +45,7 @@ class Busy(Exception):
 
 
 class Stopped(Exception):
-    """The server is shutting down."""
+    """Nothing is decoded any more, and why."""
 
 
 @dataclass(eq=False)
@@ -78,6 +78,7 @@ class Engine:
         self._commands: queue.SimpleQueue[tuple[str, _Listener | None]] = queue.SimpleQueue()
         self._rows: dict[int, tuple[_Listener, int]] = {}
         self._unscored: set[int] = set()
+        self._ending = "the server is shutting down"
         self._thread = threading.Thread(target=self._run, args=(make(),), name="decoder", daemon=True)
         self._thread.start()
 
@@ -89,11 +90,11 @@ class Engine:
         """Yields (row, what) until every row has ended; closing the generator, or cancelling who waits on it, takes the rows out of the decoder.
 
         Raises:
-            Busy: there is no room for them. Stopped: the server is shutting down.
+            Busy: there is no room for them. Stopped: the server is shutting down, or its decoder is lost.
             UserError: the decoder refuses a request. Whatever a step raised.
         """
         if not self.alive:
-            raise Stopped
+            raise Stopped(self._ending)
         if self.in_flight + len(requests) > self.capacity:
             raise Busy
         self.in_flight += len(requests)
@@ -123,13 +124,14 @@ class Engine:
     def _run(self, decoder: Decoding) -> None:
         try:
             self._serve(decoder)
-        finally:
-            self._give_up(Stopped())
-            with suppress(queue.Empty):
-                while True:
-                    order, listener = self._commands.get_nowait()
-                    if order == "open" and listener is not None:
-                        listener.tell([(0, Stopped())])
+        except Exception as error:
+            self._ending = f"the decoder failed and could not be made again ({type(error).__name__}); restart the server"
+        self._give_up(Stopped(self._ending))
+        with suppress(queue.Empty):
+            while True:
+                order, listener = self._commands.get_nowait()
+                if order == "open" and listener is not None:
+                    listener.tell([(0, Stopped(self._ending))])
 
     def _serve(self, decoder: Decoding) -> None:
         while True:
@@ -137,7 +139,7 @@ class Engine:
             if order in ("fail", "stop"):
                 for ticket in self._rows:
                     decoder.cancel(ticket)
-                self._give_up(Stopped())
+                self._give_up(Stopped(self._ending))
                 if order == "stop":
                     return
             elif listener is None:

@@ -167,10 +167,10 @@ def parse(value: Any, kind: type[Body]) -> Body:
     except ValidationError as error:
         # Of a union's members the one that got furthest says what is wrong.
         first = max(error.errors(include_url=False), key=lambda e: len(e["loc"]))
-        place = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part in _NAMES)
+        # Locations also name members of unions, which are no fields.
+        place = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part in _NAMES or first["type"] == "extra_forbidden")
         said = "it is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
         raise ApiError(400, f"{place}: {said}", place, "invalid_value") from None
 
 
 _NAMES = {name for kind in (CompletionBody, ChatBody, ChatMessage, TextPart, StreamOptions) for name in kind.model_fields}
-"""pydantic's locations also name the members of unions, which are no fields of the body."""
