@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from tempering.sampling.types import PromptLogps, Request, Token
 from tempering.types import Policy
@@ -30,11 +30,17 @@ class Decoding(Protocol):
     def prompt_logps(self, ticket: int) -> PromptLogps: ...
 
 
-def decoder_for(policy: Policy, max_rows: int) -> Decoding:
-    """The decoder that a policy is served with."""
-    from tempering.sampling.decoder import Decoder
+def decoder_for(policy: Policy, max_rows: int, precision: Literal["auto", "fp32", "bf16"] = "auto") -> Decoding:
+    """The decoder that a policy is served with: on its own modules (fp32), or on a copy of its weights in bfloat16, which "auto" makes where the
+    processor is fast at it."""
+    import torch
 
-    return Decoder(policy, max_rows=max_rows)
+    from tempering.sampling.decoder import Decoder
+    from tempering.signals import fast_bf16
+
+    device = next(policy.model.parameters()).device
+    fast = precision == "bf16" or (precision == "auto" and fast_bf16(device))
+    return Decoder(policy, max_rows=max_rows, dtype=torch.bfloat16 if fast else None)
 
 
 Event = PromptLogps | Token

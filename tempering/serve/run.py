@@ -120,10 +120,12 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the end, the second one ends the waiting."""
-        if self.should_exit:
+        again = self.should_exit
+        # Before anything is said: who reads it may send the second signal at once.
+        super().handle_exit(signal.SIGTERM, frame)
+        if again:
             self._engine.fail_all()
         elif self._loop is not None:
             rows = self._engine.in_flight
             self._say(f"stopping: {rows} choices in flight get {self._grace:g} s to finish, a second signal ends them now" if rows else "stopping")
             self._loop.call_later(self._grace, self._engine.fail_all)
-        super().handle_exit(signal.SIGTERM, frame)

@@ -48,7 +48,7 @@ def events(response: httpx2.Response) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
-# ------------------------------------------------------------------------------------------------------------------------------------- what is said
+# --------------------------------------------------------------------------------------------------------------------------------------- what is said
 
 
 def test_the_model_is_listed(client: openai.OpenAI) -> None:
@@ -58,7 +58,9 @@ def test_the_model_is_listed(client: openai.OpenAI) -> None:
 
 def test_a_greedy_completion_is_what_sample_gives(client: openai.OpenAI) -> None:
     ((episode,),) = sample(POLICY, [IDS], max_new_tokens=12)
-    out = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=12, temperature=0, logprobs=0, extra_body={"return_tokens_as_token_ids": True})
+    out = client.completions.create(
+        model="tiny", prompt=PROMPT, max_tokens=12, temperature=0, logprobs=0, extra_body={"return_tokens_as_token_ids": True}
+    )
     (choice,) = out.choices
     assert choice.text == episode.text
     assert choice.finish_reason == ("stop" if episode.finished else "length")
@@ -139,7 +141,7 @@ def test_a_stop_string_ends_the_text_before_it(client: openai.OpenAI) -> None:
     assert "".join(chunk.choices[0].text for chunk in stream) == expected
 
 
-# ------------------------------------------------------------------------------------------------------------------------------------------- scoring
+# -------------------------------------------------------------------------------------------------------------------------------------------- scoring
 
 
 @pytest.mark.parametrize("max_tokens", [0, 1])
@@ -167,7 +169,7 @@ def test_echo_without_log_probs_is_text(client: openai.OpenAI) -> None:
     assert echoed.logprobs is None
 
 
-# ------------------------------------------------------------------------------------------------------------------------------------------- streams
+# -------------------------------------------------------------------------------------------------------------------------------------------- streams
 
 
 @pytest.mark.parametrize("echo", [False, True])
@@ -207,7 +209,7 @@ def test_the_official_client_streams(client: openai.OpenAI) -> None:
     assert said == client.chat.completions.create(**asked).choices[0].message.content != ""
 
 
-# ------------------------------------------------------------------------------------------------------------------------------- our client, our server
+# ----------------------------------------------------------------------------------------------------------------------------- our client, our server
 
 
 @pytest.mark.parametrize("stream", [False, True])
