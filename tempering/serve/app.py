@@ -1,6 +1,6 @@
 """The routes: who may ask (key), how much (limits), and what becomes of an answer whose client left.
 
-Every refusal is an object that OpenAI's clients understand, with the field's name where a field is at fault. Nothing that a client sent is printed.
+Every refusal is an object that OpenAI's clients understand, with the field's name where a field is at fault. Requests are logged nowhere.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tempering.errors import UserError
 from tempering.serve.answers import Answer, Piece
 from tempering.serve.engine import Busy, Engine, Stopped
 from tempering.serve.errors import ApiError
-from tempering.serve.fields import ChatBody, CompletionBody, parse
+from tempering.serve.fields import Body, ChatBody, CompletionBody, parse
 from tempering.serve.jobs import Job, Served, chat_job, completion_job
 from tempering.serve.text import Names
 
@@ -118,15 +118,19 @@ class _Routes:
 
     async def completions(self, request: Request) -> ASGIApp:
         """Continue a text."""
-        body = parse(await self._body(request), CompletionBody)
-        self._check_model(body.model)
-        return self._work(completion_job(body, self.served, self.limits.max_tokens))
+        return await self._asked(request, CompletionBody, completion_job)
 
     async def chat(self, request: Request) -> ASGIApp:
         """Answer a conversation."""
-        body = parse(await self._body(request), ChatBody)
-        self._check_model(body.model)
-        return self._work(chat_job(body, self.served, self.limits.max_tokens))
+        return await self._asked(request, ChatBody, chat_job)
+
+    async def _asked(self, request: Request, kind: type[Body], make: Callable[[Body, Served, int], Job]) -> ASGIApp:
+        try:
+            body = parse(await self._body(request), kind)
+            self._check_model(body.model)
+            return self._work(make(body, self.served, self.limits.max_tokens))
+        except Exception as error:
+            raise self.explained(error) from None
 
     def _model(self) -> dict[str, Any]:
         return {"id": self.served.name, "object": "model", "created": self.created, "owned_by": "tempering", "max_model_len": self.served.positions}
@@ -159,7 +163,7 @@ class _Routes:
         return _Work(self, job)
 
     def explained(self, error: Exception) -> ApiError:
-        """What a client is told of an error in decoding."""
+        """What a client is told of an error."""
         if isinstance(error, ApiError):
             return error
         if isinstance(error, Busy):

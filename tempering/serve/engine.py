@@ -84,13 +84,14 @@ class Engine:
         self._commands: queue.SimpleQueue[tuple[str, _Listener | None]] = queue.SimpleQueue()
         self._rows: dict[int, tuple[_Listener, int]] = {}
         self._unscored: set[int] = set()
+        self._over = False
         self._ending = "the server is shutting down"
         self._thread = threading.Thread(target=self._run, args=(make(),), name="decoder", daemon=True)
         self._thread.start()
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return not self._over
 
     async def decode(self, requests: Sequence[Request]) -> AsyncGenerator[tuple[int, Event], None]:
         """Yields (row, what) until every row has ended; closing the generator, or cancelling who waits on it, takes the rows out of the decoder.
@@ -99,8 +100,6 @@ class Engine:
             Busy: there is no room for them. Stopped: the server is shutting down, or its decoder is lost.
             UserError: the decoder refuses a request. Whatever a step raised.
         """
-        if not self.alive:
-            raise Stopped(self._ending)
         if self.in_flight + len(requests) > self.capacity:
             raise Busy
         self.in_flight += len(requests)
@@ -108,6 +107,9 @@ class Engine:
         self._commands.put(("open", listener))
         running = len(requests)
         try:
+            # After the command, because the thread looks through the commands once more when it is over: one of both sees the other.
+            if self._over:
+                raise Stopped(self._ending)
             while running:
                 for row, event in await listener.events.get():
                     if isinstance(event, Exception):
@@ -132,6 +134,7 @@ class Engine:
             self._serve(decoder)
         except Exception as error:
             self._ending = f"the decoder failed and could not be made again ({type(error).__name__}); restart the server"
+        self._over = True
         self._give_up(Stopped(self._ending))
         with suppress(queue.Empty):
             while True:

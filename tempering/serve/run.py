@@ -124,8 +124,13 @@ class _Server(uvicorn.Server):
         # Before anything is said: who reads it may send the second signal at once.
         super().handle_exit(signal.SIGTERM, frame)
         if again:
-            self._engine.fail_all()
+            self._end()
         elif self._loop is not None:
             rows = self._engine.in_flight
-            self._say(f"stopping: {rows} choices in flight get {self._grace:g} s to finish, a second signal ends them now" if rows else "stopping")
-            self._loop.call_later(self._grace, self._engine.fail_all)
+            self._say(f"stopping; choices in flight: {rows}, which get {self._grace:g} s, or until a second signal" if rows else "stopping")
+            self._loop.call_later(self._grace, self._end)
+
+    def _end(self) -> None:
+        if self._engine.in_flight:
+            self._say(f"choices that were ended unfinished: {self._engine.in_flight}")
+        self._engine.fail_all()

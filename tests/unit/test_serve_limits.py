@@ -14,10 +14,12 @@ import openai
 import pytest
 
 from tempering.sampling.types import Token
-from tempering.serve.app import Limits
+from tempering.serve.app import Limits, make_app
+from tempering.serve.engine import Engine
+from tempering.serve.jobs import Served
 from tempering.types import Policy
 from tests.conftest import make_llama, make_tokenizer
-from tests.serving import KEY, GatedDecoder, serving
+from tests.serving import KEY, GatedDecoder, running, serving
 
 POLICY = Policy(make_llama(), make_tokenizer(), "tiny")
 CHAT = "chat/completions"
@@ -278,3 +280,26 @@ def test_without_its_thread_the_server_says_so() -> None:
         assert (lost.status_code, lost.json()["error"]["code"]) == (503, "stopped")
         assert lost.json()["error"]["message"] == "the decoder failed and could not be made again (MemoryError); restart the server"
         assert httpx2.get(f"{url.removesuffix('/v1')}/health").status_code == 503
+
+
+def test_a_fault_before_decoding_is_an_object_too() -> None:
+    class Broken:
+        chat_template = None
+
+        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+            if text == "break":
+                raise RuntimeError("the tokenizer fell over")
+            return {"input_ids": [5]}
+
+        def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
+            return "x" * len(ids)
+
+    faults: list[str] = []
+    engine = Engine(GatedDecoder, 1)
+    try:
+        with running(make_app(engine, Served("m", Broken(), 512, frozenset()), KEY, Limits(), faults.append)) as address:
+            failed = post(f"{address}/v1", "completions", {"model": "m", "prompt": "break"})
+    finally:
+        engine.close()
+    assert (failed.status_code, failed.json()["error"]["code"]) == (500, "fault")
+    assert faults == ["a request failed: RuntimeError: the tokenizer fell over"]
