@@ -223,6 +223,12 @@ def test_the_server_sampler_gives_the_episodes_of_sample(url: str, stream: bool)
             assert_same([[drawn[i][k]]], sample(POLICY, [prompt], seed=derived_seed(6, i, k), **options))
 
 
+def test_many_at_once_do_not_mix(url: str) -> None:
+    prompts = [IDS[i % 4 :][: 1 + i % 5] for i in range(24)]
+    out = ServerSampler(url, "tiny", KEY, token_ids=True, concurrency=12, cache=False).sample(prompts, max_new_tokens=6)
+    assert_same(out, sample(POLICY, prompts, max_new_tokens=6))
+
+
 def assert_same(ours: list[list[Any]], expected: list[list[Any]]) -> None:
     for mine, other in zip([e for row in ours for e in row], [e for row in expected for e in row], strict=True):
         assert (mine.prompt_ids, mine.ids, mine.text, mine.finished) == (other.prompt_ids, other.ids, other.text, other.finished)
