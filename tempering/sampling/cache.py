@@ -30,9 +30,11 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 NAME = "tempering_slots"
 """What the attention is called in a transformers config."""
 BLOCK = 64
-"""Tokens by which slots grow."""
-SPAN_COST = 500
-"""What one more span costs, in tokens read: a handful of small kernels, about 40 microseconds."""
+"""Tokens by which slots grow; whole strides."""
+STRIDE = 32
+"""Spans read whole strides of tokens: every new shape costs oneDNN half a millisecond of code generation, and lengths change at every step."""
+SPAN_COST = 1500
+"""What one more span costs, in tokens read: a dozen small kernels, about 120 microseconds."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Span:
     first: int
     slot: int
     lengths: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """Tokens read of each slot."""
+        return strides(max(self.lengths))
 
 
 @dataclass(frozen=True)
@@ -70,31 +77,37 @@ class Plan:
         """Added to the scores [N, K, L, G]: -inf past a row's length and before its window; None where nothing is hidden."""
         key = (span.first, window, dtype)
         if key not in self._masks:
-            longest, device = max(span.lengths), self.ids_T.device
-            at_L, length_N1 = torch.arange(longest, device=device), torch.tensor(span.lengths, device=device)[:, None]
+            device = self.ids_T.device
+            at_L, length_N1 = torch.arange(span.width, device=device), torch.tensor(span.lengths, device=device)[:, None]
             hidden_NL = at_L >= length_N1 if window is None else (at_L >= length_N1) | (at_L < length_N1 - window)
             found = torch.zeros(hidden_NL.shape, dtype=dtype, device=device).masked_fill(hidden_NL, -torch.inf)[:, None, :, None]
             self._masks[key] = found if bool(hidden_NL.any()) else None
         return self._masks[key]
 
 
-def cut(slots: Sequence[int], lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """Rows, ordered by slot, into spans [start, end): the cheapest way by `SPAN_COST` a span and rows times longest row for what it reads."""
+def strides(length: int) -> int:
+    """Tokens that are read of a row of this length."""
+    return -(-length // STRIDE) * STRIDE
+
+
+def cut(slots: Sequence[int], lengths: Sequence[int]) -> tuple[float, list[tuple[int, int]]]:
+    """Rows, ordered by slot, into spans [start, end) of neighbouring slots, the cheapest way; with what it costs, in tokens read."""
     best, before = [0.0] + [torch.inf] * len(slots), [0] * (len(slots) + 1)
     for end in range(1, len(slots) + 1):
         longest = 0
-        for start in range(end - 1, -1, -1):
+        # more rows in one product gain nothing, and the search stays linear
+        for start in range(end - 1, max(-1, end - 129), -1):
             if start + 1 < end and slots[start] + 1 != slots[start + 1]:
                 break
             longest = max(longest, lengths[start])
-            cost = best[start] + SPAN_COST + (end - start) * longest
+            cost = best[start] + SPAN_COST + (end - start) * strides(longest)
             if cost < best[end]:
                 best[end], before[end] = cost, start
     spans, end = list[tuple[int, int]](), len(slots)
     while end:
         spans.append((before[end], end))
         end = before[end]
-    return spans[::-1]
+    return best[-1], spans[::-1]
 
 
 class SlotLayer(CacheLayerMixin):
@@ -167,11 +180,11 @@ class SlotCache(Cache):
 
     def move(self, sources: Sequence[int], tokens: int) -> None:
         """Slot i takes the first `tokens` tokens of slot sources[i]; slots past the last keep what they have."""
+        first = next((i for i, source in enumerate(sources) if i != source), len(sources))
         for layer in self.layers:
             for stored in (layer.keys, layer.values):
-                if stored is not None:
-                    width = min(tokens, stored.shape[2])
-                    stored[: len(sources), :, :width] = stored[list(sources), :, :width]
+                if stored is not None and first < len(sources):
+                    stored[first : len(sources), :, :tokens] = stored[list(sources[first:]), :, :tokens]
 
 
 _PLAN: list[Plan] = []
@@ -211,7 +224,7 @@ def slot_attention(
     q_TKDG = query[0].unflatten(0, (key.shape[1], groups)).permute(2, 0, 3, 1)
     for span in plan.spans:
         where, slots = slice(span.first, span.first + len(span.lengths)), slice(span.slot, span.slot + len(span.lengths))
-        k, v = (x[slots, :, : max(span.lengths)].flatten(0, 1) for x in (key, value))
+        k, v = (x[slots, :, : span.width].flatten(0, 1) for x in (key, value))
         scores = _capped(torch.bmm(k, q_TKDG[where].flatten(0, 1)), softcap).unflatten(0, (len(span.lengths), -1))
         mask = plan.span_mask(span, sliding_window, scores.dtype)
         probs = (scores if mask is None else scores + mask).flatten(0, 1).transpose(1, 2).softmax(-1)

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from tempering.errors import UserError
-from tempering.sampling.cache import Plan, Run, Span, cut
+from tempering.sampling.cache import Plan, Run, SlotCache, Span, cut
 from tempering.sampling.chain import apply_decode, config_of, evaluating, max_positions, models_of, pad_left, stop_ids
 from tempering.sampling.choose import choose, tops
 from tempering.sampling.noise import stream
-from tempering.sampling.passes import Runner, Slots, States, runner_for
+from tempering.sampling.passes import Runner, Slots, States, fits_slots, runner_for
 from tempering.sampling.types import PromptLogps, Request, Token, Top
 from tempering.sampling.weights import decoding_copy
 from tempering.types import Policy
@@ -61,11 +61,12 @@ class _Row:
 
 @dataclass
 class _Spans:
-    """How the decoding rows were cut, for which slots, how many steps ago, and what the cut has read too much since rows were last moved."""
+    """How the decoding rows were cut, for which slots, how many steps ago; what a step costs more than if the rows were packed, and its sum so far."""
 
     slots: tuple[int, ...] = ()
     bounds: list[tuple[int, int]] = field(default_factory=list)
     age: int = 0
+    excess: float = 0.0
     waste: float = 0.0
 
 
@@ -88,7 +89,11 @@ class Decoder:
         self._limit = max_positions(models)
         self._vocabulary = min(config_of(model).get_text_config().vocab_size for model in models.values())
         self._ends = stop_ids(policy)
+        for model in models.values():
+            # asked of the original, where it is sharper than in a copy of less precision; the copy has the answer from it
+            fits_slots(model)
         self._models = models if dtype is None else {role: decoding_copy(model, dtype) for role, model in models.items()}
+        self._originals = [model for role, model in models.items() if self._models[role] is model]
         self._runners: dict[str, Runner] = {role: runner_for(model) for role, model in self._models.items()}
         self._waiting: deque[tuple[int, Request]] = deque()
         self._rows: dict[int, _Row] = {}
@@ -101,6 +106,11 @@ class Decoder:
     def idle(self) -> bool:
         """Nothing waits and nothing is in flight."""
         return not self._waiting and not self._rows
+
+    @property
+    def batched(self) -> bool:
+        """Whether all its models run all rows in one pass; a model whose attention cannot be replaced runs row by row, which is slow."""
+        return all(isinstance(runner, Slots) for runner in self._runners.values())
 
     @property
     def waiting(self) -> int:
@@ -135,7 +145,8 @@ class Decoder:
 
     def step(self) -> list[Token]:
         """Lets waiting requests in and gives every request in flight one token, in the order of their slots."""
-        with evaluating(*self._models.values()):
+        with evaluating(*self._originals):
+            self._pack()
             copies = self._admit()
             if not self._rows:
                 return []
@@ -191,7 +202,20 @@ class Decoder:
         for runner in self._runners.values():
             runner.release(row.ticket)
 
-    def _caches(self) -> Iterator:
+    def _pack(self) -> None:
+        """Moves the rows into the first slots, the longest first, once their holes have cost as much as moving them does: about one reading of them."""
+        rows = sorted(self._rows.values(), key=lambda row: -len(row.tokens))
+        if self._spans.waste <= sum(len(row.tokens) for row in rows):
+            return
+        for cache in self._caches():
+            cache.move([row.slot for row in rows], len(rows[0].tokens))
+        for slot in {*range(len(rows)), *(row.slot for row in rows)}:
+            self._held[slot] = []
+        for slot, row in enumerate(rows):
+            row.slot = slot
+        self._spans = _Spans()
+
+    def _caches(self) -> Iterator[SlotCache]:
         return (runner.cache for runner in self._runners.values() if isinstance(runner, Slots))
 
     # ------------------------------------------------------------------------------------------------------------------------------- plan
@@ -216,8 +240,11 @@ class Decoder:
         slots, lengths = tuple(row.slot for row in rows), [len(row.tokens) for row in rows]
         spans = self._spans
         if spans.slots != slots or spans.age >= RECUT:
-            spans.slots, spans.bounds, spans.age = slots, cut(slots, lengths), 0
+            cost, bounds = cut(slots, lengths)
+            packed, _ = cut(range(len(rows)), sorted(lengths))
+            spans.slots, spans.bounds, spans.age, spans.excess = slots, bounds, 0, cost - packed
         spans.age += 1
+        spans.waste += spans.excess
         return [Span(start, slots[start], tuple(lengths[start:end])) for start, end in spans.bounds]
 
     # ----------------------------------------------------------------------------------------------------------------------------- tokens

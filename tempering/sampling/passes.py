@@ -144,9 +144,12 @@ def _logits(out: Any) -> Tensor:
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    # In half precision the two take different kernels; a wrong attention is off by the logits' own size.
-    tolerance = 1e-4 if a.dtype in (torch.float32, torch.float64) else 5e-2
-    return bool(((a.float() - b.float()).abs().max() <= tolerance * a.float().abs().max().clamp(min=1.0)).item())
+    """Whether two sets of logits are the same but for rounding."""
+    gap = (a.float() - b.float()).abs()
+    if a.dtype in (torch.float32, torch.float64):
+        return bool((gap.max() <= 1e-4 * a.abs().max().clamp(min=1.0)).item())
+    # In half precision the two take different kernels, and a few tokens may be far off; a wrong attention is off everywhere by the logits' own size.
+    return bool((gap.median() <= 0.1 * a.float().std()).item())
 
 
 def _caches(model: nn.Module) -> bool:
@@ -164,9 +167,8 @@ def _slots_agree(model: nn.Module) -> bool:
     window = getattr(config, "sliding_window", None) or 0
     vocabulary, device = config.vocab_size, next(model.parameters()).device
     # long enough to leave a short window; a window of thousands is taken on trust, as the attention is told of it
-    long = [(7 + 13 * i) % vocabulary for i in range(window + 4 if window <= 64 else 9)]
-    short = [(5 + 3 * i) % vocabulary for i in range(4)]
-    third = long[:5] + [(11 + 5 * i) % vocabulary for i in range(3)]
+    long, short = ([(1000 + seed + 7919 * i) % vocabulary for i in range(n)] for seed, n in ((1, window + 4 if 0 < window <= 64 else 9), (2, 4)))
+    third = long[:5] + [(1003 + 7919 * i) % vocabulary for i in range(3)]
     slots = Slots(model)
     slots.cache.reserve(3, len(long) + 1, len(long) + 1)
 
