@@ -48,6 +48,15 @@ def events(response: httpx2.Response) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
+def close(value: Any) -> Any:
+    """Equal but for the rounding of numbers: a prompt that the decoder's slots remember is not computed again."""
+    if isinstance(value, float):
+        return pytest.approx(value, abs=1e-5)
+    if isinstance(value, dict):
+        return {name: close(v) for name, v in value.items()}
+    return [close(v) for v in value] if isinstance(value, list) else value
+
+
 # --------------------------------------------------------------------------------------------------------------------------------------- what is said
 
 
@@ -181,7 +190,7 @@ def test_a_streamed_completion_is_the_answer_in_pieces(url: str, echo: bool) -> 
         mine = [c["choices"][0] for c in chunks if c["choices"][0]["index"] == choice["index"]]
         assert "".join(c["text"] for c in mine) == choice["text"]
         for name, listed in choice["logprobs"].items():
-            assert [x for c in mine for x in c["logprobs"][name]] == listed, name
+            assert [x for c in mine for x in c["logprobs"][name]] == close(listed), name
         assert [c["finish_reason"] for c in mine] == [None] * (len(mine) - 1) + [choice["finish_reason"]]
     assert {c["object"] for c in chunks} == {"text_completion"}
     assert len({c["id"] for c in chunks}) == 1
@@ -195,7 +204,7 @@ def test_a_streamed_chat_is_the_answer_in_pieces(url: str) -> None:
         mine = [c["choices"][0] for c in chunks if c["choices"][0]["index"] == choice["index"]]
         assert mine[0]["delta"] == {"role": "assistant", "content": ""}
         assert "".join(c["delta"]["content"] for c in mine) == choice["message"]["content"]
-        assert [x for c in mine[1:] for x in c["logprobs"]["content"]] == choice["logprobs"]["content"]
+        assert [x for c in mine[1:] for x in c["logprobs"]["content"]] == close(choice["logprobs"]["content"])
         assert mine[-1]["finish_reason"] == choice["finish_reason"]
     assert (last["choices"], last["usage"]) == ([], whole["usage"])
     assert [c["usage"] for c in chunks] == [None] * len(chunks)
