@@ -47,6 +47,8 @@ FORBIDDEN = {
     "fit": {"methods", "recipes", "cli", "report", "experiment"},
     "signals": {"methods", "recipes", "cli", "report", "experiment"},
     "sample": {"methods", "recipes", "cli", "report", "experiment"},
+    "sampling": {"methods", "recipes", "cli", "report", "experiment", "fit", "serve"},
+    "serve": {"methods", "recipes", "cli", "report", "experiment", "fit", "measure"},
     "data": {"methods", "recipes", "cli", "report", "experiment", "fit", "measure"},
     "models": {"methods", "recipes", "cli", "report", "experiment", "fit", "measure"},
     "report": {"methods", "recipes", "cli", "experiment", "fit", "measure", "models", "sample"},
