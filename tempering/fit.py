@@ -23,6 +23,7 @@ from tempering.distributed.shares import same, share
 from tempering.distributed.world import ALONE, World, current
 from tempering.errors import Interrupted, UserError
 from tempering.layout import to
+from tempering.models.lighter import lighter
 from tempering.progress import Progress
 from tempering.reduce import count, reduce
 from tempering.signals import Engine, Live, compute, engine_for, owner
@@ -64,8 +65,9 @@ def total(
         micros: a call gives one micro-batch of this process, already on the device (called once more when the objective couples the step).
         divisors: one for each term of the objective, counted over everything.
     """
-    # Around the backward pass too, where recomputed activations attend again.
-    with attention.segmented(*(role.model for role in roles.values())):
+    models = [role.model for role in roles.values()]
+    # Around the backward pass too, where recomputed activations go forward again.
+    with attention.segmented(*models), lighter(*models):
         return _total(roles, objective, list(micros), divisors, step, engine, log, world)
 
 

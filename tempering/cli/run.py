@@ -41,6 +41,8 @@ class Generic:
     """Print the resolved values and stop."""
     processes: int = 1
     """Processes of this machine that share the weights and each step (FSDP2), one for each GPU; torchrun may be used instead."""
+    cluster: str | None = None
+    """A Ray cluster that runs the processes: ray://host:port, or local for a small one here; needs the extra "ray"."""
     debug: bool = False
     """Show tracebacks."""
 
@@ -170,7 +172,7 @@ def command(spec: str, recipe: Callable[..., Any], act: Callable[[Signature, lis
         if name in _SWITCHES:
             add(f"run__{name}", bool | None, name=[hyphened(name)], negative="", help=about, group=group("run"), show_default=False)
         else:
-            metavar = {"config": "FILE", "out": "FOLDER", "resume": "[RUN]", "processes": "N"}[name]
+            metavar = {"config": "FILE", "out": "FOLDER", "resume": "[RUN]", "processes": "N", "cluster": "ADDRESS"}[name]
             kind: Any = int if name == "processes" else str
             add(f"run__{name}", kind | None, name=[hyphened(name)], help=about, group=group("run"), metavar=metavar, show_default=False)
 
@@ -227,10 +229,8 @@ def execute(signature: Signature, given: Sequence[Given], generic: Generic) -> i
         return 0
     if generic.processes < 1:
         raise UserError(f"--processes: expected a whole number from 1 on, got {generic.processes}")
-    if generic.processes > 1 and not word.several():
-        from tempering.distributed.launch import launch
-
-        code, sentence = launch([sys.executable, "-m", "tempering", *sys.argv[1:]], generic.processes)
+    if (generic.processes > 1 or generic.cluster) and not word.several() and not word.launched():
+        code, sentence = _launched(generic)
         if sentence:
             raise ProcessFailed(sentence, code)
         return code
@@ -242,6 +242,17 @@ def execute(signature: Signature, given: Sequence[Given], generic: Generic) -> i
     if report.failed_gates:
         raise GateFailed("; ".join(report.failed_gates) + f"; see {report.folder}")
     return 0
+
+
+def _launched(generic: Generic) -> tuple[int, str]:
+    """This command line as several processes: (exit code, the sentence that says what went wrong)."""
+    if generic.cluster:
+        from tempering.distributed.ray import launch_on
+
+        return launch_on(generic.cluster, sys.argv[1:], generic.processes)
+    from tempering.distributed.launch import launch
+
+    return launch([sys.executable, "-m", "tempering", *sys.argv[1:]], generic.processes)
 
 
 def resolve(signature: Signature, given: Sequence[Given], generic: Generic) -> tuple[dict[str, Any], Path | None]:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tempering.distributed.word import FOLDER, read
 
@@ -24,6 +24,16 @@ POLL_S = 0.05
 GRACE_S = 10.0
 """How long the others may take to end by themselves once one has failed: they notice, and the one that stops well may still write its report."""
 KILL_S = 5.0
+
+
+class Child(Protocol):
+    """A process that is watched: `subprocess.Popen`, or one on another machine."""
+
+    def poll(self) -> int | None:
+        """The exit code; minus the signal that killed it; None while it runs."""
+        ...
+
+    def send_signal(self, number: int, /) -> None: ...
 
 
 def launch(command: Sequence[str], processes: int) -> tuple[int, str]:
@@ -45,8 +55,8 @@ def launch(command: Sequence[str], processes: int) -> tuple[int, str]:
                 mine = {**env, "RANK": str(rank), "LOCAL_RANK": str(rank), "TEMPERING_LAUNCHER": str(os.getpid())}
                 # In a session of its own, a process hears of Ctrl-C once: from us.
                 children.append(subprocess.Popen(command, env=mine, stdin=subprocess.DEVNULL, start_new_session=True, **quiet))
-        with _passed_on(children):
-            codes = _watch(children)
+        with passed_on(children):
+            codes = watch(children)
         return verdict(codes, folder)
 
 
@@ -57,7 +67,9 @@ def environment(processes: int) -> dict[str, str]:
 
 
 @contextmanager
-def _passed_on(children: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+def passed_on(children: Sequence[Child]) -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM go to all children, once each."""
+
     def handle(number: int, frame: Any) -> None:
         for child in children:
             child.send_signal(number)
@@ -73,7 +85,7 @@ def _passed_on(children: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _watch(children: Sequence[subprocess.Popen[bytes]]) -> dict[int, int]:
+def watch(children: Sequence[Child], every_s: float = POLL_S) -> dict[int, int]:
     """Rank -> exit code of those that ended by themselves, when all have ended."""
     codes: dict[int, int] = {}
     failed_at = 0.0
@@ -92,9 +104,9 @@ def _watch(children: Sequence[subprocess.Popen[bytes]]) -> dict[int, int]:
                     child.send_signal(stop)
                 until = time.monotonic() + KILL_S
                 while any(child.poll() is None for child in left) and time.monotonic() < until:
-                    time.sleep(POLL_S)
+                    time.sleep(every_s)
             return codes
-        time.sleep(POLL_S)
+        time.sleep(every_s)
 
 
 def verdict(codes: Mapping[int, int], folder: Path) -> tuple[int, str]:

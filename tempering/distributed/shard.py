@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 from tempering.distributed.world import World
 from tempering.errors import UserError
 from tempering.models.heads import attends_by_segments, body_and_head, packs
+from tempering.models.lighter import lighter
 from tempering.signals import Live
 
 T = TypeVar("T")
@@ -80,9 +81,11 @@ class Sharded:
     def _shard(self, model: nn.Module) -> None:
         if id(model) in self._roots:
             return
-        # The verdicts are found with whole weights and kept on the model.
+        # The verdicts about a model and its modules are found with whole weights, and kept.
         for verdict in (body_and_head, packs, attends_by_segments):
             verdict(model)
+        with lighter(model):
+            pass
         low = self._dtype if self._dtype != torch.float32 else None
         policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None, cast_forward_inputs=False)
         units = [fully_shard(block, mesh=self._mesh, mp_policy=policy) for block in _blocks(model)]

@@ -42,10 +42,15 @@ def leave(step: int | None = None, sentence: str = "", lost: bool = False) -> No
     """Leave word; a step alone overwrites the last one."""
     if not launched():
         return
-    path = Path(os.environ[FOLDER]) / f"{rank()}.json"
-    beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(asdict(Word(read(path.parent, rank()).step if step is None else step, sentence, lost))))
-    os.replace(beside, path)
+    folder = Path(os.environ[FOLDER])
+    leave_for(folder, rank(), Word(read(folder, rank()).step if step is None else step, sentence, lost))
+
+
+def leave_for(folder: Path, of: int, word: Word) -> None:
+    """Write a process's word where the launcher looks."""
+    beside = folder / f"{of}.part"
+    beside.write_text(json.dumps(asdict(word)))
+    os.replace(beside, folder / f"{of}.json")
 
 
 def read(folder: Path, of: int) -> Word:

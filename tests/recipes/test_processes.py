@@ -81,3 +81,23 @@ def test_sigterm_stops_all_with_a_checkpoint_and_one_process_goes_on(tmp_path: P
     code, _, err = temper(tmp_path, "run", "sft", "--resume", "run")
     assert code == 0, err
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
+
+
+def test_a_local_ray_cluster_runs_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    words = [*SFT, "--steps", "4"]
+    assert temper(tmp_path, *words, "--out", "one")[0] == 0
+    code, told, err = temper(tmp_path, *words, "--out", "ray", "--processes", "2", "--cluster", "local")
+    assert code == 0, told + err
+    assert told.count("saving the model") == 1
+    assert losses(tmp_path / "ray") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    code, _, err = temper(tmp_path, *words, "--out", "bad", "--processes", "2", "--cluster", "local", "--lr", "1e30", "--clip", "1e30")
+    assert code == 2
+    (sentence,) = [line for line in err.splitlines() if line.startswith("temper:")]
+    assert "the loss is" in sentence
+
+
+def test_a_cluster_that_is_not_there_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    code, _, err = temper(tmp_path, *SFT, "--out", "run", "--processes", "2", "--cluster", "127.0.0.1:1")
+    assert code == 2 and "--cluster 127.0.0.1:1: no Ray cluster can be reached there" in err
