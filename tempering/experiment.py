@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -183,7 +184,9 @@ class Experiment:
         for rows in groups:
             inputs = {**start, "new_tokens": self.new_tokens, "seed": self.values.get("seed", 0), "table": rows.table.fingerprint, "of": rows.indices}
             with self.display.phase("reference log-probs") as phase:
-                found.append(cached(policy, rows, engine_for(training), inputs, micro_tokens=training.micro_tokens, progress=phase.advance))
+                how = {"micro_tokens": training.micro_tokens, "progress": phase.advance}
+                compute = partial(cached, policy, rows, engine_for(training), inputs, **how)
+                found.append(world_of_run().after_first(compute))
         return tuple(found)
 
     def measure(self, name: str, policy: Policy, held: Sequence[Row]) -> Scores:

@@ -27,7 +27,15 @@ from tempering.errors import UserError
 
 START_S = 120.0
 """How long the cluster may take to place all processes."""
+KNOCK_S = 10.0
 POLL_S = 0.5
+
+
+def _knock(address: str) -> None:
+    """Ray itself tries for minutes where nobody listens."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon:
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 
 
 class Starter:
@@ -120,8 +128,9 @@ def launch_on(address: str, command: Sequence[str], processes: int) -> tuple[int
         if address == "local":
             ray.init(address="local", num_cpus=processes, include_dashboard=False, log_to_driver=False, logging_level="error")
         else:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level="error")
-    except (ConnectionError, ValueError, RuntimeError, ImportError, RayError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, RayError) as error:
         raise UserError(f"--cluster {address}: no Ray cluster can be reached there ({' '.join(str(error).split())[:200]})") from None
     try:
         gpus = 1 if ray.cluster_resources().get("GPU") else 0

@@ -76,6 +76,11 @@ class World:
         result: Any = self.together(lambda: action() if self.first else None)
         return self.share(result)
 
+    def after_first(self, action: Callable[[], T]) -> T:
+        """The first process does something that leaves its result in the store, then each of the others does it and finds that result there."""
+        result: Any = self.together(lambda: action() if self.first else None)
+        return result if self.first else action()
+
     def together(self, action: Callable[[], T]) -> T:
         """Do something on every process.
 
