@@ -1,6 +1,6 @@
 """Profiling: where the time of some training steps goes, as a trace to open in Perfetto and as a short table.
 
-    temper run sft --profile 5:3      # steps 6, 7 and 8
+temper run sft --profile 5:3      # steps 6, 7 and 8
 """
 
 from __future__ import annotations

@@ -176,7 +176,15 @@ def command(spec: str, recipe: Callable[..., Any], act: Callable[[Signature, lis
             add(f"run__{name}", bool | None, name=[hyphened(name)], negative="", help=about, group=group("run"), show_default=False)
         else:
             metavar = {"config": "FILE", "out": "FOLDER", "resume": "[RUN]", "log": "TRACKER", "profile": "[START:STEPS]"}[name]
-            add(f"run__{name}", list[str] | None if name == "log" else str | None, name=[hyphened(name)], help=about, group=group("run"), metavar=metavar, show_default=False)
+            add(
+                f"run__{name}",
+                list[str] | None if name == "log" else str | None,
+                name=[hyphened(name)],
+                help=about,
+                group=group("run"),
+                metavar=metavar,
+                show_default=False,
+            )
 
     def body(**bound: Any) -> int:
         given = [g for key, value in bound.items() if not key.startswith("run__") and value is not None for g in _given(signature, key, value)]

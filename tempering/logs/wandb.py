@@ -53,7 +53,7 @@ class WandB:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker.metrics`."""
-        self._run.log(dict(values), step=step)
+        self._run.log(dict(values), step=step, commit=True)
 
     def ledger(self, step: int, values: Mapping[str, float], text: str) -> None:
         """See `Tracker.ledger`."""
