@@ -1,7 +1,7 @@
 """TensorBoard: event files in the run's folder under tensorboard/, so that `tensorboard --logdir runs` shows every run. Nothing leaves the machine.
 
-Numbers are written as doubles, so what is read back is what metrics.jsonl holds. A resumed run writes a further file that begins with the step it goes
-on from; TensorBoard then drops what an earlier, killed process wrote at or after it.
+Numbers are written as doubles, so what is read back is what metrics.jsonl holds. A resumed run writes a further file that begins with the step it
+goes on from; TensorBoard then drops what an earlier, killed process wrote at or after it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Trackio: a local database (`trackio show` opens it). It leaves the machine only where TRACKIO_SPACE_ID or TRACKIO_SERVER_URL says so.
 
-Its automatic logging of the machine is off: a run's record holds what the run logged. A killed run that is resumed logs the steps since its checkpoint
-once more, with the same values.
+Its automatic logging of the machine is off: a run's record holds what the run logged. A killed run that is resumed logs the steps since its
+checkpoint once more, with the same values.
 """
 
 from __future__ import annotations

@@ -213,10 +213,11 @@ def row(*parts: str, lengths: Sequence[int] = (9, 12)) -> Row:
     return made
 
 
-PAIRS = (row("chosen", "rejected"), row("chosen", "rejected", lengths=(3, 20)))
-TRAIN = (row("train"), row("train", lengths=(20,)), row("train", lengths=(1,)))
-FIXED = [Case(DPO(beta=0.5), PAIRS, engine, (0, 0), (1, 0), 7 * VOCAB, 1, cached) for engine in engines() for cached in (False, True)]
-FIXED += [Case(NLL(), TRAIN, engine, (0, 1, 0), (2, 0, 1), VOCAB, 1, False) for engine in engines()]
+# Long and short ones in one micro-batch, so that a packed row holds several.
+PAIRS = tuple(row("chosen", "rejected", lengths=lengths) for lengths in ((9, 12), (3, 20), (18, 1), (2, 4)))
+TRAIN = tuple(row("train", lengths=(length,)) for length in (9, 20, 1, 2, 5))
+FIXED = [Case(DPO(beta=0.5), PAIRS, engine, (0, 0, 0, 1), (2, 1, 0, 3), 7 * VOCAB, 1, cached) for engine in engines() for cached in (False, True)]
+FIXED += [Case(NLL(), TRAIN, engine, (0, 0, 1, 0, 0), (2, 4, 0, 1, 3), VOCAB, 1, False) for engine in engines()]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
