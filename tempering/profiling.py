@@ -2,7 +2,7 @@
 
     temper run sft --profile 5:3      # steps 6, 7 and 8
 
-torch.profiler records every operator. The table says what share each phase of a step takes (ranges that `fit` names, and the optimizers' own), what kind
+torch.profiler records every operator. The table says what share each phase of a step takes (ranges that `fit` and torch's optimizers name), what kind
 of work it is, and which operators take longest by themselves. A kind is found by name, by what an operator stands in, and for the output head by the
 vocabulary among its shapes; work in the backward pass belongs to the forward operator that it is the gradient of. On a GPU times are its own, by the
 operator that launched the work. Recording slows a step down, small operators most: compare shares, not seconds.
