@@ -98,7 +98,7 @@ $(VENV)/.test: pyproject.toml constraints.txt $(VENV)/.package $(VENV)/.smollm2
 
 $(VENV)/.peers: $(VENV)/.test
 	@echo "installing the libraries to compare with"
-	@$(PIP) -e ".[test,peers]"
+	@$(PIP) -e ".[test,peers,trackers]"
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.package

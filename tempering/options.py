@@ -5,12 +5,9 @@ from __future__ import annotations
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tempering.display import Display
-
-if TYPE_CHECKING:
-    from tempering.profiling import Window
+from tempering.profiling import Window
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,20 @@ operator that launched the work. Recording slows a step down, small operators mo
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from tempering.errors import UserError
 
 TRACE, TABLE = "profile.json.gz", "profile.txt"
-PHASES = ("data", "forward+backward", "optimizer")
+PHASES: tuple[str, ...] = ("data", "forward+backward", "optimizer")
 """The ranges of a step; `fit` names the first two, every torch optimizer the third."""
-KINDS = ("matmul", "attention", "head", "optimizer", "data", "other")
+KINDS: tuple[str, ...] = ("matmul", "attention", "head", "optimizer", "data", "other")
 TOP = 12
 
 _STEP = "ProfilerStep"
@@ -97,14 +98,12 @@ def table(events: Iterable[Any], *, on_device: bool) -> str:
     host = [event for event in events if event.device_type == DeviceType.CPU]
     steps = [event for event in host if event.name.startswith(_STEP)]
     wall = sum(event.cpu_time_total for event in steps)
-    phases = Counter({name: 0.0 for name in PHASES})
+    phases = dict.fromkeys(PHASES, 0.0)
     for event in host:
         name = "optimizer" if event.name.startswith("Optimizer.step#") else event.name
         if name in phases:
             phases[name] += event.cpu_time_total
-    own = Counter[str]()
-    kinds = Counter({kind: 0.0 for kind in KINDS})
-    calls = Counter[str]()
+    kinds, own, calls = dict.fromkeys(KINDS, 0.0), defaultdict[str, float](float), Counter[str]()
     kind_of = _kinds(host)
     for event in host:
         spent = event.self_device_time_total if on_device else event.self_cpu_time_total
@@ -119,9 +118,9 @@ def table(events: Iterable[Any], *, on_device: bool) -> str:
     lines = [f"{len(steps)} steps, {wall / 1e6:.3f} s while recorded ({'device' if on_device else 'processor'} time below)", "", "phase of a step"]
     rest = max(0.0, wall - sum(phases.values()))
     lines += [_line(name, spent, wall) for name, spent in [*((name, phases[name]) for name in PHASES), ("rest", rest)]]
-    lines += ["", "kind of work"] + [_line(kind, spent, total) for kind, spent in kinds.most_common()]
+    lines += ["", "kind of work"] + [_line(kind, spent, total) for kind, spent in sorted(kinds.items(), key=itemgetter(1), reverse=True)]
     lines += ["", "operator, by its own time" + " " * 27 + "calls"]
-    lines += [f"{_line(name[:48], spent, total)}  {calls[name]:7,}" for name, spent in own.most_common(TOP)]
+    lines += [f"{_line(name[:48], spent, total)}  {calls[name]:7,}" for name, spent in sorted(own.items(), key=itemgetter(1), reverse=True)[:TOP]]
     return "\n".join(lines) + "\n"
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tempering.display import Display
-from tempering.logs import Logs
-
-if TYPE_CHECKING:
-    from tempering.profiling import Window
+from tempering.logs import Logs, first_process
+from tempering.profiling import Window, profiling
 
 
 @contextmanager
@@ -24,9 +22,8 @@ def watching(display: Display, logs: Logs, steps: int, window: Window | None, fo
         folder: the run's, where a profile is written.
     """
     logs.open()
-    if window is not None:
-        from tempering.profiling import profiling
-    with display.phase("training", steps) as phase, profiling(window, folder, display.say) if window is not None else nullcontext() as stepped:
+    profiled = profiling(window, folder, display.say) if window is not None and first_process() else nullcontext()
+    with display.phase("training", steps) as phase, profiled as stepped:
 
         def step(metrics: Mapping[str, Any]) -> None:
             phase.advance(metrics["step"], steps, f"loss {metrics['loss']:.4f}  {metrics['tokens_per_s']:.0f} tokens/s")

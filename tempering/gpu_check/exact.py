@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tempering.errors import Interrupted
 from tempering.gpu_check.bench import Bench, NotHere, engines
@@ -33,7 +33,8 @@ def gradients(bench: Bench, engine: Any, objective: Any, parts: Any, micro_token
     if attention:
         model.set_attn_implementation(attention)
     torch.manual_seed(0)
-    live = Live.attach(Role(model, LoRA(r=4)))
+    scope: Any = LoRA(r=4)
+    live = Live.attach(Role(model, scope))
     assert live.handle is not None
     for name, p in live.handle.params.items():
         if "lora_B" in name:
@@ -113,9 +114,9 @@ def resume(bench: Bench) -> float:
     from tempering.types import Role
 
     def run(folder: Path, *, stop: bool = False, again: bool = False) -> dict[str, Any]:
-        stopper = Stopper()
+        stopper, scope = Stopper(), cast(Any, LoRA(r=4, dropout=0.3))
         fitted = fit(
-            {"policy": Role(bench.model(), LoRA(r=4, dropout=0.3))}, NLL(), Shuffled(bench.rows(12), 4, seed=1), steps=6, seed=2, folder=folder,
+            {"policy": Role(bench.model(), scope)}, NLL(), Shuffled(bench.rows(12), 4, seed=1), steps=6, seed=2, folder=folder,
             optimizer=Optimizer(lr=3e-3), training=Training(precision="fp32"), engine=Engine(device=bench.device), resume=again, stopper=stopper,
             say=lambda _: None, on_metrics=lambda m: stopper("a check") if stop and m["step"] == 3 else None,
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from statistics import median
+from typing import Any
 
 from tempering.gpu_check.bench import Bench, NotHere
 
@@ -29,7 +30,7 @@ def speed(bench: Bench, work: str, peaks: dict[str, float]) -> float:
     parts = ("chosen", "rejected") if work == "dpo" else ("train",)
     rows = bench.rows(16, parts, longest=40 if bench.small else 1024, vocabulary=model.config.vocab_size)
     rates: list[float] = []
-    scope = Full() if work == "sft_full" else LoRA(r=16)
+    scope: Any = Full() if work == "sft_full" else LoRA(r=16)
     try:
         fit(
             {"policy": Role(model, scope)}, DPO() if work == "dpo" else NLL(), Shuffled(rows, 8, seed=0), steps=3 if bench.small else 8,

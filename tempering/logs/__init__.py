@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -50,6 +51,11 @@ def chosen(given: str | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
+def first_process() -> bool:
+    """Whether this process speaks for the run, where a launcher such as torchrun started several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class Logs:
     """The trackers of one run; without names it does nothing.
 
@@ -62,7 +68,7 @@ class Logs:
     def __init__(self, names: Sequence[str], folder: Path, *, resumed: bool, say: Callable[[str], None]) -> None:
         self.folder, self.say = folder, say
         self._kept: dict[str, Any] = _read(folder / FILE) if resumed else {}
-        self.names = tuple(names) or chosen(list(self._kept))
+        self.names = (tuple(names) or chosen(list(self._kept))) if first_process() else ()
         self._open: dict[str, Tracker] = {}
         self._opened = False
         self._step = 0

@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,9 +36,8 @@ class MLflow:
     def open(self, folder: Path, config: Mapping[str, Any], kept: Mapping[str, Any]) -> Mapping[str, Any]:
         """See `Tracker.open`."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        import mlflow
-        from mlflow.entities import Param
-
+        mlflow: Any = import_module(self.package)
+        entities: Any = import_module("mlflow.entities")
         self._client = mlflow.MlflowClient()
         if kept:
             self._id = self._client.get_run(kept["id"]).info.run_id
@@ -47,18 +47,17 @@ class MLflow:
         found = self._client.get_experiment_by_name(name)
         experiment = found.experiment_id if found is not None else self._client.create_experiment(name)
         self._id = self._client.create_run(experiment, run_name=folder.name).info.run_id
-        params = [Param(allowed(key), value[:6000]) for key, value in flat(config)]
+        params = [entities.Param(allowed(key), value[:6000]) for key, value in flat(config)]
         for start in range(0, len(params), PARAMS):
             self._client.log_batch(self._id, params=params[start : start + PARAMS])
         return {"id": self._id}
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker.metrics`."""
-        from mlflow.entities import Metric
-
+        entities: Any = import_module("mlflow.entities")
         self._wait(keep=8)
         now = int(time.time() * 1000)
-        batch = [Metric(allowed(name), value, now, step) for name, value in values.items()]
+        batch = [entities.Metric(allowed(name), value, now, step) for name, value in values.items()]
         self._sent.append(self._client.log_batch(self._id, metrics=batch, synchronous=False))
 
     def ledger(self, step: int, values: Mapping[str, float], text: str) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,8 +30,7 @@ class Trackio:
     def open(self, folder: Path, config: Mapping[str, Any], kept: Mapping[str, Any]) -> Mapping[str, Any]:
         """See `Tracker.open`."""
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-        import trackio
-
+        trackio: Any = import_module(self.package)
         project = kept.get("project") or os.environ.get("TRACKIO_PROJECT") or PROJECT
         name = kept.get("name") or folder.name
         resume = "allow" if kept else "never"
@@ -45,13 +45,11 @@ class Trackio:
 
     def ledger(self, step: int, values: Mapping[str, float], text: str) -> None:
         """See `Tracker.ledger`."""
-        import trackio
-
+        trackio: Any = import_module(self.package)
         self._run.log({**values, "ledger": trackio.Markdown(text)}, step=step)
 
     def close(self, state: str) -> None:
         """See `Tracker.close`."""
-        import trackio
-
+        trackio: Any = import_module(self.package)
         with contextlib.redirect_stdout(sys.stderr):
             trackio.finish()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,8 +29,7 @@ class WandB:
     def open(self, folder: Path, config: Mapping[str, Any], kept: Mapping[str, Any]) -> Mapping[str, Any]:
         """See `Tracker.open`."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        import wandb
-
+        wandb: Any = import_module(self.package)
         settings = wandb.Settings(
             console="off",
             save_code=False,

@@ -216,6 +216,14 @@ def test_without_the_flag_no_tracker_is_made(given: dict[str, Any], tmp_path: Pa
     assert not (out / "trackers.json").exists()
 
 
+def test_only_the_first_of_several_processes_logs(tmp_path: Path, watching: type[Watching], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    opened = Logs(("watching",), run_folder(tmp_path / "run"), resumed=False, say=print)
+    opened.open()
+    opened.metrics({"step": 1, "loss": 1.0})
+    assert watching.seen == [] and not (tmp_path / "run" / "trackers.json").exists()
+
+
 @pytest.mark.parametrize("call", ["metrics", "ledger", "close"])
 def test_a_tracker_that_fails_is_named_once_and_the_run_ends_as_without_it(
     call: str, given: dict[str, Any], tmp_path: Path, watching: type[Watching], capsys: pytest.CaptureFixture[str]
