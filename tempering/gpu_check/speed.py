@@ -46,6 +46,7 @@ def speed(bench: Bench, work: str, peaks: dict[str, float]) -> float:
 
 
 def peak(peaks: dict[str, float], work: str) -> float:
+    """What `speed` measured for one kind of training."""
     if work not in peaks:
         raise NotHere("no GPU whose memory to read, or the run before did not end")
     return peaks[work]
