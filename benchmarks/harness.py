@@ -231,67 +231,33 @@ def row(
 def rows_of(
     benchmark: Benchmark, turns: Mapping[str, Turns], facts: Mapping[str, Any], best: Mapping[str, Any], command: str
 ) -> list[dict[str, Any]]:
-    """Every result of a benchmark: speed and memory against each peer, steady and whole."""
+    """Every result of a benchmark: speed and memory against each peer, steady and whole; then our share of the roofline where one is asked for."""
     machine = describe() | {"matmul_gflops": {dtype: {"linear": b["linear"], "head": b["head"]} for dtype, b in best.items()}}
     limit = benchmark.limit(facts, best) if benchmark.limit else None
     mine, found = turns[benchmark.ours.name], []
+    first = mine.reports[0]
+    work = {name: first[name] for name in benchmark.equal} | {"tokens": sum(first["tokens"])}
+    about = {"command": command, "machine": machine, "facts": dict(facts), "work": work}
+    about |= {"ours_setting": dict(mine.setting), "ours_tried": mine.tried}
     for peer in benchmark.peers:
         theirs = turns[peer.name]
+        versus = {"peer_setting": dict(theirs.setting), "peer_tried": theirs.tried, "peer_note": peer.note}
+        versus |= {"threads": [first["threads"], theirs.reports[0]["threads"]]}
+        versus |= {"losses": [[_short(r.get("loss")) for r in t.reports] for t in (mine, theirs)]}
         for metric, phase, number in PHASES:
             if phase == "whole process" and not benchmark.whole_process:
                 continue
             ours, other = [number(r) for r in mine.reports], [number(r) for r in theirs.reports]
-            shares = {}
-            if limit and phase == "steady":
-                shares = {
-                    "limit": _short(limit),
-                    "ours_share": _short(statistics.median(ours) / limit),
-                    "peer_share": _short(statistics.median(other) / limit),
-                }
-            found.append(
-                row(
-                    benchmark.name,
-                    metric,
-                    ours,
-                    other,
-                    peer_name=peer.name,
-                    unit=benchmark.unit if metric == "speed" else "GiB",
-                    command=command,
-                    machine=machine,
-                    target=benchmark.targets.get((metric, peer.name)),
-                    phase=phase,
-                    **shares,
-                    ours_setting=dict(mine.setting),
-                    peer_setting=dict(theirs.setting),
-                    ours_tried=mine.tried,
-                    peer_tried=theirs.tried,
-                    peer_note=peer.note,
-                    threads=[mine.reports[0]["threads"], theirs.reports[0]["threads"]],
-                    work={name: mine.reports[0][name] for name in benchmark.equal} | {"tokens": sum(mine.reports[0]["tokens"])},
-                    losses=[[_short(r.get("loss")) for r in t.reports] for t in (mine, theirs)],
-                    facts=dict(facts),
-                )  # fmt: skip
-            )
+            shares = {"limit": limit, "ours_share": statistics.median(ours) / limit, "peer_share": statistics.median(other) / limit} if limit else {}
+            more = {name: _short(value) for name, value in shares.items()} if phase == "steady" else {}
+            unit, target = benchmark.unit if metric == "speed" else "GiB", benchmark.targets.get((metric, peer.name))
+            about_peer = about | versus | more
+            found.append(row(benchmark.name, metric, ours, other, peer_name=peer.name, unit=unit, target=target, phase=phase, **about_peer))
     share = benchmark.targets.get(("share", ""))
     if share is not None and limit:
         ours = [steady(r) for r in mine.reports]
-        found.append(
-            row(
-                benchmark.name,
-                "speed",
-                ours,
-                [limit] * len(ours),
-                peer_name="roofline",
-                unit=benchmark.unit,
-                command=command,
-                machine=machine,
-                target=share,
-                phase="steady",
-                limit=_short(limit),
-                ours_share=_short(statistics.median(ours) / limit),
-                ours_setting=dict(mine.setting),
-            )  # fmt: skip
-        )
+        about |= {"limit": _short(limit), "ours_share": _short(statistics.median(ours) / limit), "phase": "steady"}
+        found.append(row(benchmark.name, "speed", ours, [limit] * len(ours), peer_name="roofline", unit=benchmark.unit, target=share, **about))
     return found
 
 

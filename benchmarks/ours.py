@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import inputs, judge
 from benchmarks.child import Meter
-from benchmarks.settings import CLIP, LR, LR_DPO, LR_LORA, NEW_TOKENS, RANK, reward
+from benchmarks.settings import CLIP, LR, LR_DPO, LR_LORA, LR_POLICY, SAMPLES, advantages, reward
 
 if TYPE_CHECKING:
     from tempering.types import Parts, Row, Run
@@ -223,3 +222,120 @@ def dpo(
     _, loss = _train(policy.model, DPO(beta=0.1), InOrder(made), len(plan), lr=LR_DPO, micro_tokens=micro_tokens, rank=0, meter=meter, seed=seed)
     tokens = [inputs.pair_tokens(step) for step in plan]
     return meter.report(tokens=tokens, scored=inputs.pair_scored(data["rows"]), rows=len(data["rows"]), loss=loss, ahead_s=ahead_s)
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------- sampling
+
+
+def sampling(path: str, prompts: int, shortest: int, longest: int, seed: int, max_rows: int = 64) -> dict[str, Any]:
+    """Greedy decoding in bfloat16 with requests of mixed lengths, admitted as others end."""
+    meter = Meter()
+    import torch
+
+    from tempering import models
+    from tempering.sampling.decoder import Decoder
+    from tempering.sampling.types import Request
+    from tempering.types import Policy
+
+    meter.imported()
+    data = inputs.read(path, seed)
+    loaded = models.load(MODEL, dtype="bfloat16", say=_quiet)
+    # No end token: every request makes exactly the tokens it asks for, whoever decodes.
+    loaded.model.generation_config.eos_token_id = None  # type: ignore[union-attr]
+    policy = Policy(loaded.model, None)
+
+    def decode(requests: Sequence[Request]) -> int:
+        decoder, made = Decoder(policy, max_rows=max_rows, dtype=torch.bfloat16), 0
+        for request in requests:
+            decoder.submit(request)
+        while not decoder.idle:
+            made += len(decoder.step())
+        return made
+
+    # The longest first: the last rows to end are then few.
+    requests = [Request(tuple(row["ids"]), max_new_tokens=row["new"], key=i) for i, row in enumerate(data["rows"])]
+    requests.sort(key=lambda request: -request.max_new_tokens)
+    decode([Request(requests[0].prompt_ids, max_new_tokens=4)])
+    meter.start()
+    made = decode(requests)
+    meter.step()
+    return meter.report(tokens=[made], scored=made, rows=len(requests))
+
+
+class Rollouts:
+    """A stream that samples from the live policy, rewards its samples, and gives them with their advantages; a prompt's samples are one group."""
+
+    def __init__(self, prompts: Sequence[Sequence[int]], tokenizer: Any, new: int) -> None:
+        self.prompts, self.tokenizer, self.new, self.sampled = prompts, tokenizer, new, []
+
+    def next(self, run: Run) -> Parts:
+        """Sample, reward, and lay out one step."""
+        import numpy as np
+        import torch
+
+        from tempering.layout import collate
+        from tempering.sample import sample
+        from tempering.types import Policy, Segment
+
+        policy = Policy(run.roles["policy"].model, self.tokenizer)
+        with torch.autocast("cpu", torch.bfloat16):
+            groups = sample(policy, self.prompts, n=SAMPLES, max_new_tokens=self.new, temperature=1.0, seed=run.seed + run.step)
+        self.sampled.append(sum(len(episode.ids) for group in groups for episode in group))
+        rows = []
+        for group in groups:
+            segments = []
+            for episode, advantage in zip(group, advantages([reward(episode.text) for episode in group]), strict=True):
+                context, made = np.zeros(len(episode.prompt_ids), np.float32), np.ones(len(episode.ids), np.float32)
+                old = np.concatenate([context, np.array(episode.logps, np.float32)])
+                extras = {"old_logp": old, "advantage": np.concatenate([context, advantage * made])}
+                segments.append(Segment(np.array(episode.prompt_ids + episode.ids, np.int32), np.concatenate([context, made]), extras))
+            rows.append({"rollout": tuple(segments)})
+        return collate(rows)
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+def _clipped_gradient(clip: float = 0.2) -> Any:
+    """PPO's clipped surrogate on advantages and old log-probs that stand in the batch, averaged over the step's tokens (TRL's loss_type "dapo")."""
+    from dataclasses import dataclass
+
+    import torch
+
+    from tempering.types import Context, Objective, Parts, Signals
+
+    @dataclass(frozen=True)
+    class ClippedGradient(Objective):
+        part = "rollout"
+        norm = "tokens"
+
+        @property
+        def needs(self) -> dict[str, frozenset[str]]:
+            return {"rollout": frozenset({"logp", "old_logp", "advantage"})}
+
+        def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> torch.Tensor:
+            s = signals["rollout"]
+            ratio_T = (s["logp"] - s["old_logp"]).exp()
+            return -torch.minimum(ratio_T * s["advantage"], ratio_T.clamp(1 - clip, 1 + clip) * s["advantage"])
+
+    return ClippedGradient()
+
+
+def on_policy(path: str, prompts: int, shortest: int, longest: int, seed: int, micro_tokens: int = 4096) -> dict[str, Any]:
+    """One step: sample, reward, and one update by the clipped objective, all weights trained."""
+    meter = Meter()
+    import torch  # noqa: F401
+
+    import tempering.fit
+    import tempering.sample  # noqa: F401
+    from tempering import models
+
+    meter.imported()
+    data = inputs.read(path, seed)
+    policy = models.load(MODEL, say=_quiet)
+    rollouts = Rollouts([row["ids"] for row in data["rows"]], policy.tokenizer, longest)
+    _train(policy.model, _clipped_gradient(), rollouts, 1, lr=LR_POLICY, micro_tokens=micro_tokens, rank=0, meter=meter, seed=seed)
+    return meter.report(tokens=rollouts.sampled, scored=rollouts.sampled[0], rows=len(data["rows"]) * SAMPLES)

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks import inputs, judge
 from benchmarks.child import Meter
-from benchmarks.settings import CLIP, LR, LR_DPO, LR_LORA, LR_POLICY, NEW_TOKENS, RANK, SAMPLES, reward
+from benchmarks.settings import CLIP, LR, LR_DPO, LR_LORA, LR_POLICY, SAMPLES, reward
 
 
 def _common(**more: Any) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def sft(
     plan = inputs.by_step(data["rows"], per_step)
     labels = [[i if m else -100 for i, m in zip(r["ids"], r["mask"], strict=True)] for r in data["rows"]]
     dataset = Dataset.from_dict({"input_ids": [r["ids"] for r in data["rows"]], "labels": labels})
-    accumulate, tokens = per_step // batch, [inputs.sft_tokens(step) for step in plan]
+    accumulate, tokens = max(1, per_step // batch), [inputs.sft_tokens(step) for step in plan]
     if pack:
         packed = pack_dataset(dataset, pack, "bfd")
         # As many optimizer steps as the others take, so that a step has as many rows on average.
@@ -140,3 +140,38 @@ def dpo(path: str, rows: int, per_step: int, max_length: int, min_prompt: int, s
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     tokens = [inputs.pair_tokens(step) for step in plan]
     return meter.report(tokens=tokens, scored=inputs.pair_scored(data["rows"]), rows=len(data["rows"]), loss=losses[-1], ahead_s=ahead_s[0])
+
+
+def grpo(path: str, prompts: int, shortest: int, longest: int, seed: int, batch: int = 16) -> dict[str, Any]:
+    """One step of GRPOTrainer: every sample generated in one batch, then trained on `batch` at a time.
+
+    No KL term (TRL's default), one update a batch of samples, so that the old log-probs are the step's own and need no pass of their own. Generation
+    stays with `generate`: the continuous-batching switch turns the float32 weights themselves into bfloat16, and there is no vLLM on this machine.
+    """
+    meter = Meter()
+    import torch
+    import transformers
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    meter.imported()
+    data, made = inputs.read(path, seed), [0]
+
+    def vowels(completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
+        made[0] += sum(len(ids) for ids in completion_ids)
+        return [reward(text) for text in completions]
+
+    args = GRPOConfig(
+        **_common(
+            learning_rate=LR_POLICY, per_device_train_batch_size=batch, gradient_accumulation_steps=prompts * SAMPLES // batch, seed=seed,
+            max_steps=1, num_generations=SAMPLES, max_completion_length=longest, temperature=1.0, beta=0.0, epsilon=0.2, loss_type="dapo",
+        )
+    )  # fmt: skip
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(data["model"], dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(data["model"])
+    trainer = GRPOTrainer(
+        model, reward_funcs=vowels, args=args, train_dataset=Dataset.from_list([{"prompt": row["text"]} for row in data["rows"]]),
+        processing_class=tokenizer, callbacks=[_timer(meter)],
+    )  # fmt: skip
+    trainer.train()
+    return meter.report(tokens=[made[0]], scored=made[0], rows=len(data["rows"]) * SAMPLES)
