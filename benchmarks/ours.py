@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import inputs, judge
 from benchmarks.child import Meter
 from benchmarks.settings import CLIP, LR, LR_DPO, LR_LORA, LR_POLICY, SAMPLES, advantages, reward
+from tempering.types import Context, Objective, Parts, Policy, Role, Row, Run, Segment, Signals
 
 if TYPE_CHECKING:
-    from tempering.types import Parts, Row, Run
+    from torch import Tensor
 
 MODEL = "builtin:smollm2-135m"
 
@@ -142,13 +144,24 @@ class InOrder:
         pass
 
 
-def _train(model: Any, objective: Any, stream: Any, steps: int, *, lr: float, micro_tokens: int, rank: int, meter: Meter, seed: int) -> Any:
+def _train(
+    model: Any,
+    objective: Any,
+    stream: Any,
+    steps: int,
+    *,
+    lr: float,
+    micro_tokens: int,
+    rank: int,
+    meter: Meter,
+    seed: int,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> Any:
     """(live policy, loss of the last step) after `steps` steps of AdamW at a constant rate, bf16 matmuls over float32 weights."""
     from tempering.config import Optimizer, Schedule, Training
     from tempering.fit import fit
     from tempering.methods.scopes.full import Full
     from tempering.methods.scopes.lora import LoRA
-    from tempering.types import Role
 
     training = Training(micro_tokens=micro_tokens, precision="bf16", clip=CLIP)
     losses: list[float] = []
@@ -156,6 +169,7 @@ def _train(model: Any, objective: Any, stream: Any, steps: int, *, lr: float, mi
     def on_metrics(metrics: Mapping[str, Any]) -> None:
         meter.step()
         losses.append(float(metrics["loss"]))
+        on_step(int(metrics["step"]))
 
     meter.start()
     done = fit(
@@ -164,6 +178,16 @@ def _train(model: Any, objective: Any, stream: Any, steps: int, *, lr: float, mi
         seed=seed, say=_quiet, on_metrics=on_metrics,
     )  # fmt: skip
     return done.roles["policy"], losses[-1]
+
+
+def train_on(
+    model: Any, rows: Sequence[tuple[Any, Any]], steps: int, *, micro_tokens: int, meter: Meter, seed: int, on_step: Callable[[int], None]
+) -> None:
+    """All weights of any model on the same (ids, mask) rows in every step; `on_step` gets the number of each finished step, from 1."""
+    from tempering.methods.objectives.nll import NLL
+
+    made = [{"train": (Segment(ids, mask),)} for ids, mask in rows]
+    _train(model, NLL(), InOrder([made]), steps, lr=LR, micro_tokens=micro_tokens, rank=0, meter=meter, seed=seed, on_step=on_step)
 
 
 def sft(path: str, rows: int, per_step: int, max_length: int, seed: int, micro_tokens: int = 2048, rank: int = 0) -> dict[str, Any]:
@@ -175,7 +199,6 @@ def sft(path: str, rows: int, per_step: int, max_length: int, seed: int, micro_t
 
     from tempering import models
     from tempering.methods.objectives.nll import NLL
-    from tempering.types import Segment
 
     meter.imported()
     data = inputs.read(path, seed)
@@ -200,7 +223,6 @@ def dpo(
     from tempering import models
     from tempering.measure import logps_of
     from tempering.methods.objectives.dpo import DPO
-    from tempering.types import Segment
 
     meter.imported()
     data = inputs.read(path, seed)
@@ -235,7 +257,6 @@ def sampling(path: str, prompts: int, shortest: int, longest: int, seed: int, ma
     from tempering import models
     from tempering.sampling.decoder import Decoder
     from tempering.sampling.types import Request
-    from tempering.types import Policy
 
     meter.imported()
     data = inputs.read(path, seed)
@@ -275,7 +296,6 @@ class Rollouts:
 
         from tempering.layout import collate
         from tempering.sample import sample
-        from tempering.types import Policy, Segment
 
         policy = Policy(run.roles["policy"].model, self.tokenizer)
         with torch.autocast("cpu", torch.bfloat16):
@@ -299,29 +319,23 @@ class Rollouts:
         pass
 
 
-def _clipped_gradient(clip: float = 0.2) -> Any:
-    """PPO's clipped surrogate on advantages and old log-probs that stand in the batch, averaged over the step's tokens (TRL's loss_type "dapo")."""
-    from dataclasses import dataclass
+@dataclass(frozen=True)
+class ClippedGradient(Objective):
+    """PPO's clipped surrogate on old log-probs and advantages that stand in the batch, averaged over the step's tokens (TRL's loss_type "dapo")."""
 
-    import torch
+    clip: float = 0.2
+    part = "rollout"
+    norm = "tokens"
 
-    from tempering.types import Context, Objective, Parts, Signals
+    @property
+    def needs(self) -> Mapping[str, frozenset[str]]:
+        return {"rollout": frozenset({"logp", "old_logp", "advantage"})}
 
-    @dataclass(frozen=True)
-    class ClippedGradient(Objective):
-        part = "rollout"
-        norm = "tokens"
-
-        @property
-        def needs(self) -> dict[str, frozenset[str]]:
-            return {"rollout": frozenset({"logp", "old_logp", "advantage"})}
-
-        def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> torch.Tensor:
-            s = signals["rollout"]
-            ratio_T = (s["logp"] - s["old_logp"]).exp()
-            return -torch.minimum(ratio_T * s["advantage"], ratio_T.clamp(1 - clip, 1 + clip) * s["advantage"])
-
-    return ClippedGradient()
+    def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
+        s = signals["rollout"]
+        ratio_T = (s["logp"] - s["old_logp"]).exp()
+        clipped_T = ratio_T.clamp(1 - self.clip, 1 + self.clip)
+        return -(ratio_T * s["advantage"]).minimum(clipped_T * s["advantage"])
 
 
 def on_policy(path: str, prompts: int, shortest: int, longest: int, seed: int, micro_tokens: int = 4096) -> dict[str, Any]:
@@ -337,5 +351,5 @@ def on_policy(path: str, prompts: int, shortest: int, longest: int, seed: int, m
     data = inputs.read(path, seed)
     policy = models.load(MODEL, say=_quiet)
     rollouts = Rollouts([row["ids"] for row in data["rows"]], policy.tokenizer, longest)
-    _train(policy.model, _clipped_gradient(), rollouts, 1, lr=LR_POLICY, micro_tokens=micro_tokens, rank=0, meter=meter, seed=seed)
+    _train(policy.model, ClippedGradient(), rollouts, 1, lr=LR_POLICY, micro_tokens=micro_tokens, rank=0, meter=meter, seed=seed)
     return meter.report(tokens=rollouts.sampled, scored=rollouts.sampled[0], rows=len(data["rows"]) * SAMPLES)

@@ -5,8 +5,9 @@ micro-batches of 256 to 2,048 tokens; for the output head in chunks; for decodin
 memory. In bfloat16 and float32, on every number of threads up to the cores. A speed is the median over repetitions; the roofline is the best of them
 over sizes and threads, so that nothing a contender could choose is better than it.
 
-    python -m benchmarks.roofline            # a table, and benchmarks/results/roofline.json
-    python -m benchmarks.roofline --quick    # one size, seconds; what every benchmark measures in its own run
+    python -m benchmarks.roofline            # every size as a table
+    python -m benchmarks.roofline --quick    # few sizes, in seconds; what the harness measures around every benchmark
+    python -m benchmarks roofline            # stores the results
 """
 
 from __future__ import annotations
@@ -17,13 +18,11 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from benchmarks.flops import SMOLLM2, Flops, Shape
 from benchmarks.machine import commit, cores, describe
 
-RESULTS = Path(__file__).resolve().parent / "results"
 TOKENS = (256, 512, 1024, 2048)
 CHUNKS = (128, 256, 512, 1024)
 ROWS = (1, 8, 16, 32, 64, 128)
@@ -104,7 +103,7 @@ def bandwidth(repeats: int, megabytes: int = 256) -> dict[str, float]:
     }
 
 
-def measure(shape: Shape = SMOLLM2, *, quick: bool = False, repeats: int = 7) -> dict[str, Any]:
+def measured(shape: Shape = SMOLLM2, *, quick: bool = False, repeats: int = 7) -> dict[str, Any]:
     """All speeds: {"linear": [...], "head": [...], "decode": [...], "memory": [...], "best": {dtype: Roofline}}, a row for each size and threads."""
     import torch
 
@@ -162,21 +161,39 @@ def show(found: dict[str, Any]) -> None:
 
 
 def now() -> dict[str, Any]:
-    """The quick measurement, as the harness calls it in a child."""
-    return {"best": measure(quick=True)["best"]}
+    """In a child: the quick measurement that the harness takes around every benchmark."""
+    return {"best": measured(quick=True)["best"]}
+
+
+def full() -> dict[str, Any]:
+    """In a child: every size."""
+    return measured()
+
+
+def measure(*, rounds: int | None = None, quick: bool = False, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
+    """The roofline as results: GFLOP/s and GB/s, without a peer; all sizes stand in results/roofline-sizes.json."""
+    from benchmarks import children, harness
+
+    say("== roofline")
+    found = children.call(f"benchmarks.roofline:{'now' if quick else 'full'}", {})
+    about = {"command": "python -m benchmarks roofline", "machine": describe()}
+    if not quick:
+        sizes = {kind: found[kind] for kind in ("linear", "head", "decode", "memory")}
+        harness.RESULTS.mkdir(exist_ok=True)
+        (harness.RESULTS / "roofline-sizes.json").write_text(json.dumps({**about, "commit": commit(), **sizes}, indent=1) + "\n")
+    rows = []
+    for dtype, best in found["best"].items():
+        for kind, unit in (("linear", "GFLOP/s"), ("head", "GFLOP/s"), ("decode", "tokens/s")):
+            rows.append(harness.row("roofline", "speed", [best[kind]], [], peer_name="no peer", unit=unit, phase=f"{kind}, {dtype}", **about))
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.roofline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few sizes; nothing is stored")
+    parser.add_argument("--quick", action="store_true", help="few sizes")
     parser.add_argument("--repeats", type=int, default=7)
     args = parser.parse_args()
-    found = measure(quick=args.quick, repeats=args.repeats)
-    show(found)
-    if not args.quick:
-        RESULTS.mkdir(exist_ok=True)
-        text = json.dumps({"machine": describe(), "commit": commit(), **found}, indent=1)
-        (RESULTS / "roofline.json").write_text(text + "\n")
+    show(measured(quick=args.quick, repeats=args.repeats))
 
 
 if __name__ == "__main__":
