@@ -76,12 +76,10 @@ def sft(
     plan = inputs.by_step(data["rows"], per_step)
     labels = [[i if m else -100 for i, m in zip(r["ids"], r["mask"], strict=True)] for r in data["rows"]]
     dataset = Dataset.from_dict({"input_ids": [r["ids"] for r in data["rows"]], "labels": labels})
-    accumulate, tokens = max(1, per_step // batch), [inputs.sft_tokens(step) for step in plan]
+    accumulate = max(1, per_step // batch)
     if pack:
-        packed = pack_dataset(dataset, pack, "bfd")
         # As many optimizer steps as the others take, so that a step has as many rows on average.
-        accumulate = -(-len(packed) // (len(plan) * batch))
-        tokens = [sum(len(p) for p in group) for group in inputs.by_step(packed["input_ids"], accumulate * batch)]
+        accumulate = -(-len(pack_dataset(dataset, pack, "bfd")) // (len(plan) * batch))
     args = SFTConfig(
         **_common(
             learning_rate=LR_LORA if rank else LR, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulate, seed=seed,
@@ -92,7 +90,15 @@ def sft(
     adapters = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM") if rank else None
     tokenizer = transformers.AutoTokenizer.from_pretrained(data["model"])
     trainer = SFTTrainer(model, args=args, train_dataset=dataset, processing_class=tokenizer, peft_config=adapters, callbacks=[_timer(meter)])
+    collate, sizes = trainer.data_collator, []
+
+    def counting(rows: list[dict[str, Any]]) -> Any:
+        sizes.append(sum(len(row["input_ids"]) for row in rows))
+        return collate(rows)
+
+    trainer.data_collator = counting
     trainer.train()
+    tokens = [sum(step) for step in inputs.by_step(sizes, accumulate)]
     loss, judging_s = judge.nll(trainer.model, data["held"])
     scored = sum(label != -100 for row in trainer.train_dataset["labels"] for label in row)
     return meter.report(tokens=tokens, scored=scored, rows=len(data["rows"]), loss=loss, judging_s=judging_s)
