@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tempering import checkpoint, optim
+from tempering import attention, checkpoint, optim
 from tempering.config import Optimizer, Schedule, Training
 from tempering.errors import Interrupted, UserError
 from tempering.layout import split, to
@@ -59,8 +59,21 @@ def total(
         micros: a call gives one micro-batch, already on the device (called once more when the objective couples the step).
         divisors: one for each term of the objective, counted over everything.
     """
+    # Around the backward pass too, where recomputed activations attend again.
+    with attention.segmented(*(role.model for role in roles.values())):
+        return _total(roles, objective, list(micros), divisors, step, engine, log)
+
+
+def _total(
+    roles: Mapping[str, Live],
+    objective: Objective,
+    micros: list[Callable[[], Parts]],
+    divisors: list[float],
+    step: int,
+    engine: Engine,
+    log: Means,
+) -> float:
     terms = objective.terms()
-    micros = list(micros)
     stats: dict[int, dict[str, Tensor]] = {}
     coupled = [i for i, (_, term) in enumerate(terms) if term.couples == "sums"]
     if coupled:
