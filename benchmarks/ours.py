@@ -298,8 +298,8 @@ class Rollouts:
         from tempering.sample import sample
 
         policy = Policy(run.roles["policy"].model, self.tokenizer)
-        with torch.autocast("cpu", torch.bfloat16):
-            groups = sample(policy, self.prompts, n=SAMPLES, max_new_tokens=self.new, temperature=1.0, seed=run.seed + run.step)
+        how = {"temperature": 1.0, "seed": run.seed + run.step, "batch_size": SAMPLES * len(self.prompts), "dtype": torch.bfloat16}
+        groups = sample(policy, self.prompts, n=SAMPLES, max_new_tokens=self.new, **how)
         self.sampled.append(sum(len(episode.ids) for group in groups for episode in group))
         rows = []
         for group in groups:
