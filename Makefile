@@ -50,7 +50,7 @@ docs: $(VENV)/.docs ## build the pages into site/ (offline)
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet -f build/mkdocs.yml
 	@echo "site/index.html"
 
-bench: $(VENV)/.peers ## speed, memory and start-up against TRL and transformers (45 minutes; QUICK=1 minutes, ONLY="dpo sampling", ROUNDS=3)
+bench: $(VENV)/.peers ## speed, memory and start-up against TRL and transformers (about an hour; QUICK=1 minutes, ONLY="dpo sampling", ROUNDS=3)
 	$(PY) -m benchmarks $(ONLY) $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS))
 	$(if $(QUICK)$(ONLY),,$(PY) -m benchmarks.profile_step)
 	$(if $(QUICK),,$(PY) -m benchmarks.page)

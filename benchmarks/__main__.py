@@ -1,6 +1,6 @@
 """Runs benchmarks and stores their results: all of them, or those named.
 
-python -m benchmarks                        # all, about 45 minutes on two cores
+python -m benchmarks                        # all, about an hour on two cores
 python -m benchmarks dpo sampling           # these
 python -m benchmarks --quick                # all in small sizes: whether they run, not what they say; nothing is stored
 """

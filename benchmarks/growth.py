@@ -15,8 +15,8 @@ from benchmarks import children, harness
 from benchmarks.harness import Target
 from benchmarks.machine import describe
 
-TOKENS, LAYERS, STEPS, SCORED = 4096, 6, 3, 0.5
-LENGTHS = (256, 512, 1024, 2048, 4096)
+TOKENS, LAYERS, STEPS, SCORED, ROUNDS = 4096, 6, 3, 0.5, 3
+LENGTHS = (256, 1024, 4096)
 VOCABULARIES = (8192, 32768, 131072)
 LINEAR_WITHIN, MEMORY_WITHIN = 0.10, 0.10
 
@@ -120,7 +120,7 @@ def attention_share(report: Mapping[str, Any]) -> float:
 
 def measure(*, rounds: int | None = None, quick: bool = False, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
     """Both axes; the shortest sequence and the smallest vocabulary are what the others are compared with."""
-    rounds = rounds or (1 if quick else harness.ROUNDS)
+    rounds = rounds or (1 if quick else ROUNDS)
     lengths, vocabularies = ((256, 1024), (8192, 32768)) if quick else (LENGTHS, VOCABULARIES)
     size = {"tokens": 1024 if quick else TOKENS}
     command = f"python -m benchmarks growth --rounds {rounds}" + (" --quick" if quick else "")

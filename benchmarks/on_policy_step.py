@@ -29,7 +29,7 @@ def limit(facts: Mapping[str, Any], best: Mapping[str, Any]) -> float:
 
 BENCHMARK = Benchmark(
     "on_policy_step",
-    ours=Contender("ours", "benchmarks.ours:on_policy", ({"micro_tokens": 4096}, {"micro_tokens": 2048})),
+    ours=Contender("ours", "benchmarks.ours:on_policy", ({"micro_tokens": 4096},)),
     peers=(
         Contender("TRL GRPO", "benchmarks.trl_peers:grpo", ({"batch": 16}, {"batch": 8}), note="GRPOTrainer, generation by transformers' generate"),
     ),

@@ -101,7 +101,8 @@ def startup(rows: Sequence[Row]) -> str:
     lines = ["## Start-up", "", "| what | ours, seconds | beside it | target | runs |", "|---|---|---|---|---|"]
     for row in picked:
         spread = f"{_number(row['ours'])} [{_number(row['ours_range'][0])}, {_number(row['ours_range'][1])}]"
-        lines.append(f"| {row['phase']} | {spread} | {row['peer_name']}: {_number(row['peer'])} | {_target(row)} | {row['runs']} |")
+        beside = f"{row['peer_name']}: {_number(row['peer'])}" if row["peer"] is not None else ""
+        lines.append(f"| {row['phase']} | {spread} | {beside} | {_target(row)} | {row['runs']} |")
     return "\n".join(lines) + "\n" if picked else ""
 
 
@@ -125,7 +126,7 @@ def losses(rows: Sequence[Row], profiles: Sequence[Mapping[str, Any]]) -> str:
             continue
         verdict = f"target {_bound(row)} missed" if missed else "the peer is better"
         value = f"ratio {row['ratio']:.2f}" if row["ratio"] is not None else f"{_number(row['ours'])} {row['unit']}"
-        text = f"- {row['benchmark']}, {row['metric']}, {row.get('phase', '')}, beside {row['peer_name']}: {value}; {verdict}."
+        text = f"- {row['benchmark']}, {row['metric']}, {row.get('phase', '')}, beside {row["peer_name"]}: {value}; {verdict}."
         if row["metric"] == "speed" and row.get("ours_share") is not None:
             text += f" The matrix products alone would allow {_number(row['limit'])} {row['unit']}; we reach {row['ours_share']:.0%} of that."
         for profile in profiles:

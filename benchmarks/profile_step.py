@@ -22,7 +22,7 @@ from benchmarks.machine import commit, describe
 RULES: tuple[tuple[str, str], ...] = (
     ("optimizer", r"Optimizer|_fused_adam|_foreach_|clip_grad|linalg_vector_norm"),
     ("attention", r"scaled_dot_product|ScaledDotProduct|[Aa]ttention|[Aa]ttend|Segment|aten::bmm|aten::baddbmm|BmmBackward"),
-    ("head", r"logsumexp|Logsumexp|log_softmax|LogSoftmax|LogProb|Logp|cross_entropy|nll_loss|NllLoss|Head"),
+    ("head", r"logsumexp|Logsumexp|log_softmax|LogSoftmax|LogProb|Logp|cross_entropy|nll_loss|NllLoss|Head|_Scores"),
     ("casts", r"aten::to$|aten::_to_copy|ToCopy"),
     ("linear", r"aten::linear|aten::addmm|aten::mm$|AddmmBackward|MmBackward|LinearBackward|mkldnn_linear"),
     ("embedding", r"[Ee]mbedding"),

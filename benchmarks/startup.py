@@ -1,8 +1,8 @@
 """How long until something happens: the command's help, the import, the end of the first training step.
 
 The first step is timed from the start of the process to the end of the first optimizer step on 16 real rows: imports and loading included. It is
-timed with a warm store, and with an empty one (`TEMPERING_HOME`), where the GGUF file has to be converted first. Beside each stands the same thing
-done with TRL, whose model is already a folder.
+timed with a warm store, and with an empty one (`TEMPERING_HOME`), where the GGUF file has to be converted first. Beside them stands the same thing
+done with TRL, whose model is a folder already.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,18 +56,20 @@ def measure(*, rounds: int | None = None, quick: bool = False, say: Callable[[st
         def trl_step() -> float:
             return _first_step("benchmarks.trl_peers:sft", path)
 
-        cases: tuple[tuple[str, Callable[[], float], str, Callable[[], float], float], ...] = (
-            ("help", lambda: _command(str(scripts / "temper"), "--help"), "trl --help", lambda: _command(str(scripts / "trl"), "--help"), 0.4),
-            ("import", lambda: _command(python, "-c", "import tempering"), "import trl", lambda: _command(python, "-c", "import trl"), 0.5),
+        help_of = {name: partial(_command, str(scripts / name), "--help") for name in ("temper", "trl")}
+        import_of = {name: partial(_command, python, "-c", f"import {name}") for name in ("tempering", "trl")}
+        cases: tuple[tuple[str, Callable[[], float], str, Callable[[], float] | None, float], ...] = (
+            ("help", help_of["temper"], "trl --help", help_of["trl"], 0.4),
+            ("import", import_of["tempering"], "import trl", import_of["trl"], 0.5),
             ("first step, warm store", ours_warm, "TRL's first step", trl_step, 15.0),
-            ("first step, empty store", empty_store, "TRL's first step", trl_step, 35.0),
+            ("first step, empty store", empty_store, "no peer", None, 35.0),
         )
         for phase, ours, peer_name, peer, most in cases:
             mine, theirs = [], []
             for i in range(rounds):
                 mine.append(ours())
-                theirs.append(peer())
-                say(f"round {i + 1}: {phase}: {mine[-1]:.2f} s, {peer_name} {theirs[-1]:.2f} s")
+                theirs += [peer()] if peer is not None else []
+                say(f"round {i + 1}: {phase}: {mine[-1]:.2f} s" + (f", {peer_name} {theirs[-1]:.2f} s" if theirs else ""))
             target = Target(most=most, of="ours")
             about = {"command": command, "machine": machine, "phase": phase}
             found.append(harness.row("startup", "startup", mine, theirs, peer_name=peer_name, unit="s", target=target, **about))

@@ -246,3 +246,18 @@ def test_the_page_says_what_the_results_say(tmp_path: Path) -> None:
     limit = "The matrix products alone would allow 200 tokens/s; we reach 50% of that."
     assert f"{missed} {limit} Beside the linear layers a step spends its time on attention (30%), head (20%)." in text
     assert "- dpo, peer: batch 1; tried, tokens/s: batch 2: 50; batch 3: 50" in text
+
+
+def test_the_page_shows_seconds_without_a_peer_and_what_is_flat(tmp_path: Path) -> None:
+    about: dict[str, Any] = {"command": "c", "machine": {"cpu": "x", "flags": ["avx512_bf16"], "cores": 2, "memory_gib": 8.0}}
+    seconds = harness.row("startup", "startup", [2.0], [], peer_name="no peer", unit="s", phase="first", target=Target(most=1, of="ours"), **about)
+    flat = harness.row(
+        "growth", "memory", [1.05], [1.0], peer_name="ours at 8", unit="GiB", phase="at 9", target=Target(least=0.9, most=1.1), **about
+    )
+    harness.store("startup", [seconds], tmp_path)
+    harness.store("growth", [flat], tmp_path)
+    text = page.page(tmp_path)
+    assert "- x (avx512_bf16), 2 cores, 8 GiB;" in text
+    assert "| first | 2 [2, 2] |  | ≤ 1: **missed** | 1 |" in text
+    assert "| at 9 | 1.05 GiB | 1 (ours at 8) | 1.05 [1.05, 1.05] | 0.9 to 1.1: met |  |" in text
+    assert "- startup, startup, first, beside no peer: 2 s; target ≤ 1 missed." in text and "beside ours at 8" not in text
