@@ -126,7 +126,7 @@ def losses(rows: Sequence[Row], profiles: Sequence[Mapping[str, Any]]) -> str:
             continue
         verdict = f"target {_bound(row)} missed" if missed else "the peer is better"
         value = f"ratio {row['ratio']:.2f}" if row["ratio"] is not None else f"{_number(row['ours'])} {row['unit']}"
-        text = f"- {row['benchmark']}, {row['metric']}, {row.get('phase', '')}, beside {row["peer_name"]}: {value}; {verdict}."
+        text = f"- {row['benchmark']}, {row['metric']}, {row.get('phase', '')}, beside {row['peer_name']}: {value}; {verdict}."
         if row["metric"] == "speed" and row.get("ours_share") is not None:
             text += f" The matrix products alone would allow {_number(row['limit'])} {row['unit']}; we reach {row['ours_share']:.0%} of that."
         for profile in profiles:
