@@ -174,6 +174,8 @@ def check(benchmark: Benchmark, turns: Mapping[str, Turns]) -> None:
         for name in benchmark.equal:
             ours, other = [r[name] for r in mine], [r[name] for r in theirs]
             assert ours == other, f"{benchmark.name}: {name} differs: ours {ours}, {peer.name} {other}"
+        steps = [[len(r["steps_s"]) for r in reports] for reports in (mine, theirs)]
+        assert steps[0] == steps[1], f"{benchmark.name}: optimizer steps differ: ours {steps[0]}, {peer.name} {steps[1]}"
         if benchmark.tolerance is None:
             continue
         differences = [a["loss"] - b["loss"] for a, b in zip(mine, theirs, strict=True)]

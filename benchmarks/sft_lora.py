@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of rank-16 adapters on all linear layers, on rows like those of `sft_full`, against TRL with PEFT, packed and padded."""
+"""Supervised fine-tuning of rank-16 adapters on all linear layers, on the rows of `sft_full`, against TRL with PEFT, packed and padded."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BENCHMARK = Benchmark(
         ),
     ),
     prepare="benchmarks.ours:prepare_sft",
-    inputs={"rows": 24, "per_step": 8, "max_length": 512},
+    inputs={"rows": 48, "per_step": 16, "max_length": 512},
     quick_inputs={"rows": 16, "per_step": 8, "max_length": 512},
     limit=limit,
     targets={

@@ -79,7 +79,10 @@ def sft(
     accumulate = max(1, per_step // batch)
     if pack:
         # As many optimizer steps as the others take, so that a step has as many rows on average.
-        accumulate = -(-len(pack_dataset(dataset, pack, "bfd")) // (len(plan) * batch))
+        passes = -(-len(pack_dataset(dataset, pack, "bfd")) // batch)
+        accumulate = -(-passes // len(plan))
+        if -(-passes // accumulate) != len(plan):
+            raise ValueError(f"{passes} forward passes of packs cannot be cut into {len(plan)} optimizer steps of equal size")
     args = SFTConfig(
         **_common(
             learning_rate=LR_LORA if rank else LR, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulate, seed=seed,

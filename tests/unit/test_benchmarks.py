@@ -111,6 +111,8 @@ def test_unequal_work_and_another_loss_are_refused() -> None:
     harness.check(b, turns(loss=1.01))
     with pytest.raises(AssertionError, match=r"scored differs: ours \[40, 40\], peer \[41, 41\]"):
         harness.check(b, turns(scored=41))
+    with pytest.raises(AssertionError, match=r"optimizer steps differ: ours \[3, 3\], peer \[2, 2\]"):
+        harness.check(b, turns(steps_s=[1.0, 1.0]))
     with pytest.raises(AssertionError, match=r"differs from peer's by 0\.0600, allowed is 0\.0383"):
         harness.check(b, turns(loss=1.07))
     harness.check(benchmark(tolerance=None), turns(loss=9.0))
