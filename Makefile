@@ -6,6 +6,10 @@ VENV ?= .venv
 # Two processes of one thread each are the fastest on two cores, where this is tested; a larger machine may take more.
 WORKERS ?= 2
 DEMO_ARGS ?=
+# What `make bench` runs: names (all by default), small sizes instead of measurements, turns of every contender.
+ONLY ?=
+QUICK ?=
+ROUNDS ?=
 
 PY := $(VENV)/bin/python
 # -qq shows errors only; pip's own settings (an index of yours, a proxy, a cache) are left as they are.
@@ -46,8 +50,10 @@ docs: $(VENV)/.docs ## build the pages into site/ (offline)
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet -f build/mkdocs.yml
 	@echo "site/index.html"
 
-bench: install ## what the engine does per second on this machine
-	@set -e; for file in benchmarks/*.py; do echo "$$file"; $(PY) $$file; done
+bench: $(VENV)/.peers ## speed, memory and start-up against TRL and transformers (about an hour; QUICK=1 minutes, ONLY="dpo sampling", ROUNDS=3)
+	$(PY) -m benchmarks $(ONLY) $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS))
+	$(if $(QUICK)$(ONLY),,$(PY) -m benchmarks.profile_step)
+	$(if $(QUICK),,$(PY) -m benchmarks.page)
 
 gpu-check: install ## whether the engine is right, and how fast, on this machine's GPU (under 10 minutes, nothing downloaded)
 	$(PY) -m tempering.gpu_check
