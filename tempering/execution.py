@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from rich.console import Console
 from tempering.display import Display
 from tempering.distributed import word
 from tempering.errors import Interrupted, UserError
+from tempering.options import OPTIONS, Options
 from tempering.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -28,18 +29,6 @@ if TYPE_CHECKING:
     from tempering.ledger_types import Ledger
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of every run, whatever the recipe; the command line sets them."""
-
-    out: Path | None = None
-    resume: Path | None = None
-    again: bool = False
-    command: str = ""
-    display: Display = field(default_factory=Display)
-
-
-OPTIONS: ContextVar[Options] = ContextVar("tempering_options")
 CURRENT: ContextVar[list[Experiment]] = ContextVar("tempering_experiment")
 
 
@@ -87,6 +76,7 @@ def execute(recipe: Callable[..., Report], arguments: Mapping[str, Any], options
         raise
     except UserError as error:
         for run in held:
+            run.logs.close("failed")
             if not run.folder.discard():
                 run.leave("failed", str(error))
         raise

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from tempering import attention, optim
 from tempering.config import Optimizer, Schedule, Training
@@ -228,13 +229,15 @@ def fit(
                 progress.save_now()
                 raise Interrupted(f"stopped by {reason} at step {progress.step} of {steps}")
             began = time.perf_counter()
-            parts = stream.next(Run(live, progress.step, seed))
-            same(parts, progress.step, world)
-            parts = to(parts, engine.device)
+            with record_function("data"):
+                parts = stream.next(Run(live, progress.step, seed))
+                same(parts, progress.step, world)
+                parts = to(parts, engine.device)
             divisors = count_terms(objective, [parts])
             log = Means()
             micros = [(lambda m=micro: m) for micro in share(parts, training.micro_tokens, world)]
-            loss = total(live, objective, micros, divisors, progress.step, engine, log, world)
+            with record_function("forward+backward"):
+                loss = total(live, objective, micros, divisors, progress.step, engine, log, world)
             if not math.isfinite(loss):
                 raise UserError(
                     f"the loss is {loss} at step {progress.step + 1}; lower the learning rate (--lr), or look for NaN in the data with temper check"
