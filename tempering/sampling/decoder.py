@@ -184,14 +184,16 @@ class Decoder:
         """A row in the slot that suits it best; the copy that gives it its beginning, if another slot holds it."""
         taken = {row.slot: row.tokens for row in self._rows.values()}
         free = [slot for slot in range(len(self._held)) if slot not in taken]
-        prompt = list(request.prompt_ids)
+        prompt, best, count = list(request.prompt_ids), -1, SHARED - 1
         # the last token is computed in any case, for its logits; an echo needs those of all
         most = 0 if request.echo else len(prompt) - 1
-        shared = {slot: min(most, _common(tokens, prompt)) for slot, tokens in [*taken.items(), *((s, self._held[s]) for s in free)]}
-        # of equal ones a free slot: there nothing is to be copied
-        best = max(shared, key=lambda slot: (shared[slot], slot not in taken, -slot))
-        count = shared[best] if shared[best] >= SHARED else 0
-        slot = best if count and best not in taken else min(free, key=lambda s: (len(self._held[s]) > 0, s))
+        # free slots first: what one of them holds need not be copied
+        for other in [*free, *taken] if most >= SHARED else ():
+            common = min(most, _common(self._held[other] if other not in taken else taken[other], prompt))
+            if common > count:
+                best, count = other, common
+        slot = best if best >= 0 and best not in taken else min(free, key=lambda s: (len(self._held[s]) > 0, s))
+        count = count if best >= 0 else 0
         self._held[slot] = []
         self._rows[ticket] = _Row(ticket, request, stream(request.seed, request.key, request.sample), slot, prompt, count)
         return (best, slot, count) if count and best != slot else None
