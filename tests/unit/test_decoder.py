@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tempering.errors import UserError
 from tempering.methods.decodes.mixture import Mixture
-from tempering.sampling.cache import SPAN_COST, cut, strides
+from tempering.sampling.cache import page_ranges
 from tempering.sampling.choose import BLOCK, behaviour_logps, choose
 from tempering.sampling.decoder import Decoder
 from tempering.sampling.noise import gumbel, philox, stream
@@ -160,11 +160,17 @@ def test_memory_follows_what_is_in_flight() -> None:
     for request in requests([[5, 6, 7]] * 3, max_new_tokens=100):
         decoder.submit(request)
     decoder.step()
-    assert (cache.slots, cache.capacity) == (3, 64)
+    assert (cache.slots, cache.pages) == (3, 1)
     run(decoder)
     # 3 + 100 tokens, of which the last is never fed; the model has 512 positions
-    assert (cache.slots, cache.capacity) == (3, 128)
-    assert {tuple(layer.keys.shape[::2]) for layer in cache.layers} == {(3, 128)}
+    assert (cache.slots, cache.pages) == (3, 2)
+    assert [page.shape[::2] for layer in cache.layers for page in layer.pages[0]] == [(3, 64)] * 4
+
+
+def test_pages_are_read_where_rows_reach() -> None:
+    assert page_ranges([0, 1, 3], [200, 64, 65]) == [(0, 4), (0, 4), (0, 1), (0, 1)]
+    assert page_ranges([2], [1]) == [(2, 3)]
+    assert page_ranges([], []) == []
 
 
 # ------------------------------------------------------------------------------------------------------------------------ other models
@@ -371,26 +377,3 @@ def test_a_nucleus_is_that_of_a_full_sort(seed: int, top_p: float, vocabulary: i
     ordered, order = probs.sort(descending=True, stable=True)
     outside = torch.zeros_like(probs, dtype=torch.bool).scatter(1, order, ordered.cumsum(-1) - ordered >= top_p)
     assert torch.equal(behaviour_logps(logits, temperature=1.0, top_p=top_p).isneginf(), outside)
-
-
-# ---------------------------------------------------------------------------------------------------------------------------------- spans
-
-
-@PROPERTY
-@given(st.lists(st.tuples(st.integers(1, 300), st.booleans()), min_size=1, max_size=9))
-def test_rows_are_cut_the_cheapest_way(rows: list[tuple[int, bool]]) -> None:
-    slots = [sum(1 + hole for _, hole in rows[:i]) for i in range(len(rows))]
-    lengths = [length for length, _ in rows]
-    cost, spans = cut(slots, lengths)
-
-    def price(bounds: list[tuple[int, int]]) -> float:
-        return sum(SPAN_COST + (b - a) * strides(max(lengths[a:b])) for a, b in bounds)
-
-    ways = []
-    for mask in range(2 ** (len(rows) - 1)):
-        edges = [0, *(i + 1 for i in range(len(rows) - 1) if mask >> i & 1), len(rows)]
-        bounds = list(zip(edges, edges[1:], strict=False))
-        if all(slots[b - 1] - slots[a] == b - 1 - a for a, b in bounds):
-            ways.append(price(bounds))
-    assert [a for a, _ in spans] == [0, *(b for _, b in spans[:-1])] and spans[-1][1] == len(rows)
-    assert cost == price(spans) == min(ways)
