@@ -54,8 +54,8 @@ class Training(Value):
     """Rows (prompts, pairs) of one optimizer step."""
     micro_tokens: int = Field(default=2048, gt=0)
     """Tokens of one forward and backward pass. A memory setting: gradients are normalised over the whole step, so it changes no result."""
-    layout: Literal["packed", "padded"] = "packed"
-    """How rows share a forward pass: several sequences a row, or one; changes no result."""
+    layout: Literal["segments", "packed", "padded"] = "segments"
+    """How sequences share a forward pass: all in one row with common prefixes once, several a row, or one; changes no result."""
     clip: float | None = Field(default=1.0, gt=0)
     """Largest global norm of the gradient."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

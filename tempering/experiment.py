@@ -14,37 +14,27 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tempering.config import Budget
-from tempering.display import Display
 from tempering.errors import Interrupted, UserError
 from tempering.held import Rows, samples, target_probes
 from tempering.home import store_dir, write_atomic
+from tempering.logs import Logs
+from tempering.options import OPTIONS, Options
 from tempering.runs import RunFolder, lock
 from tempering.stages import content_key, content_of
+from tempering.watch import watching
 
 if TYPE_CHECKING:
     from tempering.ledger_types import Ledger
     from tempering.types import Objective, Policy, Row, Scores
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of every run, whatever the recipe; the command line sets them."""
-
-    out: Path | None = None
-    resume: Path | None = None
-    again: bool = False
-    command: str = ""
-    display: Display = field(default_factory=Display)
-
-
-OPTIONS: ContextVar[Options] = ContextVar("tempering_options")
 _CURRENT: ContextVar[list[Experiment]] = ContextVar("tempering_experiment")
 
 
@@ -90,6 +80,7 @@ def execute(recipe: Callable[..., Report], arguments: Mapping[str, Any], options
         raise
     except UserError as error:
         for run in held:
+            run.logs.close("failed")
             if not run.folder.discard():
                 run.leave("failed", str(error))
         raise
@@ -131,6 +122,7 @@ class Experiment:
     def __init__(self, recipe: str, values: Mapping[str, Any], folder: RunFolder, key: str, options: Options) -> None:
         self.recipe, self.values, self.folder, self.key, self.options = recipe, values, folder, key, options
         self.display = options.display
+        self.logs = Logs(options.log, folder.path, resumed=options.resume is not None, say=options.display.say)
         self.budget: Budget = values.get("budget") or Budget(keep="none")  # A recipe without a budget measures no more than its target.
         self.lock: dict[str, Any] = {}
         self.stopper: Any = None
@@ -173,6 +165,7 @@ class Experiment:
         """Note how an unfinished run ended, with a page of what there is."""
         from tempering import report
 
+        self.logs.close(state)
         with suppress(UserError):  # The disk may be full; what a user is told is the first failure.
             self.folder.status(state, message)
             report.write(self.folder.path)
@@ -256,24 +249,19 @@ class Experiment:
         return table
 
     def cache_reference(self, policy: Policy, *groups: Rows) -> tuple[Any, ...]:
-        """The same rows with the start model's log-probs as the column "reference.logp", computed once."""
-        import numpy as np
+        """The same rows with the start model's log-probs as the column "reference.logp"; computed once for these weights and rows, ever."""
+        from tempering import models
+        from tempering.reference import cached
+        from tempering.signals import engine_for
 
-        from tempering.measure import logps_of
-
-        cached = []
+        origin, training = models.provenance(policy.model), self.values["training"]
+        start = {"weights": origin.base_sha256(), "source": content_of(origin.source) or origin.source} if origin else {"run": str(self.folder.path)}
+        found = []
         for rows in groups:
+            inputs = {**start, "new_tokens": self.new_tokens, "seed": self.values.get("seed", 0), "table": rows.table.fingerprint, "of": rows.indices}
             with self.display.phase("reference log-probs") as phase:
-                flat = [(i, part, s) for i, row in enumerate(rows) for part, segments in row.items() for s in segments]
-                pairs = [(s.ids[:1].tolist(), s.ids[1:].tolist()) for _, _, s in flat]
-                logps = logps_of(policy, pairs, progress=lambda done, total: phase.advance(done, total))
-            out: list[dict[str, tuple[Any, ...]]] = [{} for _ in range(len(rows))]
-            for (i, part, s), logp in zip(flat, logps, strict=True):
-                column = np.concatenate([[0.0], logp.float().numpy()]).astype(np.float32)
-                extended = type(s)(s.ids, s.weight, {**s.extras, "reference.logp": column}, s.source)
-                out[i][part] = (*out[i].get(part, ()), extended)
-            cached.append(out)
-        return tuple(cached)
+                found.append(cached(policy, rows, engine_for(training), inputs, micro_tokens=training.micro_tokens, progress=phase.advance))
+        return tuple(found)
 
     def measure(self, name: str, policy: Policy, held: Sequence[Row]) -> Scores:
         """Target probes on the held rows and the keep battery; read back from the folder where a resumed run has them already."""
@@ -282,6 +270,7 @@ class Experiment:
         from tempering import types
         from tempering.measure import keep_battery, measure
 
+        self.logs.open()  # The inputs are good by now, and nothing has taken long yet.
         adapter, path = TypeAdapter(types.Scores), self.folder.path / f"{name}.scores.json"
         if path.exists():
             return adapter.validate_json(path.read_bytes())
@@ -317,16 +306,12 @@ class Experiment:
         scope = self._scope(policy)
         self.display.say(f"training {len(train)} rows, {steps} steps of {training.batch_size}, scope {scope.kind}")
         self.stopper = Stopper()
-        with self.display.phase("training", steps) as phase:
-
-            def show(m: Mapping[str, Any]) -> None:
-                phase.advance(m["step"], steps, f"loss {m['loss']:.4f}  {m['tokens_per_s']:.0f} tokens/s")
-
+        with watching(self.display, self.logs, steps, self.options.profile, self.folder.path) as on_metrics:
             fitted = fit(
                 {"policy": Role(policy.model, scope)}, objective, Shuffled(train, training.batch_size, seed),
                 steps=steps, optimizer=self.values["optimizer"], schedule=self.values["schedule"], training=training,
                 evaluation=Evaluation(lambda: passes(held, training.batch_size), training.eval_every, training.patience, training.keep_best),
-                folder=self.folder.path, resume=self.options.resume is not None, seed=seed, say=self.display.say, on_metrics=show,
+                folder=self.folder.path, resume=self.options.resume is not None, seed=seed, say=self.display.say, on_metrics=on_metrics,
                 stopper=self.stopper,
             )  # fmt: skip
         self.stopper = None
@@ -371,6 +356,8 @@ class Experiment:
         ledger.write(self.folder.path / "ledger.json")
         self.folder.write("lock.json", lock(self.lock))
         self.folder.write("samples.json", samples(before, after))
+        self.logs.ledger(ledger)
+        self.logs.close("done")
         card = report.model_card(self.folder.read("config.json"), self.folder.read("lock.json"), ledger, command=self.options.command)
         write_atomic(self.folder.path / "model" / "README.md", card)
         failed = tuple(gate.message for gate in gates if not gate.passed)

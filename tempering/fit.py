@@ -17,11 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
-from tempering import checkpoint, optim
+from tempering import attention, checkpoint, optim
 from tempering.config import Optimizer, Schedule, Training
 from tempering.errors import Interrupted, UserError
 from tempering.layout import split, to
+from tempering.models.lighter import lighter
 from tempering.reduce import count, reduce
 from tempering.signals import Engine, Live, compute, engine_for, owner
 from tempering.types import Context, Objective, Parts, Role, Run, Stream
@@ -59,8 +61,22 @@ def total(
         micros: a call gives one micro-batch, already on the device (called once more when the objective couples the step).
         divisors: one for each term of the objective, counted over everything.
     """
+    models = [role.model for role in roles.values()]
+    # Around the backward pass too, where recomputed activations go forward again.
+    with attention.segmented(*models), lighter(*models):
+        return _total(roles, objective, list(micros), divisors, step, engine, log)
+
+
+def _total(
+    roles: Mapping[str, Live],
+    objective: Objective,
+    micros: list[Callable[[], Parts]],
+    divisors: list[float],
+    step: int,
+    engine: Engine,
+    log: Means,
+) -> float:
     terms = objective.terms()
-    micros = list(micros)
     stats: dict[int, dict[str, Tensor]] = {}
     coupled = [i for i, (_, term) in enumerate(terms) if term.couples == "sums"]
     if coupled:
@@ -193,11 +209,13 @@ def fit(
                 loop.save()
             raise Interrupted(f"stopped by {stopper.reason} at step {loop.step} of {steps}")
         began = time.perf_counter()
-        parts = to(stream.next(Run(live, loop.step, seed)), engine.device)
+        with record_function("data"):
+            parts = to(stream.next(Run(live, loop.step, seed)), engine.device)
         divisors = count_terms(objective, [parts])
         log = Means()
         micros = [(lambda m=micro: m) for micro in split(parts, training.micro_tokens)]
-        loss = total(live, objective, micros, divisors, loop.step, engine, log)
+        with record_function("forward+backward"):
+            loss = total(live, objective, micros, divisors, loop.step, engine, log)
         if not math.isfinite(loss):
             raise UserError(
                 f"the loss is {loss} at step {loop.step + 1}; lower the learning rate (--lr), or look for NaN in the data with temper check"

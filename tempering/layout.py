@@ -1,7 +1,8 @@
 """How segments are laid out in the rows of a forward pass, and how a step is cut into micro-batches.
 
-A `Batch` is flat: segments end to end, no padding. A `Layout` places its tokens in a grid of rows and columns: one segment a row ("padded"), or
-several segments a row ("packed", first-fit decreasing). Results are read back by slot, so nothing downstream can tell which layout was used.
+A `Batch` is flat: segments end to end, no padding. A `Layout` places its tokens in a grid of rows and columns: all segments in one row, where common
+prefixes stand once ("segments", see forest.py), several segments a row ("packed", first-fit decreasing), or one segment a row ("padded"). Results are
+read back by slot, so nothing downstream can tell which layout was used.
 
 Packing relies on position ids that restart at 0 for every segment: with no attention mask and no cache, transformers derives block-diagonal attention
 from them, for sliding windows too. Padding tokens in a packed row are segments of their own (position 0), so no row of the mask is empty. In a
@@ -18,18 +19,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tempering.forest import Plan, plant
 from tempering.types import Batch, Parts, Row, Segment
 
-LayoutKind = Literal["padded", "packed"]
+LayoutKind = Literal["segments", "packed", "padded"]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """ids_RL and position_RL feed the model; slot_T says where each token of the flat batch stands in the flattened grid."""
+    """ids_RL and position_RL feed the model; slot_T says where each token of the flat batch stands in the flattened grid; `plan` (layout "segments"
+    alone) says what attends to what."""
 
     ids_RL: Tensor
     position_RL: Tensor
     slot_T: Tensor
+    plan: Plan | None = None
 
 
 def lengths(batch: Batch) -> Tensor:
@@ -37,16 +41,22 @@ def lengths(batch: Batch) -> Tensor:
     return torch.bincount(batch.segment_T, minlength=batch.num_segments)
 
 
-def arrange(batch: Batch, kind: LayoutKind, *, row_tokens: int | None = None, pad_id: int = 0) -> Layout:
+def arrange(batch: Batch, kind: LayoutKind, *, row_tokens: int | None = None, pad_id: int = 0, share: bool = True) -> Layout:
     """Place the batch's tokens in rows.
 
     Args:
         batch: flat batch on any device.
-        kind: "padded" (one segment a row) or "packed" (several, up to `row_tokens` a row).
+        kind: "segments" (one row for all), "packed" (several, up to `row_tokens` a row) or "padded" (one segment a row).
         row_tokens: capacity of a packed row in tokens; at least the longest segment (the default).
         pad_id: token id of the filling.
+        share: in the layout "segments", let common prefixes stand once.
     """
     length_S = lengths(batch).tolist()
+    if kind == "segments":
+        device = batch.ids_T.device
+        forest = plant([ids.numpy() for ids in batch.ids_T.cpu().split(length_S)], share=share)
+        ids, position, slot = (torch.from_numpy(x).to(device) for x in (forest.ids_N, forest.position_N, forest.slot_T))
+        return Layout(ids[None], position[None], slot, Plan(forest.nodes))
     start_S = [0] * len(length_S)
     for i in range(1, len(length_S)):
         start_S[i] = start_S[i - 1] + length_S[i - 1]
@@ -114,6 +124,17 @@ def _collate(segments: Sequence[tuple[int, Segment]]) -> Batch:
     )
 
 
+def concatenate(batches: Sequence[Batch]) -> Batch:
+    """The segments of several batches end to end, without their extras; groups of the same number are taken to be the same."""
+    first_S = np.cumsum([0, *(b.num_segments for b in batches)])
+    return Batch(
+        torch.cat([b.ids_T for b in batches]),
+        torch.cat([b.segment_T + int(start) for b, start in zip(batches, first_S, strict=False)]),
+        torch.cat([b.weight_T for b in batches]),
+        torch.cat([b.group_S for b in batches]),
+    )
+
+
 def select(batch: Batch, keep_S: Tensor) -> Batch:
     """The segments where `keep_S` [S] is true, in order; extras follow their segments."""
     keep_T = keep_S[batch.segment_T]
@@ -134,15 +155,18 @@ def split(parts: Parts, micro_tokens: int | None) -> list[Parts]:
     for batch in parts.values():
         for g, n in zip(batch.group_S.tolist(), lengths(batch).tolist(), strict=True):
             size[g] += n
+    total = sum(size.values())
+    # Micro-batches of about the same size: each costs a pass over the weights and their gradients, and a small last one costs it for nothing.
+    target = total / max(1, -(-total // micro_tokens))
     chunks: list[set[int]] = []
-    room = 0
-    # Sorted by size, so that the segments of one micro-batch are of similar length and rows fill well.
+    filled = 0
+    # Sorted by size, so that the segments of one micro-batch are of similar length and padded rows fill well.
     for g in sorted(groups, key=lambda g: (-size[g], g)):
-        if not chunks or size[g] > room:
+        if not chunks or filled >= target or filled + size[g] > micro_tokens:
             chunks.append(set())
-            room = micro_tokens
+            filled = 0
         chunks[-1].add(g)
-        room -= size[g]
+        filled += size[g]
     if len(chunks) <= 1:
         return [parts]
     return [

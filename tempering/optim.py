@@ -17,6 +17,9 @@ from tempering.errors import UserError
 PACKAGES = {"torch": "torch.optim", "bitsandbytes": "bitsandbytes.optim", "pytorch_optimizer": "pytorch_optimizer"}
 """Where optimizers may come from: a name in a recipe can never import anything else."""
 
+FUSED = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
+"""Updated in one pass over the memory, without temporaries of the parameters' size, where torch can."""
+
 
 def build(config: Optimizer, params: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer over two groups: matrices with weight decay, vectors (biases, norms, scalars) without.
@@ -33,8 +36,11 @@ def build(config: Optimizer, params: Mapping[str, nn.Parameter]) -> torch.optim.
         {"params": [p for p in params.values() if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in params.values() if p.ndim < 2], "weight_decay": 0.0},
     ]
+    options = dict(config.options)
+    if cls in FUSED and not options.keys() & {"foreach", "fused", "differentiable", "maximize"}:
+        options["fused"] = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params.values())
     try:
-        return cls([group for group in groups if group["params"]], lr=config.lr, **config.options)
+        return cls([group for group in groups if group["params"]], lr=config.lr, **options)
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer {config.name!r} with options {config.options!r} was refused: {error}") from None
 

@@ -1,8 +1,9 @@
 """Models and parts -> the named tensors that objectives ask for, each computed once.
 
-The engine takes the union of what all objectives need, runs each role once per part, and scores only the tokens that carry weight: hidden states of
-the other positions never meet the output head, and the [tokens, vocabulary] logits exist for one chunk at a time (recomputed in the backward pass).
-Signals are exactly 0 outside the mask. Log-probs are float32 whatever the matmuls are.
+The engine takes the union of what all objectives need and runs each role once for all parts together, so that what chosen and rejected, or the
+samples of a prompt, have in common goes through a model once (forest.py). It scores only the tokens that carry weight: hidden states of the other
+positions never meet the output head, and the [tokens, vocabulary] logits exist for one chunk at a time (fused.py). Signals are exactly 0 outside the
+mask. Log-probs are float32 whatever the matmuls are.
 
 A signal is taken, in this order, from a column of the batch (cached "reference.logp"), from a role of that name, or, for "reference", from the
 policy with its scope switched off.
@@ -11,22 +12,20 @@ policy with its scope switched off.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from tempering import attention
 from tempering.config import Training
-from tempering.layout import LayoutKind, arrange
-from tempering.models.heads import body_and_head, packs
+from tempering.fused import scores
+from tempering.layout import LayoutKind, arrange, concatenate
+from tempering.models.heads import attends_by_segments, body_and_head, packs
 from tempering.models.value import ValueModel
 from tempering.types import Batch, Handle, Parts, Role, Signals
-
-CHUNK = 1024
-"""Scored tokens whose logits exist at the same time."""
 
 FROM_HEAD = frozenset({"logp", "entropy", "logsumexp", "logits"})
 KNOWN = FROM_HEAD | {"value"}
@@ -36,12 +35,24 @@ KNOWN = FROM_HEAD | {"value"}
 class Engine:
     """How forward passes are run. Nothing here changes a result beyond rounding.
 
-    `layout` rows of one segment ("padded") or several ("packed"); `dtype` bfloat16 runs matmuls under autocast.
+    `layout` is what a model can do at best: "segments" falls back to "packed" and that to "padded", found out by trying once per model. `share` lets
+    common prefixes go through a model once. `dtype` bfloat16 runs matmuls under autocast.
     """
 
-    layout: LayoutKind = "packed"
+    layout: LayoutKind = "segments"
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    share: bool = True
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Where matmuls run in `dtype`."""
+        return torch.autocast(self.device.type, self.dtype) if self.dtype != torch.float32 else nullcontext()
+
+    def layout_for(self, model: nn.Module) -> LayoutKind:
+        """The layout that this model's forward pass takes."""
+        if self.layout == "segments" and attends_by_segments(model):
+            return "segments"
+        return "packed" if self.layout != "padded" and packs(model) else "padded"
 
 
 def engine_for(training: Training) -> Engine:
@@ -92,31 +103,33 @@ def compute(roles: Mapping[str, Live], parts: Parts, needs: Mapping[str, frozens
         ValueError: a part, a role or a signal that does not exist.
     """
     result: dict[str, dict[str, Tensor]] = {}
+    asked: dict[str, dict[str, frozenset[str]]] = {}
     for part, names in sorted(needs.items()):
         if part not in parts:
             raise ValueError(f"the objective needs part {part!r}; the stream yields {sorted(parts)}")
-        batch = parts[part]
-        result[part] = {name: batch.extras[name] for name in names if name in batch.extras}
-        asked: dict[str, set[str]] = {}
+        result[part] = {name: parts[part].extras[name] for name in names if name in parts[part].extras}
         for name in sorted(names - result[part].keys()):
             role, signal = owner(name)
             if signal not in KNOWN:
                 raise ValueError(
                     f"unknown signal {name!r}; signals are {', '.join(sorted(KNOWN))}, with a role's name and a dot in front for another role"
                 )
-            asked.setdefault(role, set()).add(signal)
-        for role, signals in sorted(asked.items()):
-            prefix = "" if role == "policy" else f"{role}."
-            for signal, value in _of_role(roles, role, batch, frozenset(signals), engine).items():
-                result[part][prefix + signal] = value
+            wanted = asked.setdefault(role, {})
+            wanted[part] = wanted.get(part, frozenset()) | {signal}
+    for role, wanted in sorted(asked.items()):
+        prefix = "" if role == "policy" else f"{role}."
+        for part, found in _of_role(roles, role, parts, wanted, engine).items():
+            result[part] |= {prefix + signal: value for signal, value in found.items()}
     return result
 
 
-def _of_role(roles: Mapping[str, Live], name: str, batch: Batch, signals: frozenset[str], engine: Engine) -> dict[str, Tensor]:
+def _of_role(
+    roles: Mapping[str, Live], name: str, parts: Parts, wanted: Mapping[str, frozenset[str]], engine: Engine
+) -> dict[str, dict[str, Tensor]]:
     if name in roles:
         live = roles[name]
         with nullcontext() if live.handle is not None else torch.no_grad():
-            return forward(live.model, batch, signals, engine)
+            return forward(live.model, parts, wanted, engine)
     policy = roles["policy"]
     if name != "reference" or policy.handle is None:
         raise ValueError(f"no role {name!r} in this run; roles are {sorted(roles)}")
@@ -124,51 +137,69 @@ def _of_role(roles: Mapping[str, Live], name: str, batch: Batch, signals: frozen
         was_training = model.training
         model.eval()
         try:
-            return forward(model, batch, signals, engine)
+            return forward(model, parts, wanted, engine)
         finally:
             model.train(was_training)
 
 
-def forward(model: nn.Module, batch: Batch, signals: frozenset[str], engine: Engine) -> dict[str, Tensor]:
-    """One model on one batch: signals per token, 0 outside the mask; "logits" are [T, V]."""
-    scored_N = (batch.weight_T != 0).nonzero().squeeze(-1)
-    if scored_N.numel() == 0:
-        # The model still takes part (with a zero) so that every parameter has a gradient of the right kind.
-        zero = torch.zeros(batch.num_tokens, device=batch.ids_T.device)
-        return {signal: zero for signal in signals}
-    kind: LayoutKind = engine.layout if engine.layout == "padded" or packs(model) else "padded"
-    layout = arrange(batch, kind)
-    autocast = torch.autocast(engine.device.type, engine.dtype) if engine.dtype != torch.float32 else nullcontext()
-    inputs = {"input_ids": layout.ids_RL, "position_ids": layout.position_RL, "use_cache": False}
-    # Position t is predicted from the state at t - 1, which stands in the same segment because a segment's first token has no weight.
-    before_N = layout.slot_T[scored_N - 1]
-    target_N = batch.ids_T[scored_N]
-    with autocast:
+def forward(model: nn.Module, parts: Parts, wanted: Mapping[str, frozenset[str]], engine: Engine) -> dict[str, dict[str, Tensor]]:
+    """One model on the parts of a micro-batch: part -> signal -> a value per token, 0 outside the mask; "logits" are [T, V].
+
+    In the layout "segments" all parts are one forward pass; in the others each part is one.
+    """
+    kind = engine.layout_for(model)
+    found = {part: _unscored(parts[part], signals) for part, signals in wanted.items() if not bool((parts[part].weight_T != 0).any())}
+    # A model with nothing to score still takes part (with a zero): its parameters have a gradient of the right kind.
+    names = [part for part in wanted if part not in found]
+    for together in [names] if kind == "segments" and names else [[name] for name in names]:
+        batches = [parts[name] for name in together]
+        values = _pass(model, batches, [wanted[name] for name in together], kind, engine)
+        found |= dict(zip(together, values, strict=True))
+    return found
+
+
+def _unscored(batch: Batch, signals: frozenset[str]) -> dict[str, Tensor]:
+    zero_T = torch.zeros(batch.num_tokens, device=batch.ids_T.device)
+    return {signal: zero_T for signal in signals}
+
+
+def _pass(model: nn.Module, batches: list[Batch], wanted: list[frozenset[str]], kind: LayoutKind, engine: Engine) -> list[dict[str, Tensor]]:
+    """One forward pass over several flat batches; the head runs for each apart, because they may want different signals."""
+    batch = batches[0] if len(batches) == 1 else concatenate(batches)
+    layout = arrange(batch, kind, share=engine.share and not _drops(model))
+    inputs: dict[str, Any] = {"input_ids": layout.ids_RL, "position_ids": layout.position_RL, "use_cache": False}
+    if layout.plan is not None:
+        inputs[attention.KEYWORD] = layout.plan
+    split = None if isinstance(model, ValueModel) else body_and_head(model)
+    found = []
+    with engine.autocast(), attention.segmented(model), attention.planned() if layout.plan is not None else nullcontext():
+        # The states [grid slots, D] of the whole row, or its logits where a model cannot be split.
         if isinstance(model, ValueModel):
-            hidden_ND = model(**inputs).flatten(0, 1)[before_N]
-            found = {"value": model.value_head(hidden_ND).squeeze(-1).float()}
-        elif (split := body_and_head(model)) is not None:
-            hidden_ND = split.body(**inputs).flatten(0, 1)[before_N]
-            found = _from_head(split.head, hidden_ND, target_N, signals)
+            states_ND = model(**inputs).flatten(0, 1)
+        elif split is not None:
+            states_ND = split.body(**inputs).flatten(0, 1)
         else:
-            logits_NV = model(**inputs).logits.flatten(0, 1)[before_N]
-            found = _from_head(nn.Identity(), logits_NV, target_N, signals)
-    return {signal: _scatter(found[signal], scored_N, batch.num_tokens) for signal in signals}
+            states_ND = model(**inputs).logits.flatten(0, 1)
+        for slot_T, part, signals in zip(layout.slot_T.split([b.num_tokens for b in batches]), batches, wanted, strict=True):
+            scored_N = (part.weight_T != 0).nonzero().squeeze(-1)
+            # Position t is predicted from the state at t - 1, which belongs to the same segment because a segment's first token has no weight.
+            hidden_ND = states_ND.index_select(0, slot_T[scored_N - 1])
+            if isinstance(model, ValueModel):
+                values = {"value": model.value_head(hidden_ND).squeeze(-1).float()}
+            else:
+                head, plain = (split.head, split.plain) if split is not None else (nn.Identity(), None)
+                values = scores(head, plain, hidden_ND, part.ids_T[scored_N], signals)
+            found.append({signal: _scatter(values[signal], scored_N, part.num_tokens) for signal in signals})
+    return found
+
+
+def _drops(model: nn.Module) -> bool:
+    """Whether a forward pass draws dropout: then a shared prefix would draw once what segments of their own draw apart."""
+    if not model.training:
+        return False
+    config: Any = getattr(model, "config", None)
+    return bool(getattr(config, "attention_dropout", 0.0)) or any(isinstance(m, nn.Dropout) and m.p > 0 and m.training for m in model.modules())
 
 
 def _scatter(value_N: Tensor, scored_N: Tensor, num_tokens: int) -> Tensor:
     return torch.zeros((num_tokens, *value_N.shape[1:]), dtype=value_N.dtype, device=value_N.device).index_copy(0, scored_N, value_N)
-
-
-def _from_head(head: Any, hidden_ND: Tensor, target_N: Tensor, signals: frozenset[str]) -> dict[str, Tensor]:
-    def chunk(hidden: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        logits = head(hidden).float()
-        logsumexp = torch.logsumexp(logits, -1)
-        entropy = logsumexp - (torch.softmax(logits, -1) * logits).sum(-1) if "entropy" in signals else logsumexp
-        return (logits.gather(-1, target.unsqueeze(-1)).squeeze(-1) - logsumexp, entropy, logsumexp, *([logits] if "logits" in signals else []))
-
-    pieces = []
-    for hidden, target in zip(hidden_ND.split(CHUNK), target_N.split(CHUNK), strict=True):
-        pieces.append(checkpoint(chunk, hidden, target, use_reentrant=False) if torch.is_grad_enabled() else chunk(hidden, target))
-    columns = [torch.cat(column) for column in zip(*pieces, strict=True)]
-    return dict(zip(("logp", "entropy", "logsumexp", "logits"), columns, strict=False))

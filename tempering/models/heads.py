@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 _SPLITS = "_tempering_splits"
 _PACKS = "_tempering_packs"
+_SEGMENTS = "_tempering_segments"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Split:
     """(input_ids [R, L], position_ids [R, L], **keywords of the model) -> hidden states [R, L, D], after the last norm."""
     head: Callable[[Tensor], Tensor]
     """hidden [..., D] -> logits [..., V], with soft-capping and scales."""
+    plain: nn.Linear | None = None
+    """The output layer, where the head is its weight alone: no bias, adapter, soft-capping, scale or hook."""
 
 
 def body_and_head(model: nn.Module) -> Split | None:
@@ -59,6 +62,17 @@ def packs(model: nn.Module) -> bool:
     if _PACKS not in model.__dict__:
         model.__dict__[_PACKS] = _stays_apart(model)
     return model.__dict__[_PACKS]
+
+
+def attends_by_segments(model: nn.Module) -> bool:
+    """Whether the model's attention can be computed segment by segment with shared prefixes (attention.py), to the same logits.
+
+    Args:
+        model: as for `packs`. Cheap after the first call for a model.
+    """
+    if _SEGMENTS not in model.__dict__:
+        model.__dict__[_SEGMENTS] = _same_by_segments(model)
+    return model.__dict__[_SEGMENTS]
 
 
 def _assemble(model: nn.Module) -> Split | None:
@@ -90,11 +104,18 @@ def _assemble(model: nn.Module) -> Split | None:
         output_layer: Any = causal.get_output_embeddings()
         return finish(output_layer(hidden))
 
-    return Split(body, head)
+    output: Any = causal.get_output_embeddings()
+    plain = type(output) is nn.Linear and output.bias is None and not _hooked(output) and not _caps(causal)
+    return Split(body, head, output if plain else None)
 
 
 def _hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _caps(causal: Any) -> bool:
+    config = causal.config.get_text_config()
+    return any(getattr(config, name, None) is not None for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
 
 
 def _after_output(causal: Any) -> Callable[[Tensor], Tensor]:
@@ -145,8 +166,40 @@ def _stays_apart(model: nn.Module) -> bool:
         return _close(packed[:, :5], apart_first) and _close(packed[:, 5:], apart_second)
 
 
-def _logits(model: nn.Module, ids: Tensor, positions: Tensor) -> Tensor:
-    out = model(input_ids=ids, position_ids=positions, use_cache=False)
+def _same_by_segments(model: nn.Module) -> bool:
+    from tempering import attention
+    from tempering.forest import Plan, plant
+
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if config is not None else None
+    if getattr(config, "_attn_implementation", None) not in ("sdpa", attention.NAME):
+        return False
+    kinds = set(getattr(text, "layer_types", None) or ())
+    if kinds - {"full_attention", "sliding_attention"}:
+        return False
+    with _probing(model) as (device, vocabulary), attention.segmented(model):
+        start = _ids(20, 3, vocabulary, device)[0]
+        segments = [torch.cat([start, _ids(n, seed, vocabulary, device)[0]]) for n, seed in ((5, 1), (4, 2))] + [_ids(6, 5, vocabulary, device)[0]]
+        forest = plant([s.cpu().numpy() for s in segments])
+        ids, position = (torch.from_numpy(x).to(device)[None] for x in (forest.ids_N, forest.position_N))
+        seen: list[int | None] = []
+        token = attention.SEEN.set(seen)
+        try:
+            with attention.planned():
+                together = _logits(model, ids, position, **{attention.KEYWORD: Plan(forest.nodes)})[0, torch.from_numpy(forest.slot_T)]
+            alone = torch.cat([_logits(model, s[None], torch.arange(len(s), device=device)[None])[0] for s in segments])
+        # Another architecture, or a layer whose attention is more than softmax(q k) v: the other layouts are always right.
+        except (TypeError, ValueError, AttributeError, RuntimeError, KeyError, IndexError):
+            return False
+        finally:
+            attention.SEEN.reset(token)
+        # A window that a layer keeps to itself (in a mask alone) would not show on so few tokens.
+        windowed = "sliding_attention" in kinds if kinds else getattr(text, "sliding_window", None) is not None
+        return bool(seen) and (any(w is not None for w in seen) or not windowed) and _close(together, alone)
+
+
+def _logits(model: nn.Module, ids: Tensor, positions: Tensor, **keywords: Any) -> Tensor:
+    out = model(input_ids=ids, position_ids=positions, use_cache=False, **keywords)
     return out if isinstance(out, Tensor) else out.logits
 
 

@@ -8,6 +8,9 @@
     choose.py     logits -> the next token and its log-prob: temperature, top-k, nucleus
     noise.py      random numbers that are a function of (seed, key, sample, position)
     chain.py      what a policy needs while it decodes: roles, the decode chain, stop tokens
+    server.py     `ServerSampler`, any OpenAI-compatible server
+    wire.py       one question to such a server, asked until it is answered;  answers.py  answers on disk
+    vllm.py       `VLLMSampler`, vLLM in this process
 
 `tempering.sample.sample` is the function most callers want.
 """

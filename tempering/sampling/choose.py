@@ -67,9 +67,7 @@ def choose(logits_RV: Tensor, requests: Sequence[Request], streams_R4: np.ndarra
     return chosen
 
 
-def _choose(
-    logits_RV: Tensor, requests: Sequence[Request], noise_RN: Tensor, scratch_RV: Tensor
-) -> tuple[list[int], list[float], list[Top]]:
+def _choose(logits_RV: Tensor, requests: Sequence[Request], noise_RN: Tensor, scratch_RV: Tensor) -> tuple[list[int], list[float], list[Top]]:
     logits_RV = _shape(logits_RV, requests)
     mass_RB = _block_masses(logits_RV, scratch_RV)
     total_R = mass_RB.logsumexp(-1)

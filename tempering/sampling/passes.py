@@ -69,7 +69,9 @@ class Slots:
         self.model: Any = model
         self.cache = SlotCache()
         self.split = body_and_head(model)
-        self.configs = list({id(c): c for m in model.modules() if isinstance(m, PreTrainedModel) for c in (m.config, m.config.get_text_config())}.values())
+        self.configs = list(
+            {id(c): c for m in model.modules() if isinstance(m, PreTrainedModel) for c in (m.config, m.config.get_text_config())}.values()
+        )
 
     def forward(self, rows: Sequence[Row], plan: Plan) -> States:
         inputs = {"input_ids": plan.ids_T[None], "position_ids": plan.position_T[None], "past_key_values": self.cache, "use_cache": True}
@@ -172,7 +174,9 @@ def _slots_agree(model: nn.Module) -> bool:
     slots = Slots(model)
     slots.cache.reserve(3, len(long) + 1)
 
-    def plan(pieces: Sequence[tuple[list[int], int, int]], lengths: Sequence[int], runs: Sequence[Run], copies: Sequence[tuple[int, int, int]]) -> Plan:
+    def plan(
+        pieces: Sequence[tuple[list[int], int, int]], lengths: Sequence[int], runs: Sequence[Run], copies: Sequence[tuple[int, int, int]]
+    ) -> Plan:
         flat = [(t, start + i, slot) for tokens, slot, start in pieces for i, t in enumerate(tokens)]
         ids, positions, where = zip(*flat, strict=True)
         return Plan(ids, positions, where, lengths, runs, copies, device)

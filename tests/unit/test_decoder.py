@@ -110,7 +110,9 @@ def test_a_shared_beginning_changes_no_token(monkeypatch: pytest.MonkeyPatch) ->
         decoder = Decoder(p, max_rows=4)
         forward = decoder._runners["policy"].forward
         seen = list[int]()
-        monkeypatch.setattr(decoder._runners["policy"], "forward", lambda rows, plan, f=forward, s=seen: (s.append(len(plan.ids_T)), f(rows, plan))[1])
+        monkeypatch.setattr(
+            decoder._runners["policy"], "forward", lambda rows, plan, f=forward, s=seen: (s.append(len(plan.ids_T)), f(rows, plan))[1]
+        )
         for request in asked:
             decoder.submit(request)
         given[least] = {ticket: ids(tokens) for ticket, tokens in run(decoder).items()}
@@ -339,7 +341,9 @@ def drawn(logits_V: torch.Tensor, count: int, **options: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("vocabulary", [5, BLOCK, 2 * BLOCK + 17])
-@pytest.mark.parametrize("options", [{"temperature": 1.0}, {"temperature": 0.6}, {"temperature": 1.0, "top_k": 4}, {"temperature": 1.0, "top_p": 0.6}])
+@pytest.mark.parametrize(
+    "options", [{"temperature": 1.0}, {"temperature": 0.6}, {"temperature": 1.0, "top_k": 4}, {"temperature": 1.0, "top_p": 0.6}]
+)
 def test_tokens_are_drawn_from_the_distribution(vocabulary: int, options: dict[str, Any]) -> None:
     """A chi-squared test over the likeliest tokens and the rest together, against its 1 in 10,000 quantile."""
     from scipy.stats import chi2
