@@ -15,7 +15,8 @@ from tempering.cli import fields as f
 from tempering.cli.files import Located, read_config
 from tempering.cli.show import say, show_ledger
 from tempering.cli.values import Given, Signature, jsonable
-from tempering.errors import GateFailed, Interrupted, UserError
+from tempering.distributed import word
+from tempering.errors import GateFailed, Interrupted, ProcessFailed, UserError
 from tempering.index import closest, field_docs, first_sentence, load_recipe
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ class Generic:
     """Profile steps into profile.json.gz in the run's folder: START:STEPS, without a value 3:3."""
     dry_run: bool = False
     """Print the resolved values and stop."""
+    processes: int = 1
+    """Processes of this machine that share the weights and each step (FSDP2), one for each GPU; torchrun may be used instead."""
+    cluster: str | None = None
+    """A Ray cluster that runs the processes: ray://host:port, or local for a small one here; needs the extra "ray"."""
     debug: bool = False
     """Show tracebacks."""
 
@@ -175,16 +180,12 @@ def command(spec: str, recipe: Callable[..., Any], act: Callable[[Signature, lis
         if name in _SWITCHES:
             add(f"run__{name}", bool | None, name=[hyphened(name)], negative="", help=about, group=group("run"), show_default=False)
         else:
-            metavar = {"config": "FILE", "out": "FOLDER", "resume": "[RUN]", "log": "TRACKER", "profile": "[START:STEPS]"}[name]
-            add(
-                f"run__{name}",
-                list[str] | None if name == "log" else str | None,
-                name=[hyphened(name)],
-                help=about,
-                group=group("run"),
-                metavar=metavar,
-                show_default=False,
-            )
+            metavar = {
+                "config": "FILE", "out": "FOLDER", "resume": "[RUN]", "log": "TRACKER", "profile": "[START:STEPS]",
+                "processes": "N", "cluster": "ADDRESS",
+            }[name]  # fmt: skip
+            kind: Any = {"log": list[str], "processes": int}.get(name, str)
+            add(f"run__{name}", kind | None, name=[hyphened(name)], help=about, group=group("run"), metavar=metavar, show_default=False)
 
     def body(**bound: Any) -> int:
         given = [g for key, value in bound.items() if not key.startswith("run__") and value is not None for g in _given(signature, key, value)]
@@ -231,18 +232,38 @@ def execute(signature: Signature, given: Sequence[Given], generic: Generic) -> i
     Raises:
         UserError: wrong values, or what the recipe itself refuses.
         GateFailed: a gate of the run's budget did not hold.
+        ProcessFailed: a process of a run of several failed or died.
     """
     arguments, resume = resolve(signature, given, generic)
     if generic.dry_run:
         say(json.dumps({"recipe": signature.name, "values": jsonable(arguments)}, indent=2, ensure_ascii=False))
         return 0
+    if generic.processes < 1:
+        raise UserError(f"--processes: expected a whole number from 1 on, got {generic.processes}")
+    if (generic.processes > 1 or generic.cluster) and not word.several() and not word.launched():
+        code, sentence = _launched(generic)
+        if sentence:
+            raise ProcessFailed(sentence, code)
+        return code
     report = call(signature, arguments, watched(signature, generic), resume, shlex.join(["temper", *sys.argv[1:]]))
     if report is None:
         return 0  # a recipe of one's own need not return a report
-    show_ledger(report.ledger)
+    if word.rank() == 0:
+        show_ledger(report.ledger)
     if report.failed_gates:
         raise GateFailed("; ".join(report.failed_gates) + f"; see {report.folder}")
     return 0
+
+
+def _launched(generic: Generic) -> tuple[int, str]:
+    """This command line as several processes: (exit code, the sentence that says what went wrong)."""
+    if generic.cluster:
+        from tempering.distributed.ray import launch_on
+
+        return launch_on(generic.cluster, sys.argv[1:], generic.processes)
+    from tempering.distributed.launch import launch
+
+    return launch([sys.executable, "-m", "tempering", *sys.argv[1:]], generic.processes)
 
 
 def resolve(signature: Signature, given: Sequence[Given], generic: Generic) -> tuple[dict[str, Any], Path | None]:
