@@ -256,24 +256,19 @@ class Experiment:
         return table
 
     def cache_reference(self, policy: Policy, *groups: Rows) -> tuple[Any, ...]:
-        """The same rows with the start model's log-probs as the column "reference.logp", computed once."""
-        import numpy as np
+        """The same rows with the start model's log-probs as the column "reference.logp"; computed once for these weights and rows, ever."""
+        from tempering import models
+        from tempering.reference import cached
+        from tempering.signals import engine_for
 
-        from tempering.measure import logps_of
-
-        cached = []
+        origin, training = models.provenance(policy.model), self.values["training"]
+        start = {"weights": origin.base_sha256(), "source": content_of(origin.source) or origin.source} if origin else {"run": str(self.folder.path)}
+        found = []
         for rows in groups:
+            inputs = {**start, "new_tokens": self.new_tokens, "seed": self.values.get("seed", 0), "table": rows.table.fingerprint, "of": rows.indices}
             with self.display.phase("reference log-probs") as phase:
-                flat = [(i, part, s) for i, row in enumerate(rows) for part, segments in row.items() for s in segments]
-                pairs = [(s.ids[:1].tolist(), s.ids[1:].tolist()) for _, _, s in flat]
-                logps = logps_of(policy, pairs, progress=lambda done, total: phase.advance(done, total))
-            out: list[dict[str, tuple[Any, ...]]] = [{} for _ in range(len(rows))]
-            for (i, part, s), logp in zip(flat, logps, strict=True):
-                column = np.concatenate([[0.0], logp.float().numpy()]).astype(np.float32)
-                extended = type(s)(s.ids, s.weight, {**s.extras, "reference.logp": column}, s.source)
-                out[i][part] = (*out[i].get(part, ()), extended)
-            cached.append(out)
-        return tuple(cached)
+                found.append(cached(policy, rows, engine_for(training), inputs, micro_tokens=training.micro_tokens, progress=phase.advance))
+        return tuple(found)
 
     def measure(self, name: str, policy: Policy, held: Sequence[Row]) -> Scores:
         """Target probes on the held rows and the keep battery; read back from the folder where a resumed run has them already."""

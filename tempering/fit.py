@@ -22,6 +22,7 @@ from tempering import attention, checkpoint, optim
 from tempering.config import Optimizer, Schedule, Training
 from tempering.errors import Interrupted, UserError
 from tempering.layout import split, to
+from tempering.models.lighter import lighter
 from tempering.reduce import count, reduce
 from tempering.signals import Engine, Live, compute, engine_for, owner
 from tempering.types import Context, Objective, Parts, Role, Run, Stream
@@ -59,8 +60,9 @@ def total(
         micros: a call gives one micro-batch, already on the device (called once more when the objective couples the step).
         divisors: one for each term of the objective, counted over everything.
     """
-    # Around the backward pass too, where recomputed activations attend again.
-    with attention.segmented(*(role.model for role in roles.values())):
+    models = [role.model for role in roles.values()]
+    # Around the backward pass too, where recomputed activations go forward again.
+    with attention.segmented(*models), lighter(*models):
         return _total(roles, objective, list(micros), divisors, step, engine, log)
 
 

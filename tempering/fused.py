@@ -29,7 +29,9 @@ ROW_ELEMENTS = 2**20
 """Elements that one pass in float32 handles at a time: 4 MiB."""
 
 
-def scores(head: Callable[[Tensor], Tensor], plain: nn.Linear | None, hidden_ND: Tensor, target_N: Tensor, signals: frozenset[str]) -> dict[str, Tensor]:
+def scores(
+    head: Callable[[Tensor], Tensor], plain: nn.Linear | None, hidden_ND: Tensor, target_N: Tensor, signals: frozenset[str]
+) -> dict[str, Tensor]:
     """The signals asked for, float32: "logp", "entropy", "logsumexp" [N], "logits" [N, V].
 
     Args:

@@ -26,7 +26,7 @@ def dpo(
     limit: int | None = None,
     beta: Annotated[float, Field(gt=0)] = 0.1,
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0,
-    reference: Literal["live", "cached"] = "live",
+    reference: Literal["auto", "live", "cached"] = "auto",
     scope: AnyScope = LoRA(),
     optimizer: Optimizer = Optimizer(lr=5e-5),
     schedule: Schedule = Schedule(warmup=0.1),
@@ -46,7 +46,8 @@ def dpo(
         limit: read at most this many rows.
         beta: strength of the pull towards the reference (paper: 0.1).
         label_smoothing: probability that a pair is labelled the wrong way round (conservative DPO).
-        reference: live computes the reference's log-probs beside the policy's; cached computes them once before training.
+        reference: live computes the reference's log-probs beside the policy's, with a frozen copy where the scope has no switch; cached computes them
+            once before training; auto is live for adapters and cached otherwise.
         scope: which weights may move: full or lora.
         seed: of shuffling, dropout, initialisation and sampling.
     """
@@ -57,7 +58,7 @@ def dpo(
     policy = run.load(model, template=template)
     train, held = run.rows(data, test, pair_row, shape=shape, limit=limit, max_length=max_length)
     before = run.measure("before", policy, held)
-    if reference == "cached":
+    if reference == "cached" or (reference == "auto" and scope.kind != "lora"):
         train, held = run.cache_reference(policy, train, held)
     tuned = run.fit("fit", policy, DPO(beta=beta, label_smoothing=label_smoothing), train, held)
     after = run.measure("after", tuned, held)

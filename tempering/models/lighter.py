@@ -1,0 +1,189 @@
+"""Common modules of language models with the same values and gradients for less memory traffic: root-mean-square norms, gated MLPs, LoRA layers.
+
+Written in separate operations, a norm keeps three float32 copies of its input for the backward pass, and PEFT's LoRA layer passes over its output four
+times. Here each is one autograd function that keeps only what it cannot recompute for next to nothing. `lighter(model)` switches them on for the
+duration of a step; the modules, their parameters and names stay, so whatever else looks at the model sees no difference.
+
+A module is taken only if it is the kind of thing it looks like, found out by comparing its output and gradients with the original's, once per class.
+On a GPU these are not used: there the memory passes are cheap and the kernels many (FSDP, compile and Liger bring their own).
+
+Shapes: T tokens in any number of leading dimensions, D width, F inner width, r rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import MethodType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@contextmanager
+def lighter(*models: nn.Module) -> Iterator[None]:
+    """Inside, modules that can be replaced are computed by the functions below; it must span the backward pass where activations are recomputed."""
+    switched = []
+    for model in models:
+        for module, forward in _found(model):
+            if "forward" not in module.__dict__:
+                module.__dict__["forward"] = MethodType(forward, module)
+                switched.append(module)
+    try:
+        yield
+    finally:
+        for module in switched:
+            del module.__dict__["forward"]
+
+
+def _found(model: nn.Module) -> list[tuple[nn.Module, Callable[..., Tensor]]]:
+    # Listed at each use: scopes add and remove modules.
+    found: list[tuple[nn.Module, Callable[..., Tensor]]] = []
+    for module in model.modules():
+        forward = _VERDICTS[type(module)] if type(module) in _VERDICTS else _judge(module)
+        if forward is not None:
+            found.append((module, forward))
+    return found
+
+
+_VERDICTS: dict[type, Callable[..., Tensor] | None] = {}
+
+
+def _judge(module: nn.Module) -> Callable[..., Tensor] | None:
+    kind, verdict = type(module), None
+    weight = next(module.parameters(), None)
+    if weight is None or weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return None
+    if kind.__name__.endswith("RMSNorm") and list(dict(module.named_parameters())) == ["weight"] and weight.ndim == 1:
+        verdict = next((f for f in (_norm, _norm_from_one) if _same(module, f, weight.shape[0])), None)
+    elif {"gate_proj", "up_proj", "down_proj", "act_fn"} <= module._modules.keys():
+        # Another activation than silu shows in the comparison.
+        verdict = _gated if _same(module, _gated, module.gate_proj.in_features) else None  # type: ignore[union-attr]
+    elif kind.__module__ == "peft.tuners.lora.layer" and kind.__name__ == "Linear":
+        verdict = _lora
+    _VERDICTS[kind] = verdict
+    return verdict
+
+
+def _same(module: nn.Module, forward: Callable[..., Tensor], width: int) -> bool:
+    """Outputs and gradients on a few numbers, in float32, to 1e-5."""
+    generator = torch.Generator().manual_seed(0)
+    x, g = (torch.randn(3, width, generator=generator) for _ in range(2))
+    results = []
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        for call in (module.forward, MethodType(forward, module)):
+            leaf = x.clone().requires_grad_()
+            try:
+                out = call(leaf)
+                results.append((out.detach(), *torch.autograd.grad((out * g).sum(), leaf)))
+            except (RuntimeError, TypeError, AttributeError):
+                return False
+    return all(torch.allclose(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max())) for a, b in zip(*results, strict=True))
+
+
+def _half(x: Tensor) -> torch.dtype | None:
+    """The dtype of autocast, if it is on."""
+    return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------------ norms
+
+
+def _norm(self: Any, hidden_states: Tensor) -> Tensor:
+    return _Norm.apply(hidden_states, self.weight, _eps(self), 0.0, _half(hidden_states) or hidden_states.dtype)
+
+
+def _norm_from_one(self: Any, hidden_states: Tensor) -> Tensor:
+    return _Norm.apply(hidden_states, self.weight, _eps(self), 1.0, _half(hidden_states) or hidden_states.dtype)
+
+
+def _eps(module: Any) -> float:
+    return module.variance_epsilon if "variance_epsilon" in module.__dict__ else module.eps
+
+
+class _Norm(torch.autograd.Function):
+    """y = x / rms(x) * (weight + start), computed in float32. Keeps x and one number a token; y comes in the matmuls' dtype, as they want it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float, start: float, dtype: torch.dtype) -> Tensor:
+        wide = x.float()
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, weight_D, scale)
+        ctx.start = start
+        return (wide * scale).mul_(weight_D + start if start else weight_D).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        x, weight_D, scale = ctx.saved_tensors
+        normed = x.float() * scale
+        grad = grads[0].float()
+        d_weight = (grad * normed).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        grad = grad * (weight_D + ctx.start if ctx.start else weight_D)
+        normed.mul_((grad * normed).mean(-1, keepdim=True))
+        return grad.sub_(normed).mul_(scale).to(x.dtype), d_weight, None, None, None
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------- gated MLPs
+
+
+def _gated(self: Any, x: Tensor) -> Tensor:
+    return self.down_proj(_Gate.apply(self.gate_proj(x), self.up_proj(x)))
+
+
+class _Gate(torch.autograd.Function):
+    """silu(gate) * up, keeping the two factors and not silu's output."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        gate, up = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(grads[0] * up, gate), F.silu(gate).mul_(grads[0])
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------ LoRA layers
+
+
+def _lora(self: Any, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+    """PEFT's `lora.Linear` with one plain adapter switched on over a plain frozen layer; anything else goes PEFT's way."""
+    names = self.active_adapters
+    plain = len(names) == 1 and names[0] in self.lora_A and names[0] not in self.lora_variant and type(self.base_layer) is nn.Linear
+    frozen = plain and not self.base_layer.weight.requires_grad and "forward" not in self.base_layer.__dict__
+    if arguments or keywords or not frozen or self.disable_adapters or self.merged or not self.lora_A[names[0]].weight.requires_grad:
+        return type(self).forward(self, x, *arguments, **keywords)
+    name = names[0]
+    dropout = self.lora_dropout[name]
+    if self.lora_B[name].bias is not None or self.base_layer.bias is not None or (isinstance(dropout, nn.Dropout) and dropout.p and self.training):
+        return type(self).forward(self, x)
+    return _LoRA.apply(x, self.base_layer.weight, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name], _half(x) or x.dtype)
+
+
+class _LoRA(torch.autograd.Function):
+    """y = x W' + s (x A') B' with W frozen. Keeps x and x A'; W in half precision is made again in the backward pass rather than kept for all layers."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scaling: float, dtype: torch.dtype) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            x_TD, a, b = x.flatten(0, -2).to(dtype), a.to(dtype), b.to(dtype)
+            low_Tr = x_TD @ a.T
+            out = torch.addmm(x_TD @ weight.to(dtype).T, low_Tr, b.T, alpha=scaling)
+        ctx.save_for_backward(x_TD, low_Tr, weight, a, b)
+        ctx.scaling, ctx.shape, ctx.dtype = scaling, x.shape, x.dtype
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        x_TD, low_Tr, weight, a, b = ctx.saved_tensors
+        grad = grads[0].flatten(0, -2).to(x_TD.dtype)
+        back_Tr = (grad @ b).mul_(ctx.scaling)
+        d_x = None
+        if ctx.needs_input_grad[0]:
+            d_x = torch.addmm(grad @ weight.to(grad.dtype), back_Tr, a).view(ctx.shape).to(ctx.dtype)
+        d_a = (back_Tr.T @ x_TD).float()
+        d_b = (grad.T @ low_Tr).float().mul_(ctx.scaling)
+        return d_x, None, d_a, d_b, None, None

@@ -1,0 +1,75 @@
+"""The reference's log-probs as a column of the rows: computed once before training, kept in the store by content, read by memory map.
+
+A preference or forgetting objective that asks for "reference.logp" then costs one forward pass per row in total, however many epochs follow, and no
+second copy of the weights. The key is everything that the numbers depend on: the weights, the rows, the precision; the same question asked again, by
+another run with another learning rate, is answered from the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from tempering.data.table import Table
+from tempering.home import store_dir
+from tempering.layout import collate, lengths, to
+from tempering.sample import evaluating
+from tempering.signals import Engine, Live, compute
+from tempering.stages import content_key
+from tempering.types import Policy, Row
+
+COLUMN = "reference.logp"
+
+
+def cached(
+    policy: Policy,
+    rows: Sequence[Row],
+    engine: Engine,
+    inputs: dict[str, Any],
+    *,
+    micro_tokens: int = 2048,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Table:
+    """The same rows with the policy's log-prob of every scored token, float32 [tokens], 0 elsewhere, as the column "reference.logp".
+
+    Args:
+        policy: the reference: the model before training.
+        engine: how to run it; the precision is part of the key.
+        inputs: what else the numbers depend on, JSON-able: digests of the weights and of the rows.
+        micro_tokens: tokens of one forward pass.
+        progress: called as (rows done, rows).
+    """
+    key = content_key({"column": COLUMN, "dtype": str(engine.dtype), "rows": len(rows), **inputs})
+    folder = store_dir("tables") / key
+    return Table.open(folder) if folder.exists() else Table.build(_extended(policy, rows, engine, micro_tokens, progress), folder)
+
+
+def _extended(policy: Policy, rows: Sequence[Row], engine: Engine, micro_tokens: int, progress: Callable[[int, int], None]) -> Iterator[Row]:
+    columns: list[dict[str, list[np.ndarray]]] = [{} for _ in rows]
+    policy.model.to(engine.device)
+    roles = {"policy": Live(policy.model)}
+    size = [sum(len(s.ids) for segments in row.values() for s in segments) for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: -size[i])
+    done, at = 0, 0
+    with evaluating(policy.model), torch.no_grad():
+        while at < len(order):
+            # As many rows of like length as fit into one pass.
+            count = max(1, min(len(order) - at, micro_tokens // max(1, size[order[at]])))
+            chosen, at = order[at : at + count], at + count
+            parts = to(collate([rows[i] for i in chosen]), engine.device)
+            signals = compute(roles, parts, {name: frozenset({"logp"}) for name in parts}, engine)
+            for name, batch in parts.items():
+                pieces = signals[name]["logp"].float().cpu().split(lengths(batch).tolist())
+                for group, values in zip(batch.group_S.tolist(), pieces, strict=True):
+                    columns[chosen[group]].setdefault(name, []).append(values.numpy())
+            done += count
+            progress(done, len(rows))
+    for row, column in zip(rows, columns, strict=True):
+        yield {
+            name: tuple(replace(s, extras={**s.extras, COLUMN: value}) for s, value in zip(segments, column.get(name, ()), strict=True))
+            for name, segments in row.items()
+        }
