@@ -101,6 +101,13 @@ def _build(config: Any, device: torch.device) -> Any:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
+def _counted(config: Any, device: torch.device, meter: Meter) -> Any:
+    with meter.fake:
+        model = _build(config, device)
+    meter.add([*model.parameters(), *model.buffers()])
+    return model
+
+
 def _alike(config: Any, depth: int) -> bool:
     """Whether the blocks of the model all have parameters of the same names and shapes, and attend in the same way."""
     kinds = getattr(config.get_text_config(), "layer_types", None)
@@ -139,11 +146,10 @@ def _at(work: Work, config: Any) -> Counts:
 
     engine = engine_for(work.training)
     meter = Meter(config.get_text_config().vocab_size)
-    with meter.fake:
-        model = _build(config, engine.device)
-    # It is where it will be, and fake tensors do not take being moved.
+    model = _counted(config, engine.device, meter)
+    # It is where it will be; moving or copying storages that hold nothing is more than fake tensors do.
     model.to = lambda *_: model
-    meter.add([*model.parameters(), *model.buffers()])
+    model.__deepcopy__ = lambda _: _counted(config, engine.device, meter)
     stream = _Once(work.micro, meter)
     # One micro-batch a step, whatever its size; what happens once at the end belongs to no step.
     training = work.training.model_copy(update={"micro_tokens": 1 << 60, "eval_every": 0, "save_every": 0})
