@@ -42,6 +42,7 @@ class Options:
     again: bool = False
     command: str = ""
     display: Display = field(default_factory=Display)
+    rehearse: Callable[[str, Mapping[str, Any], Options], Experiment] | None = None  # Opens the run where it is only to be looked ahead at.
 
 
 OPTIONS: ContextVar[Options] = ContextVar("tempering_options")
@@ -152,6 +153,8 @@ class Experiment:
         given = {name: values[name] for name in inspect.signature(recipe).parameters}
         for gate in getattr(given.get("budget"), "gate", ()):
             parse(gate)
+        if options.rehearse is not None:
+            return options.rehearse(recipe.__name__, given, options)
         plain = {name: value.model_dump(mode="json") if hasattr(value, "model_dump") else value for name, value in given.items()}
         hashes = {name: content_of(value) for name, value in plain.items() if isinstance(value, str)}
         key = content_key({"recipe": recipe.__name__, "values": plain, "content": hashes}, recipe)

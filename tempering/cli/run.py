@@ -42,8 +42,7 @@ class Generic:
     """Show tracebacks."""
 
 
-_GENERIC_DOCS = field_docs(Generic)
-_SWITCHES = {"again", "dry_run", "debug"}
+_METAVARS = {"config": "FILE", "out": "FOLDER", "resume": "[RUN]"}
 
 
 def hyphened(name: str) -> str:
@@ -56,8 +55,12 @@ def flag_of(signature: Signature, field: f.Field) -> str:
     return hyphened(signature.spellings[field.dotted][0])
 
 
-def normalise(tokens: Sequence[str], signature: Signature) -> Iterator[str]:
-    """Tokens with every flag in its shortest spelling and joined to its value (`--flag=value`).
+def _takes(name: str) -> str:
+    return "optional" if name == "resume" else "value" if name in _METAVARS else "switch"
+
+
+def normalise(tokens: Sequence[str], signature: Signature, generic: type = Generic) -> Iterator[str]:
+    """Tokens with every flag in its shortest spelling and joined to its value (`--flag=value`); `generic` has the command's own options.
 
     Raises:
         UserError: an unknown flag, a flag without its value, or a value without a flag.
@@ -72,9 +75,9 @@ def normalise(tokens: Sequence[str], signature: Signature) -> Iterator[str]:
         if not token.startswith("--") or token == "--":
             raise UserError(f"unexpected argument {token!r}; values are given as flags, for example --data {token if token != '--' else 'FILE'}")
         name, equals, value = token[2:].partition("=")
-        flag, takes = _resolve_flag(name, signature)
+        flag, takes = _resolve_flag(name, signature, generic)
         if takes == "value" and not equals:
-            if i >= len(tokens) or _is_flag(tokens[i], signature):
+            if i >= len(tokens) or _is_flag(tokens[i], signature, generic):
                 raise UserError(f"{token} needs a value{_wanted(name, signature)}")
             value, i = tokens[i], i + 1
         elif takes == "switch" and not equals and i < len(tokens) and tokens[i].lower() in ("true", "false", "yes", "no"):
@@ -85,11 +88,11 @@ def normalise(tokens: Sequence[str], signature: Signature) -> Iterator[str]:
         yield flag if takes == "switch" and not equals else f"{flag}={value}"
 
 
-def _is_flag(token: str, signature: Signature) -> bool:
+def _is_flag(token: str, signature: Signature, generic: type) -> bool:
     if not token.startswith("--"):
         return False
     try:
-        _resolve_flag(token[2:].partition("=")[0], signature)
+        _resolve_flag(token[2:].partition("=")[0], signature, generic)
     except UserError:
         return False
     return True
@@ -100,14 +103,14 @@ def _wanted(name: str, signature: Signature) -> str:
     return f": {f.expected(field.hint)}" if field and not field.choices else f": one of {', '.join(field.choices)}" if field else ""
 
 
-def _resolve_flag(name: str, signature: Signature) -> tuple[str, str]:
+def _resolve_flag(name: str, signature: Signature, generic: type) -> tuple[str, str]:
     """(canonical flag, "value" | "switch" | "optional")."""
     field = signature.find(name)
     if field is not None:
         return flag_of(signature, field), "switch" if field.is_bool and len(f.options(field.hint)) == 1 else "value"
-    generic = name.replace("-", "_")
-    if generic in _GENERIC_DOCS:
-        return hyphened(generic), "switch" if generic in _SWITCHES else "optional" if generic == "resume" else "value"
+    own = name.replace("-", "_")
+    if own in field_docs(generic):
+        return hyphened(own), _takes(own)
     if name.startswith("no-") and (field := signature.find(name[3:])) is not None and field.is_bool:
         return "--no-" + flag_of(signature, field)[2:], "switch"
     for dotted, owner in signature.fields.items():
@@ -120,7 +123,7 @@ def _resolve_flag(name: str, signature: Signature) -> tuple[str, str]:
         for d, owner in signature.fields.items()
         if d.rpartition(".")[2] == head.replace("-", "_") and (owner.is_dict or not dot)
     ]
-    known = [hyphened(n) for n in (*signature.known(), *_GENERIC_DOCS)]
+    known = [hyphened(n) for n in (*signature.known(), *field_docs(generic))]
     hint = f"; did you mean {' or '.join(same)}?" if same else closest("--" + name, known)
     raise UserError(f"recipe {signature.name} has no flag --{name}{hint or f'; `temper run {signature.name} --help` lists them'}")
 
@@ -128,8 +131,10 @@ def _resolve_flag(name: str, signature: Signature) -> tuple[str, str]:
 # -------------------------------------------------------------------------------------------------------------------- the command for one recipe
 
 
-def command(spec: str, recipe: Callable[..., Any], act: Callable[[Signature, list[Given], Generic], int] | None = None) -> Callable[..., int]:
-    """A function for cyclopts whose flags are the recipe's fields; it resolves them and runs the recipe (or calls `act`)."""
+def command(
+    spec: str, recipe: Callable[..., Any], act: Callable[[Signature, list[Given], Any], int] | None = None, options: type = Generic
+) -> Callable[..., int]:
+    """A function for cyclopts whose flags are the recipe's fields and those of `options`; it resolves them and runs the recipe (or calls `act`)."""
     from cyclopts import Group, Parameter
 
     signature = Signature(recipe, spec)
@@ -144,8 +149,8 @@ def command(spec: str, recipe: Callable[..., Any], act: Callable[[Signature, lis
             groups[name] = Group(title, help=about, sort_key=order.index(name))
         return groups[name]
 
-    def add(key: str, hint: Any, **options: Any) -> None:
-        annotation = Annotated[hint, Parameter(**options)]
+    def add(key: str, hint: Any, **how: Any) -> None:
+        annotation = Annotated[hint, Parameter(**how)]
         parameters.append(inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
 
     for dotted, field in signature.fields.items():
@@ -163,16 +168,15 @@ def command(spec: str, recipe: Callable[..., Any], act: Callable[[Signature, lis
             add(dotted.replace(".", "__"), str | None, choices=field.choices, **common)
         else:
             add(dotted.replace(".", "__"), str | None, metavar=_metavar(field.hint), **common)
-    for name, about in _GENERIC_DOCS.items():
-        if name in _SWITCHES:
+    for name, about in field_docs(options).items():
+        if _takes(name) == "switch":
             add(f"run__{name}", bool | None, name=[hyphened(name)], negative="", help=about, group=group("run"), show_default=False)
         else:
-            metavar = {"config": "FILE", "out": "FOLDER", "resume": "[RUN]"}[name]
-            add(f"run__{name}", str | None, name=[hyphened(name)], help=about, group=group("run"), metavar=metavar, show_default=False)
+            add(f"run__{name}", str | None, name=[hyphened(name)], help=about, group=group("run"), metavar=_METAVARS[name], show_default=False)
 
     def body(**bound: Any) -> int:
         given = [g for key, value in bound.items() if not key.startswith("run__") and value is not None for g in _given(signature, key, value)]
-        generic = Generic(**{key[5:]: value for key, value in bound.items() if key.startswith("run__") and value is not None})
+        generic = options(**{key[5:]: value for key, value in bound.items() if key.startswith("run__") and value is not None})
         return (act or execute)(signature, given, generic)
 
     body.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -21,8 +21,8 @@ from tempering.fit import fit
 from tempering.planning.meter import Meter
 from tempering.types import Objective, Parts, Role, Run, Scope
 
-SHALLOW = (2, 3)
-"""Blocks of the two traced models. With one block alone the most memory may be alive outside of it."""
+SHALLOW = (1, 2)
+"""Blocks of the two traced models: the peak has everything kept for the backward pass in it, so it grows by a block's share."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ def shallow(config: Any, depth: int) -> Any:
     return cut
 
 
-def _build(config: Any, device: torch.device) -> Any:
+def build(config: Any, device: torch.device) -> Any:
+    """A causal language model of this configuration in float32, as it is loaded for training; on "meta", or among fake tensors, it holds nothing."""
     from transformers import AutoModelForCausalLM
 
     from tempering.models.gguf import quiet
@@ -103,7 +104,7 @@ def _build(config: Any, device: torch.device) -> Any:
 
 def _counted(config: Any, device: torch.device, meter: Meter) -> Any:
     with meter.fake:
-        model = _build(config, device)
+        model = build(config, device)
     meter.add([*model.parameters(), *model.buffers()])
     return model
 
@@ -111,7 +112,7 @@ def _counted(config: Any, device: torch.device, meter: Meter) -> Any:
 def _alike(config: Any, depth: int) -> bool:
     """Whether the blocks of the model all have parameters of the same names and shapes, and attend in the same way."""
     kinds = getattr(config.get_text_config(), "layer_types", None)
-    model = _build(config, torch.device("meta"))
+    model = build(config, torch.device("meta"))
     blocks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     shapes = [{tuple((name, p.shape) for name, p in block.named_parameters()) for block in list_} for list_ in blocks]
     return bool(blocks) and all(len(s) == 1 for s in shapes) and len(set(kinds or ())) <= 1
