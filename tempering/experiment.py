@@ -14,38 +14,27 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tempering.config import Budget
-from tempering.display import Display
 from tempering.errors import Interrupted, UserError
 from tempering.held import Rows, samples, target_probes
 from tempering.home import store_dir, write_atomic
+from tempering.logs import Logs
+from tempering.options import OPTIONS, Options
 from tempering.runs import RunFolder, lock
 from tempering.stages import content_key, content_of
+from tempering.watch import watching
 
 if TYPE_CHECKING:
     from tempering.ledger_types import Ledger
     from tempering.types import Objective, Policy, Row, Scores
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of every run, whatever the recipe; the command line sets them."""
-
-    out: Path | None = None
-    resume: Path | None = None
-    again: bool = False
-    command: str = ""
-    display: Display = field(default_factory=Display)
-    rehearse: Callable[[str, Mapping[str, Any], Options], Experiment] | None = None  # Opens the run where it is only to be looked ahead at.
-
-
-OPTIONS: ContextVar[Options] = ContextVar("tempering_options")
 _CURRENT: ContextVar[list[Experiment]] = ContextVar("tempering_experiment")
 
 
@@ -91,6 +80,7 @@ def execute(recipe: Callable[..., Report], arguments: Mapping[str, Any], options
         raise
     except UserError as error:
         for run in held:
+            run.logs.close("failed")
             if not run.folder.discard():
                 run.leave("failed", str(error))
         raise
@@ -132,6 +122,7 @@ class Experiment:
     def __init__(self, recipe: str, values: Mapping[str, Any], folder: RunFolder, key: str, options: Options) -> None:
         self.recipe, self.values, self.folder, self.key, self.options = recipe, values, folder, key, options
         self.display = options.display
+        self.logs = Logs(options.log, folder.path, resumed=options.resume is not None, say=options.display.say)
         self.budget: Budget = values.get("budget") or Budget(keep="none")  # A recipe without a budget measures no more than its target.
         self.lock: dict[str, Any] = {}
         self.stopper: Any = None
@@ -176,6 +167,7 @@ class Experiment:
         """Note how an unfinished run ended, with a page of what there is."""
         from tempering import report
 
+        self.logs.close(state)
         with suppress(UserError):  # The disk may be full; what a user is told is the first failure.
             self.folder.status(state, message)
             report.write(self.folder.path)
@@ -280,6 +272,7 @@ class Experiment:
         from tempering import types
         from tempering.measure import keep_battery, measure
 
+        self.logs.open()  # The inputs are good by now, and nothing has taken long yet.
         adapter, path = TypeAdapter(types.Scores), self.folder.path / f"{name}.scores.json"
         if path.exists():
             return adapter.validate_json(path.read_bytes())
@@ -315,16 +308,12 @@ class Experiment:
         scope = self._scope(policy)
         self.display.say(f"training {len(train)} rows, {steps} steps of {training.batch_size}, scope {scope.kind}")
         self.stopper = Stopper()
-        with self.display.phase("training", steps) as phase:
-
-            def show(m: Mapping[str, Any]) -> None:
-                phase.advance(m["step"], steps, f"loss {m['loss']:.4f}  {m['tokens_per_s']:.0f} tokens/s")
-
+        with watching(self.display, self.logs, steps, self.options.profile, self.folder.path) as on_metrics:
             fitted = fit(
                 {"policy": Role(policy.model, scope)}, objective, Shuffled(train, training.batch_size, seed),
                 steps=steps, optimizer=self.values["optimizer"], schedule=self.values["schedule"], training=training,
                 evaluation=Evaluation(lambda: passes(held, training.batch_size), training.eval_every, training.patience, training.keep_best),
-                folder=self.folder.path, resume=self.options.resume is not None, seed=seed, say=self.display.say, on_metrics=show,
+                folder=self.folder.path, resume=self.options.resume is not None, seed=seed, say=self.display.say, on_metrics=on_metrics,
                 stopper=self.stopper,
             )  # fmt: skip
         self.stopper = None
@@ -369,6 +358,8 @@ class Experiment:
         ledger.write(self.folder.path / "ledger.json")
         self.folder.write("lock.json", lock(self.lock))
         self.folder.write("samples.json", samples(before, after))
+        self.logs.ledger(ledger)
+        self.logs.close("done")
         card = report.model_card(self.folder.read("config.json"), self.folder.read("lock.json"), ledger, command=self.options.command)
         write_atomic(self.folder.path / "model" / "README.md", card)
         failed = tuple(gate.message for gate in gates if not gate.passed)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from tempering import attention, checkpoint, optim
 from tempering.config import Optimizer, Schedule, Training
@@ -208,11 +209,13 @@ def fit(
                 loop.save()
             raise Interrupted(f"stopped by {stopper.reason} at step {loop.step} of {steps}")
         began = time.perf_counter()
-        parts = to(stream.next(Run(live, loop.step, seed)), engine.device)
+        with record_function("data"):
+            parts = to(stream.next(Run(live, loop.step, seed)), engine.device)
         divisors = count_terms(objective, [parts])
         log = Means()
         micros = [(lambda m=micro: m) for micro in split(parts, training.micro_tokens)]
-        loss = total(live, objective, micros, divisors, loop.step, engine, log)
+        with record_function("forward+backward"):
+            loss = total(live, objective, micros, divisors, loop.step, engine, log)
         if not math.isfinite(loss):
             raise UserError(
                 f"the loss is {loss} at step {loop.step + 1}; lower the learning rate (--lr), or look for NaN in the data with temper check"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -81,7 +82,7 @@ def plant(segments: Sequence[np.ndarray], *, share: bool = True) -> Forest:
     """
     order = sorted(range(len(segments)), key=lambda s: segments[s].tolist()) if share else list(range(len(segments)))
     # Sorted, the tokens that a run of segments shares are what its neighbours share.
-    shared = [_common(segments[a], segments[b]) if share else 0 for a, b in zip(order, order[1:], strict=False)]
+    shared = [_common(segments[a], segments[b]) if share else 0 for a, b in pairwise(order)]
     ids: list[np.ndarray] = []
     positions: list[np.ndarray] = []
     nodes: list[Node] = []
@@ -112,7 +113,7 @@ def plant(segments: Sequence[np.ndarray], *, share: bool = True) -> Forest:
         if common - depth >= MIN_SHARED:
             before, depth = add(segments[members[0]][depth:common], depth, before, members), common
         cuts = [low, *(i + 1 for i in range(low, high - 1) if shared[i] - depth < MIN_SHARED), high]
-        todo += [(a, b, depth, before) for a, b in zip(cuts, cuts[1:], strict=False)][::-1]
+        todo += [(a, b, depth, before) for a, b in pairwise(cuts)][::-1]
 
     def flat(pieces: list[np.ndarray]) -> np.ndarray:
         return np.concatenate([np.zeros(0, np.int64), *pieces])

@@ -8,8 +8,8 @@ For a plain output layer the gradient is written down rather than derived: with 
     d logp / dz = onehot - p,    d logsumexp / dz = p,    d entropy / dz = -p * (z - logsumexp + entropy),
 
 so that one buffer of logits becomes its own gradient in place. The logits of the last chunk are kept for the backward pass (most micro-batches are a
-single chunk), those of the others are computed again. Any other head (adapters on the output layer, soft-capping, scales, a bias) takes the same chunks
-through autograd, recomputed in the backward pass.
+single chunk), those of the others are computed again. Any other head (adapters on the output layer, soft-capping, scales, a bias) takes the same
+chunks through autograd, recomputed in the backward pass.
 
 Shapes: N scored tokens, C of them in a chunk, D hidden size, V vocabulary.
 """

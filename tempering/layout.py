@@ -155,15 +155,18 @@ def split(parts: Parts, micro_tokens: int | None) -> list[Parts]:
     for batch in parts.values():
         for g, n in zip(batch.group_S.tolist(), lengths(batch).tolist(), strict=True):
             size[g] += n
+    total = sum(size.values())
+    # Micro-batches of about the same size: each costs a pass over the weights and their gradients, and a small last one costs it for nothing.
+    target = total / max(1, -(-total // micro_tokens))
     chunks: list[set[int]] = []
-    room = 0
-    # Sorted by size, so that the segments of one micro-batch are of similar length and rows fill well.
+    filled = 0
+    # Sorted by size, so that the segments of one micro-batch are of similar length and padded rows fill well.
     for g in sorted(groups, key=lambda g: (-size[g], g)):
-        if not chunks or size[g] > room:
+        if not chunks or filled >= target or filled + size[g] > micro_tokens:
             chunks.append(set())
-            room = micro_tokens
+            filled = 0
         chunks[-1].add(g)
-        room -= size[g]
+        filled += size[g]
     if len(chunks) <= 1:
         return [parts]
     return [

@@ -45,11 +45,18 @@ def cached(
     """
     key = content_key({"column": COLUMN, "dtype": str(engine.dtype), "rows": len(rows), **inputs})
     folder = store_dir("tables") / key
-    return Table.open(folder) if folder.exists() else Table.build(_extended(policy, rows, engine, micro_tokens, progress), folder)
+    return Table.open(folder) if folder.exists() else Table.build(columns(policy, rows, engine, micro_tokens, progress), folder)
 
 
-def _extended(policy: Policy, rows: Sequence[Row], engine: Engine, micro_tokens: int, progress: Callable[[int, int], None]) -> Iterator[Row]:
-    columns: list[dict[str, list[np.ndarray]]] = [{} for _ in rows]
+def columns(
+    policy: Policy,
+    rows: Sequence[Row],
+    engine: Engine,
+    micro_tokens: int = 2048,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[Row]:
+    """What `cached` keeps, row by row, without the store. Rows of like length go through the model together."""
+    found: list[dict[str, list[np.ndarray]]] = [{} for _ in rows]
     policy.model.to(engine.device)
     roles = {"policy": Live(policy.model)}
     size = [sum(len(s.ids) for segments in row.values() for s in segments) for row in rows]
@@ -65,10 +72,10 @@ def _extended(policy: Policy, rows: Sequence[Row], engine: Engine, micro_tokens:
             for name, batch in parts.items():
                 pieces = signals[name]["logp"].float().cpu().split(lengths(batch).tolist())
                 for group, values in zip(batch.group_S.tolist(), pieces, strict=True):
-                    columns[chosen[group]].setdefault(name, []).append(values.numpy())
+                    found[chosen[group]].setdefault(name, []).append(values.numpy())
             done += count
             progress(done, len(rows))
-    for row, column in zip(rows, columns, strict=True):
+    for row, column in zip(rows, found, strict=True):
         yield {
             name: tuple(replace(s, extras={**s.extras, COLUMN: value}) for s, value in zip(segments, column.get(name, ()), strict=True))
             for name, segments in row.items()

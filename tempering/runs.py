@@ -84,19 +84,19 @@ def lock(extra: Mapping[str, Any]) -> dict[str, Any]:
     """What a run depended on besides its values: versions, machine, git."""
     import torch
 
-    versions = {name: metadata.version(name) for name in PACKAGES if _installed(name)}
+    versions = {name: version for name in PACKAGES if (version := installed(name))}
     machine = {"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()}
     if torch.cuda.is_available():
         machine["gpu"] = torch.cuda.get_device_name()
     return {"versions": versions, "machine": machine, "git": _git(), **extra}
 
 
-def _installed(name: str) -> bool:
+def installed(name: str) -> str | None:
+    """A distribution's version; None where it is not there."""
     try:
-        metadata.version(name)
+        return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 def _git() -> str | None:

@@ -1,9 +1,9 @@
 """Models and parts -> the named tensors that objectives ask for, each computed once.
 
-The engine takes the union of what all objectives need and runs each role once for all parts together, so that what chosen and rejected, or the samples
-of a prompt, have in common goes through a model once (forest.py). It scores only the tokens that carry weight: hidden states of the other positions
-never meet the output head, and the [tokens, vocabulary] logits exist for one chunk at a time (fused.py). Signals are exactly 0 outside the mask.
-Log-probs are float32 whatever the matmuls are.
+The engine takes the union of what all objectives need and runs each role once for all parts together, so that what chosen and rejected, or the
+samples of a prompt, have in common goes through a model once (forest.py). It scores only the tokens that carry weight: hidden states of the other
+positions never meet the output head, and the [tokens, vocabulary] logits exist for one chunk at a time (fused.py). Signals are exactly 0 outside the
+mask. Log-probs are float32 whatever the matmuls are.
 
 A signal is taken, in this order, from a column of the batch (cached "reference.logp"), from a role of that name, or, for "reference", from the
 policy with its scope switched off.

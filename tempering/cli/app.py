@@ -42,7 +42,7 @@ def version() -> str:
 def build(tokens: Sequence[str] = (), *, everything: bool = False) -> App:
     """The program's commands. Recipes are imported only where `tokens` name them; `everything` imports all, for shell completion."""
     from tempering import doctor
-    from tempering.cli import chat, methods, models, plan, runs, sweep
+    from tempering.cli import chat, methods, models, plan, runs, serve, sweep
 
     app = App(
         name="temper", help="Change what a model does, and know what it cost.", version=version, result_action="return_value", help_format="plaintext"
@@ -57,6 +57,7 @@ def build(tokens: Sequence[str] = (), *, everything: bool = False) -> App:
         models.measure_command,
         models.compare_command,
         chat.chat,
+        serve.serve,
         models.check,
         models.export,
         runs.runs,

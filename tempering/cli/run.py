@@ -7,12 +7,12 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tempering.cli import fields as f
-from tempering.cli.files import read_config
+from tempering.cli.files import Located, read_config
 from tempering.cli.show import say, show_ledger
 from tempering.cli.values import Given, Signature, jsonable
 from tempering.errors import GateFailed, Interrupted, UserError
@@ -21,7 +21,7 @@ from tempering.index import closest, field_docs, first_sentence, load_recipe
 if TYPE_CHECKING:
     from tempering.experiment import Report
 
-LATEST = "latest"
+LATEST, WINDOW = "latest", "3:3"
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,21 @@ class Generic:
     """Continue a run that stopped: its folder, or without a value the newest unfinished run of this recipe."""
     again: bool = False
     """Run even though a run with the same inputs has finished."""
+    log: list[str] | None = None
+    """Show the run in a tracker too: tensorboard, trackio, wandb or mlflow; several with commas, or by giving the flag again."""
+    profile: str | None = None
+    """Profile steps into profile.json.gz in the run's folder: START:STEPS, without a value 3:3."""
     dry_run: bool = False
     """Print the resolved values and stop."""
     debug: bool = False
     """Show tracebacks."""
 
 
-_METAVARS = {"config": "FILE", "out": "FOLDER", "resume": "[RUN]"}
+_METAVARS = {"config": "FILE", "out": "FOLDER", "resume": "[RUN]", "log": "TRACKER", "profile": "[START:STEPS]"}
+IN_FILES = {"log": "a tracker's name, or a list of them", "profile": "START:STEPS, in quotes"}
+"""The run's options that a config file may hold -> what they are."""
+_OPTIONAL = {"resume": LATEST, "profile": WINDOW}
+"""Options whose value may be left out -> what it is then."""
 
 
 def hyphened(name: str) -> str:
@@ -56,7 +64,7 @@ def flag_of(signature: Signature, field: f.Field) -> str:
 
 
 def _takes(name: str) -> str:
-    return "optional" if name == "resume" else "value" if name in _METAVARS else "switch"
+    return "optional" if name in _OPTIONAL else "value" if name in _METAVARS else "switch"
 
 
 def normalise(tokens: Sequence[str], signature: Signature, generic: type = Generic) -> Iterator[str]:
@@ -84,7 +92,7 @@ def normalise(tokens: Sequence[str], signature: Signature, generic: type = Gener
             value, i, equals = tokens[i], i + 1, "="
         elif takes == "optional" and not equals:
             given = i < len(tokens) and not tokens[i].startswith("--")
-            value, i = (tokens[i], i + 1) if given else (LATEST, i)
+            value, i = (tokens[i], i + 1) if given else (_OPTIONAL[name.replace("-", "_")], i)
         yield flag if takes == "switch" and not equals else f"{flag}={value}"
 
 
@@ -172,7 +180,15 @@ def command(
         if _takes(name) == "switch":
             add(f"run__{name}", bool | None, name=[hyphened(name)], negative="", help=about, group=group("run"), show_default=False)
         else:
-            add(f"run__{name}", str | None, name=[hyphened(name)], help=about, group=group("run"), metavar=_METAVARS[name], show_default=False)
+            add(
+                f"run__{name}",
+                list[str] | None if name == "log" else str | None,
+                name=[hyphened(name)],
+                help=about,
+                group=group("run"),
+                metavar=_METAVARS[name],
+                show_default=False,
+            )
 
     def body(**bound: Any) -> int:
         given = [g for key, value in bound.items() if not key.startswith("run__") and value is not None for g in _given(signature, key, value)]
@@ -224,7 +240,7 @@ def execute(signature: Signature, given: Sequence[Given], generic: Generic) -> i
     if generic.dry_run:
         say(json.dumps({"recipe": signature.name, "values": jsonable(arguments)}, indent=2, ensure_ascii=False))
         return 0
-    report = call(signature, arguments, out=generic.out, resume=resume, again=generic.again, command=shlex.join(["temper", *sys.argv[1:]]))
+    report = call(signature, arguments, watched(signature, generic), resume, shlex.join(["temper", *sys.argv[1:]]))
     if report is None:
         return 0  # a recipe of one's own need not return a report
     show_ledger(report.ledger)
@@ -241,13 +257,13 @@ def resolve(signature: Signature, given: Sequence[Given], generic: Generic) -> t
         path, values, recipe = read_config(generic.config)
         if recipe is not None and recipe != signature.name:
             raise UserError(f"--config {path}: holds values of recipe {recipe}, not of {signature.name}; run `temper run {recipe} --config {path}`")
-        base = signature.from_config(path, values)
+        base = signature.from_config(path, _recipe_values(signature, values))
     if resume is None:
         return signature.resolve([*base, *given]), None
     path, values, recipe = read_config(resume)
     if recipe is not None and recipe != signature.name:
         raise UserError(f"--resume {resume}: is a run of recipe {recipe}, not of {signature.name}; use `temper run {recipe} --resume {resume}`")
-    stored = signature.from_config(path, values)
+    stored = signature.from_config(path, _recipe_values(signature, values))
     arguments = signature.resolve(stored)
     asked = _flat(jsonable(signature.resolve([*stored, *base, *given])))
     for name, value in _flat(jsonable(arguments)).items():
@@ -281,21 +297,65 @@ def _resumed(signature: Signature, wanted: str) -> Path:
     return folder
 
 
-def call(
-    signature: Signature, arguments: Mapping[str, Any], *, out: str | Path | None, resume: Path | None, again: bool, command: str
-) -> Report | None:
-    """Run the recipe as an experiment, with the run's options where experiments look for them."""
-    from tempering.experiment import Options, execute
+def _recipe_values(signature: Signature, values: Mapping[str, Located]) -> dict[str, Located]:
+    """A config file's values without the run's own options, which a file may hold too."""
+    return {name: value for name, value in values.items() if name not in IN_FILES or name in signature.parameters}
 
+
+def watched(signature: Signature, generic: Generic) -> Generic:
+    """The options with those of the config file under them.
+
+    Raises:
+        UserError: the file's are not texts.
+    """
+    if not generic.config:
+        return generic
+    path, values, _ = read_config(generic.config)
+    for name in IN_FILES:
+        if name in values and name not in signature.parameters and not getattr(generic, name):
+            value = values[name].plain()
+            texts = value if isinstance(value, list) and name == "log" else [value]
+            if not texts or not all(isinstance(text, str) for text in texts):
+                raise UserError(f"{path} line {values[name].line}: {name}: expected {IN_FILES[name]}, got {value!r}")
+            generic = replace(generic, **{name: texts if name == "log" else value})
+    return generic
+
+
+def call(signature: Signature, arguments: Mapping[str, Any], generic: Generic, resume: Path | None, command: str) -> Report | None:
+    """Run the recipe as an experiment, with the run's options where experiments look for them.
+
+    Raises:
+        UserError: an unknown tracker or one that is not installed, a malformed window to profile, or what the recipe refuses.
+    """
+    from tempering.experiment import execute
+    from tempering.logs import chosen
+    from tempering.options import Options
+    from tempering.profiling import Window
+
+    options = Options(
+        out=Path(generic.out) if generic.out else None,
+        resume=resume,
+        again=generic.again,
+        log=chosen(generic.log or ()),
+        profile=Window.parse(generic.profile) if generic.profile else None,
+        command=command,
+    )
     try:
-        return execute(signature.recipe, arguments, Options(out=Path(out) if out else None, resume=resume, again=again, command=command))
+        return execute(signature.recipe, arguments, options)
     except Interrupted as stop:
         # The experiment knows its function's name only; a recipe of one's own is called by its file.
         raise Interrupted(str(stop).replace(f"temper run {signature.name} ", f"temper run {signature.spec} ")) from None
 
 
 def run(
-    recipe: str | Callable[..., Any], *, out: str | Path | None = None, resume: str | Path | None = None, again: bool = False, **values: Any
+    recipe: str | Callable[..., Any],
+    *,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    again: bool = False,
+    log: str | Sequence[str] = (),
+    profile: str | None = None,
+    **values: Any,
 ) -> Any:
     """Run a recipe and give its report: `tp.run("sft", model="builtin:tiny", data="my.jsonl", scope="lora", lr=1e-4)`.
 
@@ -304,6 +364,8 @@ def run(
         out: the run's folder; a new one under runs/ by default.
         resume: folder of a run to continue.
         again: run although the same inputs finished before.
+        log: trackers to show the run in: "tensorboard", "trackio", "wandb", "mlflow", one or several.
+        profile: steps to profile, "START:STEPS".
         values: the recipe's arguments, as objects, mappings, or in the command line's short spellings.
 
     Raises:
@@ -311,6 +373,13 @@ def run(
     """
     signature = Signature(load_recipe(recipe), recipe) if isinstance(recipe, str) else Signature(recipe)
     given = signature.from_python(values)
-    arguments, folder = resolve(signature, given, Generic(resume=str(resume) if resume else None))
+    generic = Generic(
+        out=str(out) if out else None,
+        resume=str(resume) if resume else None,
+        again=again,
+        log=[log] if isinstance(log, str) else list(log),
+        profile=profile,
+    )
+    arguments, folder = resolve(signature, given, generic)
     shown = ", ".join(f"{name}={value!r}" for name, value in values.items())
-    return call(signature, arguments, out=out, resume=folder, again=again, command=f"tempering.run({signature.name!r}, {shown})")
+    return call(signature, arguments, generic, folder, f"tempering.run({signature.name!r}, {shown})")

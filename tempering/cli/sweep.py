@@ -137,6 +137,10 @@ def _words(signature: Signature, combination: Sequence[Given], generic: Generic)
 
     if generic.config:
         yield from ("--config", generic.config)
+    for name in generic.log or ():
+        yield from ("--log", name)
+    if generic.profile:
+        yield from ("--profile", generic.profile)
     for one in combination:
         field = signature.fields.get(".".join(one.path))
         for value in one.value if isinstance(one.value, list) else [one.value]:

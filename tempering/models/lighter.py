@@ -1,7 +1,7 @@
 """Common modules of language models with the same values and gradients for less memory traffic: root-mean-square norms, gated MLPs, LoRA layers.
 
-Written in separate operations, a norm keeps three float32 copies of its input for the backward pass, and PEFT's LoRA layer passes over its output four
-times. Here each is one autograd function that keeps only what it cannot recompute for next to nothing. `lighter(model)` switches them on for the
+Written in separate operations, a norm keeps three float32 copies of its input for the backward pass, and PEFT's LoRA layer passes over its output
+four times. Here each is one autograd function that keeps only what it cannot recompute for next to nothing. `lighter(model)` switches them on for the
 duration of a step; the modules, their parameters and names stay, so whatever else looks at the model sees no difference.
 
 A module is taken only if it is the kind of thing it looks like, found out by comparing its output and gradients with the original's, once per class.
@@ -68,10 +68,12 @@ def _judge(module: nn.Module) -> Callable[..., Tensor] | None:
 
 
 def _same(module: nn.Module, forward: Callable[..., Tensor], width: int) -> bool:
-    """Outputs and gradients on a few numbers, in float32, to 1e-5."""
+    """Outputs and gradients on a few numbers, in float32, to 1e-5. Without dropout, so that it draws nothing and both see the same."""
     generator = torch.Generator().manual_seed(0)
     x, g = (torch.randn(3, width, generator=generator) for _ in range(2))
     results = []
+    training = [inner for inner in module.modules() if inner.training]
+    module.eval()
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
         for call in (module.forward, MethodType(forward, module)):
             leaf = x.clone().requires_grad_()
@@ -79,8 +81,10 @@ def _same(module: nn.Module, forward: Callable[..., Tensor], width: int) -> bool
                 out = call(leaf)
                 results.append((out.detach(), *torch.autograd.grad((out * g).sum(), leaf)))
             except (RuntimeError, TypeError, AttributeError):
-                return False
-    return all(torch.allclose(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max())) for a, b in zip(*results, strict=True))
+                break
+    for inner in training:
+        inner.training = True
+    return len(results) == 2 and all(torch.allclose(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max())) for a, b in zip(*results, strict=True))
 
 
 def _half(x: Tensor) -> torch.dtype | None:
@@ -164,7 +168,7 @@ def _lora(self: Any, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
 
 
 class _LoRA(torch.autograd.Function):
-    """y = x W' + s (x A') B' with W frozen. Keeps x and x A'; W in half precision is made again in the backward pass rather than kept for all layers."""
+    """y = x W' + s (x A') B' with W frozen. Keeps x and x A'; W in half precision is made again in the backward pass, not kept for all layers."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scaling: float, dtype: torch.dtype) -> Tensor:

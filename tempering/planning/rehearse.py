@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from tempering.config import Training
 from tempering.errors import UserError
-from tempering.experiment import OPTIONS, Experiment, Options
+from tempering.experiment import Experiment
 from tempering.held import Rows
+from tempering.options import OPTIONS, Options
 from tempering.types import Policy, Row, Scores, Segment
 
 if TYPE_CHECKING:

@@ -1,9 +1,8 @@
 """Terms of memory, their sum at the worst moment, and whether it fits.
 
-    held     = weights + frozen reference + optimizer states + best weights
+    held     = weights + frozen reference + optimizer states + best weights + the copy that checkpoints are written from
     passes   = held + gradients + activations + logits + working memory        the start of the last backward pass of a step
     update   = held + gradients + temporaries of the optimizer
-    saving   = held + a copy of what is saved                                  on a CPU, where checkpoints are written on the way
 
 On a CPU the process itself (the libraries; measured, not guessed) comes on top, and a share `HEAP` of what every step frees and allocates again: the C
 library keeps freed blocks of up to 32 MiB for itself and finds no whole place for all the next ones. On a GPU the process is not on the card.
@@ -109,21 +108,20 @@ def add_up(recipe: str, found: Rehearsed, counts: Counts, device: str, process: 
     c = counts
     cpu = device == "cpu"
     best = c.gradients if found.best else 0
-    held = c.weights + c.reference + c.states + best
+    copied = c.gradients + c.states + best if cpu and found.saves else 0
+    held = c.weights + c.reference + c.states + best + copied
     kept = c.activations + c.logits + c.working
     depth = max(1, getattr(found.work.config.get_text_config(), "num_hidden_layers", 1))
     # With one micro-batch a step the first blocks' gradients come when the last blocks' activations have gone.
     late = c.logits + c.working + c.activations / depth
     churn = c.gradients + kept if found.accumulates else max(kept, c.gradients + late)
     heap = HEAP * churn if cpu else 0
-    copied = c.gradients + c.states + best if cpu and found.saves else 0
     moments = {
         "forward and backward passes": held + churn + heap,
         "optimizer step": held + c.gradients + c.update,
-        "writing a checkpoint": held + copied,
     }
     moment = max(moments, key=lambda name: moments[name])
-    passes, step = moment == "forward and backward passes", moment == "optimizer step"
+    passes = moment == "forward and backward passes"
     early = passes and not found.accumulates and kept >= c.gradients + late
     rows = [
         ("process", process, "Python and the libraries", cpu),
@@ -131,13 +129,13 @@ def add_up(recipe: str, found: Rehearsed, counts: Counts, device: str, process: 
         ("reference", c.reference, "a frozen copy of the start", True),
         ("optimizer states", c.states, "what the optimizer keeps of every trained weight", True),
         ("best weights", best, "trained weights of the best evaluation", True),
-        ("gradients", c.gradients, "of every trained weight", step or (passes and not early)),
-        ("activations", c.activations if early or found.accumulates or not passes else c.activations / depth, "kept for the backward pass", passes),
+        ("gradients", c.gradients, "of every trained weight", not early),
+        ("activations", c.activations if early or found.accumulates else c.activations / depth, "kept for the backward pass", passes),
         ("logits", c.logits, "scores over the vocabulary, a chunk at a time", passes),
         ("working memory", c.working, "casts, gradients of activations, recomputed blocks", passes),
         ("heap", heap, "freed blocks that the C library keeps", passes),
-        ("update", c.update, "temporaries of clipping and the optimizer", step),
-        ("checkpoint copy", copied, "what is saved, while it is written", moment == "writing a checkpoint"),
+        ("update", c.update, "temporaries of clipping and the optimizer", not passes),
+        ("checkpoint copy", copied, "what checkpoints are written from", True),
     ]
     terms = tuple(Term(name, round(size), about, there) for name, size, about, there in rows if round(size) > 0)
     peak = sum(term.bytes for term in terms if term.at_peak)

@@ -34,7 +34,7 @@ def render_card(config: Mapping[str, Any], lock: Mapping[str, Any], ledger: Ledg
     made = f"{code(model)} after {code(recipe)}" if recipe else f"made from {code(model)}"
     data = setting(config, "data")
     parts.append(f"{made[:1].upper()}{made[1:]}{' on ' + code(str(data)) if data else ''}, with tempering.")
-    parts += _ledger(ledger) if ledger is not None else ["It was not measured: there is no ledger."]
+    parts += ledger_markdown(ledger) if ledger is not None else ["It was not measured: there is no ledger."]
     parts += _provenance(lock, command)
     return "\n\n".join(parts) + "\n"
 
@@ -72,7 +72,8 @@ def _front_matter(config: Mapping[str, Any], model: str, recipe: str) -> str:
     return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip()}\n---"
 
 
-def _ledger(ledger: Ledger) -> list[str]:
+def ledger_markdown(ledger: Ledger) -> list[str]:
+    """The ledger in short, as blocks of Markdown: the sentence, a row for each probe, the gates."""
     rows = ["| probe | items | before | after | change | interval | kept | gained / lost | verdict |", "|---|---:|---:|---:|---:|---|---:|---:|---|"]
     rows += [_row(probe) for probe in sorted(ledger.probes, key=lambda probe: probe.side != "target")]
     parts = ["## What it gained and lost", escape_markdown(ledger.sentence()), "\n".join(rows)]

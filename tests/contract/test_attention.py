@@ -105,8 +105,8 @@ def test_half_precision_is_as_close_as_its_rounding(segments: list[np.ndarray], 
         out = attention._Segments.apply(*leaves, Plan(forest.nodes), 0.25, None, q.dtype)
         results.append([out.detach(), *torch.autograd.grad((out * g).sum(), leaves)])
     for mine, theirs in zip(*results, strict=True):
-        # bfloat16 has 8 bits: a relative step of 2^-8; three roundings in a row at most.
-        assert float((mine.float() - theirs).abs().max()) <= 3 * 2**-8 * float(theirs.abs().max())
+        # bfloat16 has 8 bits: a relative step of 2^-8; four in a row at most, of products of numbers as large as 4.
+        assert float((mine.float() - theirs).abs().max()) <= 4 * 2**-8 * max(4.0, float(theirs.abs().max()))
 
 
 @pytest.mark.parametrize("rows", [1, 3, 1000])

@@ -77,6 +77,7 @@ def test_the_command_page_has_every_command_and_flag(site: Path) -> None:
         "measure",
         "compare",
         "chat",
+        "serve",
         "check",
         "export",
         "runs",

@@ -25,8 +25,10 @@ METHODS = sorted(path for path in (PACKAGE / "methods").glob("*/*.py") if not pa
 MAX_LINES = 400
 
 HEAVY = {"torch", "transformers", "peft", "datasets", "scipy", "tokenizers", "accelerate", "sklearn", "pandas", "lm_eval", "trl"}
+HEAVY |= {"tensorboard", "trackio", "wandb", "mlflow"}
 """What takes a second or more to import, or comes with such a thing."""
 LIGHT = ("", "__main__", "cli", "config", "display", "doctor", "errors", "home", "index", "ledger", "ledger_types", "recipes", "runs", "types")
+LIGHT += ("logs", "options", "profiling", "watch")
 LIGHT += ("methods.scopes",)
 """Modules and packages (with all that is in them) that `temper --help` and a recipe's signature may load."""
 
@@ -35,7 +37,8 @@ ALLOWED = {
     "types": set(),
     "config": {"errors"},
     "reduce": {"types", "errors"},
-    "layout": {"types", "errors"},
+    "forest": set(),
+    "layout": {"types", "errors", "forest"},
     "methods.objectives": {"types", "reduce", "config", "errors"},
     "methods.decodes": {"types", "config", "errors"},
     "methods.scopes": {"types", "config", "errors", "index"},
@@ -46,6 +49,8 @@ FORBIDDEN = {
     "fit": {"methods", "recipes", "cli", "report", "experiment"},
     "signals": {"methods", "recipes", "cli", "report", "experiment"},
     "sample": {"methods", "recipes", "cli", "report", "experiment"},
+    "sampling": {"methods", "recipes", "cli", "report", "experiment", "fit", "serve"},
+    "serve": {"methods", "recipes", "cli", "report", "experiment", "fit", "measure"},
     "data": {"methods", "recipes", "cli", "report", "experiment", "fit", "measure"},
     "models": {"methods", "recipes", "cli", "report", "experiment", "fit", "measure"},
     "report": {"methods", "recipes", "cli", "experiment", "fit", "measure", "models", "sample"},

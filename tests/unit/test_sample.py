@@ -11,7 +11,7 @@ import torch
 from tempering.errors import UserError
 from tempering.methods.decodes.mixture import Mixture
 from tempering.models.tokens import end_of_turn
-from tempering.sample import PAD, behaviour_logps, evaluating, gumbel_noise, sample, stop_ids
+from tempering.sample import PAD, behaviour_logps, evaluating, sample, stop_ids
 from tempering.types import Policy
 from tests.conftest import make_llama, make_tokenizer
 

@@ -1,0 +1,42 @@
+"""DPO of all weights with its reference, on UltraFeedback and demo pairs whose answers share a long prompt, against TRL's DPOTrainer.
+
+A reference that is computed ahead of training is charged to the steps on both sides: every row is seen once, so neither saves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from benchmarks import harness
+from benchmarks.flops import SMOLLM2, Work, forward, full
+from benchmarks.harness import Benchmark, Contender, Target
+from benchmarks.roofline import Roofline
+
+
+def limit(facts: Mapping[str, Any], best: Mapping[str, Any]) -> float:
+    """Tokens a second if a step were its matrix products with each prompt computed once; tokens count the prompt of both answers, as for the peer."""
+    work = Work(**facts["work"])
+    return facts["tokens"] / Roofline(**best["bfloat16"]).seconds(full(SMOLLM2, work) + forward(SMOLLM2, work))
+
+
+BENCHMARK = Benchmark(
+    "dpo",
+    ours=Contender("ours", "benchmarks.ours:dpo", ({"micro_tokens": 2048}, {"micro_tokens": 2048, "cached": True})),
+    peers=(
+        Contender(
+            "TRL",
+            "benchmarks.trl_peers:dpo",
+            ({"batch": 1}, {"batch": 2}, {"batch": 1, "precompute": True}),
+            note="DPOTrainer, reference as a second model or precompute_ref_log_probs=True; padding_free falls back to padding in this release",
+        ),
+    ),
+    prepare="benchmarks.ours:prepare_pairs",
+    inputs={"rows": 12, "per_step": 4, "max_length": 1024, "min_prompt": 200},
+    quick_inputs={"rows": 4, "per_step": 2, "max_length": 512, "min_prompt": 150},
+    tolerance=0.02,
+    limit=limit,
+    targets={("speed", "TRL"): Target(least=3.0), ("memory", "TRL"): Target(most=0.4)},
+)
+measure = partial(harness.measure, BENCHMARK)

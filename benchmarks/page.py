@@ -1,0 +1,206 @@
+"""docs/performance.md, made from benchmarks/results/*.json: every number and every sentence about a number is computed from what is stored.
+
+python -m benchmarks.page            # writes the page
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import ROOT
+
+RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "performance.md"
+Row = Mapping[str, Any]
+ORDER = ("sft_full", "sft_lora", "dpo", "sampling", "on_policy_step")
+TITLES = {
+    "sft_full": "SFT, all weights",
+    "sft_lora": "SFT, LoRA r16",
+    "dpo": "DPO with reference",
+    "sampling": "sampling, mixed lengths",
+    "on_policy_step": "one on-policy step",
+}
+
+INTRO = """# Performance
+
+<!-- Made by `python -m benchmarks.page` from benchmarks/results; do not edit. -->
+
+How fast and how large the engine is, against what people would run instead, on one machine, on the same rows and the same model (SmolLM2-135M).
+"""
+
+READING = """## How to read this
+
+- **Ratio** is ours divided by the peer's, of medians; in brackets the smallest and the largest ratio of a single round. For speed, more than 1 is
+  better; for memory and seconds, less than 1.
+- A **round** runs every contender once, each in a fresh process, in turn. A round has a seed, which gives the order of the rows, the same for all.
+- **Steady** leaves out the first optimizer step; **whole process** is from the start of the process to its end, imports and loading included.
+- **Peak** is the process's largest resident memory as the system counts it; **above imports** leaves out what the libraries alone occupy.
+- **Share of the roofline** is the time that the step's matrix products would take at the best speed measured in the same run, for the model's own
+  shapes and any number of threads, divided by the time it took. Nothing else is counted, so 100% is out of reach.
+- A **peer** runs at its best: several of its settings are tried in the first round, and the fastest goes on. What was tried is below.
+- Rows, scored tokens and optimizer settings are equal, and asserted to be; the losses at the end agree within their spread over the seeds.
+- Machines differ by a factor of ten in matrix products. Compare ratios and shares, not seconds, and only on a machine like this one.
+"""
+
+
+def page(folder: Path = RESULTS) -> str:
+    """The page for the results in a folder."""
+    rows = [row for path in sorted(folder.glob("*.json")) for row in _rows(path)]
+    if not rows:
+        return f"{INTRO}\nNo results are stored. `make bench` measures them.\n\n{READING}"
+    profiles = [json.loads(path.read_text()) for path in sorted(folder.glob("profile-*.json"))]
+    parts = [INTRO, machines(rows), comparisons(rows), startup(rows), growth(rows), READING, losses(rows, profiles), where(profiles), tried(rows)]
+    return "\n".join(part for part in parts if part)
+
+
+def _rows(path: Path) -> list[Row]:
+    """The results of a file; profiles and tables of sizes are no lists."""
+    content = json.loads(path.read_text())
+    return content if isinstance(content, list) else []
+
+
+def machines(rows: Sequence[Row]) -> str:
+    """What the results were measured on, a line for each kind of machine and commit."""
+    lines: dict[str, None] = {}
+    for row in rows:
+        m = row["machine"]
+        flags = ", ".join(flag for flag in m["flags"] if flag.endswith("bf16")) or "no bfloat16 instructions"
+        versions = ", ".join(f"{name} {version}" for name, version in sorted(m.get("versions", {}).items()))
+        lines[f"- {m['cpu']} ({flags}), {m['cores']} cores, {m['memory_gib']:g} GiB; {versions}; commit {row['commit']}"] = None
+    speeds = [row["machine"]["matmul_gflops"] for row in rows if "matmul_gflops" in row["machine"]]
+    text = "Measured on:\n\n" + "\n".join(lines) + "\n"
+    for dtype in ("bfloat16", "float32"):
+        found = [s[dtype]["linear"] for s in speeds if dtype in s]
+        if found:
+            text += f"\nMatrix products of the model's linear layers, {dtype}: {min(found):.0f} to {max(found):.0f} GFLOP/s over the runs.\n"
+    return text
+
+
+def comparisons(rows: Sequence[Row]) -> str:
+    """The table of ours against each peer."""
+    lines = ["## Against what people would run instead", ""]
+    lines += ["| work | what | ours | peer | ratio | target | share of the roofline: ours, peer | runs |", "|---|---|---|---|---|---|---|---|"]
+    picked = [row for name in ORDER for row in rows if row["benchmark"] == name and row["peer_name"] != "roofline"]
+    for row in picked:
+        shares = f"{row['ours_share']:.0%}, {row['peer_share']:.0%}" if row.get("ours_share") is not None else ""
+        what = f"{row['metric']}, {row['phase']}"
+        peer = f"{_number(row['peer'])} ({row['peer_name']})"
+        cells = (TITLES[row["benchmark"]], what, f"{_number(row['ours'])} {row['unit']}", peer, _ratio(row), _target(row), shares, str(row["runs"]))
+        lines.append("| " + " | ".join(cells) + " |")
+    for row in rows:
+        if row["peer_name"] == "roofline":
+            lines += ["", f"{TITLES[row['benchmark']]}: {row['ours_share']:.0%} of the roofline; {_target(row)}."]
+    return "\n".join(lines) + "\n" if picked else ""
+
+
+def startup(rows: Sequence[Row]) -> str:
+    """Seconds until something happens."""
+    picked = [row for row in rows if row["benchmark"] == "startup"]
+    lines = ["## Start-up", "", "| what | ours, seconds | beside it | target | runs |", "|---|---|---|---|---|"]
+    for row in picked:
+        spread = f"{_number(row['ours'])} [{_number(row['ours_range'][0])}, {_number(row['ours_range'][1])}]"
+        beside = f"{row['peer_name']}: {_number(row['peer'])}" if row["peer"] is not None else ""
+        lines.append(f"| {row['phase']} | {spread} | {beside} | {_target(row)} | {row['runs']} |")
+    return "\n".join(lines) + "\n" if picked else ""
+
+
+def growth(rows: Sequence[Row]) -> str:
+    """Time and memory against length and vocabulary."""
+    picked = [row for row in rows if row["benchmark"] == "growth"]
+    lines = ["## Growth", "", "| what | value | compared with | ratio | target | attention's share |", "|---|---|---|---|---|---|"]
+    for row in picked:
+        share = f"{row['attention_share']:.0%}" if "attention_share" in row else ""
+        value, base = f"{_number(row['ours'])} {row['unit']}", f"{_number(row['peer'])} ({row['peer_name']})"
+        lines.append(f"| {row['phase']} | {value} | {base} | {_ratio(row)} | {_target(row)} | {share} |")
+    return "\n".join(lines) + "\n" if picked else ""
+
+
+def losses(rows: Sequence[Row], profiles: Sequence[Mapping[str, Any]]) -> str:
+    """Every target that is missed and every comparison that is lost, with what the profile says of it."""
+    lines = ["## Where we lose, and why", ""]
+    for row in rows:
+        missed, worse = row.get("target_met") is False, _worse(row)
+        if not missed and not worse:
+            continue
+        verdict = f"target {_bound(row)} missed" if missed else "the peer is better"
+        value = f"ratio {row['ratio']:.2f}" if row["ratio"] is not None else f"{_number(row['ours'])} {row['unit']}"
+        text = f"- {row['benchmark']}, {row['metric']}, {row.get('phase', '')}, beside {row['peer_name']}: {value}; {verdict}."
+        if row["metric"] == "speed" and row.get("ours_share") is not None:
+            text += f" The matrix products alone would allow {_number(row['limit'])} {row['unit']}; we reach {row['ours_share']:.0%} of that."
+        for profile in profiles:
+            if profile["benchmark"] == row["benchmark"] and row["metric"] == "speed":
+                rest = [(name, share) for name, share in profile["shares"].items() if name != "linear"][:3]
+                text += " Beside the linear layers a step spends its time on " + ", ".join(f"{name} ({share:.0%})" for name, share in rest) + "."
+        lines.append(text)
+    return "\n".join(lines if len(lines) > 2 else [*lines, "Nowhere in what is stored: every target is met, and no peer is better."]) + "\n"
+
+
+def where(profiles: Sequence[Mapping[str, Any]]) -> str:
+    """Where a step's time goes, from the stored profiles."""
+    lines = ["## Where a step's time goes", ""]
+    for profile in profiles:
+        found = ", ".join(f"{name} {share:.0%}" for name, share in profile["shares"].items() if share >= 0.005)
+        lines.append(
+            f"- {TITLES.get(profile['benchmark'], profile['benchmark'])}: {found} ({profile['threads']} threads, commit {profile['commit']})."
+        )
+    return "\n".join(lines) + "\n" if profiles else ""
+
+
+def tried(rows: Sequence[Row]) -> str:
+    """Every contender's settings: the one that was kept, and the others with their speed in the first round."""
+    found: dict[str, None] = {}
+    for row in rows:
+        if row.get("phase") != "steady" or row["metric"] != "speed" or "peer_tried" not in row:
+            continue
+        for who, setting, others in (("ours", "ours_setting", "ours_tried"), (row["peer_name"], "peer_setting", "peer_tried")):
+            rest = "; ".join(f"{_setting(o['setting'])}: {o['failed'] if 'failed' in o else _number(o['steady'])}" for o in row[others])
+            note = f" ({row['peer_note']})" if who != "ours" and row["peer_note"] else ""
+            kept = f"- {row['benchmark']}, {who}{note}: {_setting(row[setting])}"
+            found[kept + (f"; tried, {'tokens/s' if row['unit'] == 'tokens/s' else row['unit']}: {rest}" if rest else "")] = None
+    return "## Settings\n\nKept, and what else was tried in the first round:\n\n" + "\n".join(found) + "\n" if found else ""
+
+
+def _setting(setting: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in setting.items()) or "defaults"
+
+
+def _worse(row: Row) -> bool:
+    """Whether a real peer (not ourselves at another size, not the roofline) has the better median."""
+    if row["ratio"] is None or row["peer_name"] in ("roofline", "no peer") or row["peer_name"].startswith("ours"):
+        return False
+    return row["ratio"] < 1 if row["metric"] == "speed" else row["ratio"] > 1
+
+
+def _ratio(row: Row) -> str:
+    low, high = row["ratio_range"]
+    return f"{row['ratio']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _bound(row: Row) -> str:
+    target = row["target"]
+    least, most = target["least"], target["most"]
+    form = "{:.0%}" if target["of"] == "share" else "{:g}"
+    if least is not None and most is not None:
+        return f"{form.format(least)} to {form.format(most)}"
+    return f"≥ {form.format(least)}" if least is not None else f"≤ {form.format(most)}"
+
+
+def _target(row: Row) -> str:
+    if "target" not in row:
+        return ""
+    return f"{_bound(row)}: {'met' if row['target_met'] else '**missed**'}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def main() -> None:
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Where a training step's time goes, by kind of operation: results/profile-NAME.json, and the profiler's own table beside it as text.
+
+    python -m benchmarks.profile_step                 # SFT on the rows of sft_full, and DPO on those of dpo
+    python -m benchmarks.profile_step --only dpo
+
+Every operation belongs to the outermost caller that has a rule below, so that what a backward pass calls is counted where its forward was. Head and
+blocks are told apart by shapes: what has the vocabulary's size in it is the head's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from benchmarks import children, dpo, harness, sft_full
+from benchmarks.machine import commit, describe
+
+RULES: tuple[tuple[str, str], ...] = (
+    ("optimizer", r"Optimizer|_fused_adam|_foreach_|clip_grad|linalg_vector_norm"),
+    ("attention", r"scaled_dot_product|ScaledDotProduct|[Aa]ttention|[Aa]ttend|Segment|aten::bmm|aten::baddbmm|BmmBackward"),
+    ("head", r"logsumexp|Logsumexp|log_softmax|LogSoftmax|LogProb|Logp|cross_entropy|nll_loss|NllLoss|Head|_Scores"),
+    ("casts", r"aten::to$|aten::_to_copy|ToCopy"),
+    ("linear", r"aten::linear|aten::addmm|aten::mm$|AddmmBackward|MmBackward|LinearBackward|mkldnn_linear"),
+    ("embedding", r"[Ee]mbedding"),
+    ("norms and activations", r"rsqrt|Rsqrt|pow|Pow|silu|Silu|aten::mul|MulBackward|aten::mean|MeanBackward|RMSNorm|rms_norm"),
+)
+"""(group, pattern of an operation's name): the first that fits the outermost caller that any fits."""
+OTHER = "other"
+
+
+class Event(Protocol):
+    """What is used of torch.profiler's events."""
+
+    name: str
+    cpu_parent: Any
+    input_shapes: Any
+    self_cpu_time_total: float
+
+
+def group_of(event: Event, vocabulary: int) -> str:
+    """The group that an operation's own time belongs to."""
+    chain: list[Event] = []
+    walk: Any = event
+    while walk is not None:
+        chain.append(walk)
+        walk = walk.cpu_parent
+    for caller in reversed(chain):
+        for group, pattern in RULES:
+            if re.search(pattern, caller.name):
+                below = chain[: chain.index(caller) + 1]
+                return "head" if group in ("linear", "casts") and any(_has(e.input_shapes, vocabulary) for e in below) else group
+    return OTHER
+
+
+def _has(shapes: Any, size: int) -> bool:
+    """Whether a size occurs in nested lists of shapes."""
+    return any(_has(item, size) if isinstance(item, list | tuple) else item == size for item in shapes or ())
+
+
+def seconds_by_group(events: Sequence[Event], vocabulary: int) -> dict[str, float]:
+    """Processor seconds of every group, the largest first."""
+    found: dict[str, float] = {}
+    for event in events:
+        group = group_of(event, vocabulary)
+        found[group] = found.get(group, 0.0) + event.self_cpu_time_total / 1e6
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def profiled(contender: str, vocabulary: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """In a child: run a contender of `ours` and profile all its steps but the first."""
+    import torch
+    from torch.profiler import ProfilerActivity
+
+    from benchmarks import ours
+    from benchmarks.child import Meter
+
+    profiler = torch.profiler.profile(activities=[ProfilerActivity.CPU], record_shapes=True)
+    step, state = Meter.step, {"steps": 0}
+    planned = arguments["rows"] // arguments["per_step"]
+
+    def profiled_step(meter: Meter) -> None:
+        step(meter)
+        state["steps"] += 1
+        if state["steps"] == 1:
+            profiler.start()
+        elif state["steps"] == planned:
+            profiler.stop()
+
+    Meter.step = profiled_step  # type: ignore[method-assign]
+    report = getattr(ours, contender)(**arguments)
+    table = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=40, max_name_column_width=70)
+    groups = seconds_by_group(profiler.events(), vocabulary)
+    return report | {"groups": groups, "table": table}
+
+
+def shares(groups: Mapping[str, float]) -> dict[str, float]:
+    """Seconds to shares of their sum."""
+    total = sum(groups.values())
+    return {name: round(seconds / total, 4) for name, seconds in groups.items()}
+
+
+def measure(benchmark: harness.Benchmark, contender: str, vocabulary: int, say: Callable[[str], None] = print) -> None:
+    """Profile our contender of a benchmark on that benchmark's rows, and store what comes out."""
+    with tempfile.TemporaryDirectory(prefix="bench-profile-") as path:
+        inputs = {"path": path, **benchmark.inputs}
+        facts = children.call(benchmark.prepare, inputs)["facts"]
+        arguments = {**inputs, **benchmark.ours.settings[0], "seed": 0}
+        report = children.call("benchmarks.profile_step:profiled", {"contender": contender, "vocabulary": vocabulary, "arguments": arguments})
+    content = {
+        "benchmark": benchmark.name,
+        "shares": shares(report["groups"]),
+        "seconds": {name: round(value, 3) for name, value in report["groups"].items()},
+        "steps_s": report["steps_s"],
+        "tokens": report["tokens"],
+        "threads": report["threads"],
+        "setting": dict(benchmark.ours.settings[0]),
+        "facts": facts,
+        "command": f"python -m benchmarks.profile_step --only {benchmark.name}",
+        "commit": commit(),
+        "machine": describe(),
+    }
+    harness.RESULTS.mkdir(exist_ok=True)
+    (harness.RESULTS / f"profile-{benchmark.name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    (harness.RESULTS / f"profile-{benchmark.name}.txt").write_text(report["table"].rstrip() + "\n")
+    say(f"{benchmark.name}: " + ", ".join(f"{name} {share:.0%}" for name, share in content["shares"].items()))
+
+
+CASES = {"sft_full": (sft_full.BENCHMARK, "sft"), "dpo": (dpo.BENCHMARK, "dpo")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.profile_step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", choices=tuple(CASES))
+    args = parser.parse_args()
+    for name, (benchmark, contender) in CASES.items():
+        if args.only in (None, name):
+            measure(benchmark, contender, sft_full.SMOLLM2.vocabulary)
+
+
+if __name__ == "__main__":
+    main()
