@@ -182,7 +182,7 @@ class Experiment:
         torch.manual_seed(int(self.values.get("seed", 0)))
         self.model_spec, self.new_tokens = spec, tuple(new_tokens)
         with self.display.phase("loading the model"):
-            policy = models.load(spec, say=self.display.say)
+            policy = models.load(spec, quantise=self._quantise, say=self.display.say)
             if template is not None:
                 policy.tokenizer = with_template(policy.tokenizer, template)
             if new_tokens:
@@ -302,7 +302,7 @@ class Experiment:
         target = self.folder.path / "model"
         if (target / "policy.json").exists():
             self.cost = self.folder.read("cost.json")
-            return models.load(str(target), say=self.display.say)
+            return models.load(str(target), quantise=self._quantise, say=self.display.say)
         training, seed = self.values["training"], int(self.values.get("seed", 0))
         steps = training.steps or max(1, math.ceil(training.epochs * len(train) / training.batch_size))
         scope = self._scope(policy)
@@ -327,6 +327,10 @@ class Experiment:
             models.save(tuned, target)
         self._diagnose()
         return tuned
+
+    @property
+    def _quantise(self) -> Any:
+        return getattr(self.values.get("scope"), "quantise", "none")
 
     def _scope(self, policy: Policy) -> Any:
         """The scope asked for; new tokens train beside it."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tempering.config import Training
+from tempering.config import Budget, Training
 from tempering.errors import UserError
 from tempering.experiment import Experiment
 from tempering.held import Rows
@@ -66,8 +66,9 @@ class Rehearsal(Experiment):
     """A run without weights, folder and measurements."""
 
     def __init__(self, recipe: str, values: Mapping[str, Any], options: Options, say: Callable[[str], None]) -> None:
-        super().__init__(recipe, values, folder=None, key="", options=options)  # type: ignore[arg-type]
-        self.say = say
+        # No folder, no key, no trackers: only what its steps below and `rows` read.
+        self.recipe, self.values, self.options, self.say = recipe, values, options, say
+        self.display, self.budget, self.lock = options.display, values.get("budget") or Budget(keep="none"), {}
 
     def load(self, spec: str, new_tokens: Sequence[str] = (), template: str | None = None) -> Policy:
         """The model's shapes, and its real tokenizer."""

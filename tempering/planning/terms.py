@@ -18,8 +18,8 @@ from typing import Any
 from tempering.planning.rehearse import Rehearsed
 from tempering.planning.trace import Counts, trace
 
-HEAP = 0.36
-"""Share of gradients, activations, logits and working memory that the C library's heap adds to them; measured by benchmarks/plan.py (0.26 to 0.40)."""
+HEAP = 0.45
+"""Share of gradients, activations, logits and working memory that the C library's heap adds to them; measured by benchmarks/plan.py (0.32 to 0.79)."""
 GIB = 2**30
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from tempering.config import Optimizer, Training
 from tempering.errors import UserError
 from tempering.fit import fit
+from tempering.models.lighter import judging_apart
 from tempering.planning.meter import Meter
 from tempering.types import Objective, Parts, Role, Run, Scope
 
@@ -155,7 +156,7 @@ def _at(work: Work, config: Any) -> Counts:
     # One micro-batch a step, whatever its size; what happens once at the end belongs to no step.
     training = work.training.model_copy(update={"micro_tokens": 1 << 60, "eval_every": 0, "save_every": 0})
     try:
-        with meter:
+        with meter, judging_apart():
             fit({"policy": Role(model, work.scope)}, work.objective, stream, steps=2, optimizer=work.optimizer, training=training, engine=engine)
     except (RuntimeError, NotImplementedError) as error:
         first = str(error).strip().split("\n")[0]
@@ -169,6 +170,8 @@ def _at(work: Work, config: Any) -> Counts:
     gradients = sum(p.numel() * p.element_size() for p in params)
     before, between = stream.marks
     held = between + gradients
+    # The most may be alive in the head's forward pass, before everything is kept.
+    at_start, at_peak = (alive.total - alive.logits for alive in (meter.start, meter.peak))
     return Counts(
         parameters=sum(p.numel() for p in stream.live.model.parameters()),
         trainable=sum(p.numel() for p in params),
@@ -176,8 +179,8 @@ def _at(work: Work, config: Any) -> Counts:
         reference=before - weights,
         gradients=gradients,
         states=between - before,
-        activations=meter.start.total - meter.start.logits - held,
+        activations=min(at_start, at_peak) - held,
         logits=meter.peak.logits,
-        working=meter.peak.total - meter.peak.logits - (meter.start.total - meter.start.logits),
+        working=max(0, at_peak - at_start),
         update=meter.after.total - held,
     )
