@@ -1,15 +1,15 @@
 """Keys and values in slots and pages, and the attention that reads them.
 
-A request has a slot. The memory of a layer is a list of pages, each holding 64 successive positions of every slot: a step writes one token a row
-and copies nothing, and longer rows append a page for all. All tokens of a pass, of however many requests and whatever lengths, stand in one row of ids,
+A request has a slot. The memory of a layer is a list of pages, each holding 64 successive positions of every slot: a step writes one token a row and
+copies nothing, and longer rows append a page for all. All tokens of a pass, of however many requests and whatever lengths, stand in one row of ids,
 so linear layers see no padding. Attention is then of two kinds: rows with one new token against all they have seen (decoding), and runs of new tokens
 against themselves and what stands before them (prompts).
 
 Decoding goes page by page over the range of slots whose rows reach that far; the longest rows stand first, so what is read is little more than what
 there is. Two facts about PyTorch on processors decide the form. A batched product copies an operand whose batches do not lie end to end: a range of
-slots of one page does, a cut through longer slots does not. And keys times queries runs 2.8 times faster in bfloat16 than queries times keys, and twice
-as fast as scaled_dot_product_attention, which also expands grouped heads (an AVX-512 core, 64 rows of 200 tokens, 3 key-value heads of 64, a layer: 0.50
-against 1.38 ms; 2.28 with values; 9.3 with grouped heads).
+slots of one page does, a cut through longer slots does not. And keys times queries runs 2.8 times faster in bfloat16 than queries times keys, and
+twice as fast as scaled_dot_product_attention, which also expands grouped heads (an AVX-512 core, 64 rows of 200 tokens, 3 key-value heads of 64, a
+layer: 0.50 against 1.38 ms; 2.28 with values; 9.3 with grouped heads).
 
 A slot may take over the beginning of another inside a pass, layer by layer: requests with a common beginning compute it once.
 

@@ -1,8 +1,8 @@
 """Continuous batching over one policy: requests go in at any time, every step gives each request in flight its next token.
 
 A step is one forward pass over everything that is new: the last token of the rows that decode, and the whole prompts of the requests let in at this
-step. A finished row frees its slot, and the next request in line has it at the following step. Slots remember what they held: a prompt that begins like a
-row in flight, or like what a free slot still holds (an earlier turn of a conversation, another sample of the prompt), computes only the rest.
+step. A finished row frees its slot, and the next request in line has it at the following step. Slots remember what they held: a prompt that begins
+like a row in flight, or like what a free slot still holds (an earlier turn of a conversation, another sample of the prompt), computes only the rest.
 
 The tokens a request gets do not depend on what else is in flight: its noise is its own (noise.py), and in float32 the logits differ by rounding only.
 
