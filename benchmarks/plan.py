@@ -1,6 +1,6 @@
 """Is `temper plan` right? Its predicted peak beside the largest memory that a child process took for the very run, on six configurations.
 
-    python benchmarks/plan.py [NAME...] [--model MODEL]
+    python -m benchmarks.plan [NAME...] [--model MODEL]
 
 Each run is two optimizer steps of `temper run`, without the keep battery; its peak is the child's maximum resident set size as the system reports it.
 The ratio is predicted / measured; within 0.85 to 1.15 is what is promised. Written to benchmarks/results/plan.json. Run it again after the engine
@@ -13,12 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from benchmarks.machine import commit, describe
 
 GIB = 2**30
 CONFIGURATIONS: dict[str, list[str]] = {
@@ -61,10 +62,10 @@ def compare(name: str, model: str) -> dict[str, Any]:
 
     churn = heap / HEAP
     return {
-        "benchmark": f"plan_{name}", "metric": "memory", "ours": plan["peak"], "peer": measured, "peer_name": "the run's own peak", "unit": "bytes",
+        "benchmark": "plan", "phase": name, "metric": "memory", "ours": plan["peak"], "peer": measured, "peer_name": "the run's own peak", "unit": "bytes",
         "ratio": plan["peak"] / measured, "runs": 1, "command": " ".join(["temper", "plan", *words]), "moment": plan["moment"],
         "heap": (measured - plan["peak"] + heap) / churn if churn else None, "terms": {t["name"]: t["bytes"] for t in plan["terms"]},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "commit": commit(), "machine": describe(),
     }  # fmt: skip
 
 
@@ -84,6 +85,7 @@ def main() -> None:
     out = Path(__file__).parent / "results" / "plan.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(rows, indent=1) + "\n")
+    print(out)
 
 
 if __name__ == "__main__":
