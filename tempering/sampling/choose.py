@@ -2,10 +2,10 @@
 
 **How a token is drawn.** Gumbel noise on every token would be exact and would tie a token to its noise, but 49,000 numbers a row cost more than the
 row's share of the model. So the vocabulary is cut into blocks of 256 neighbouring ids, and the Gumbel-max rule is used twice: among the blocks by
-their mass, then among the tokens of the block that won. That is exact too (a token's probability is its block's times its share of it) and needs
-a few hundred numbers a row. The usual alternative, one uniform number and the inverse of the cumulative distribution, is as cheap but fragile: a change of
-one token's probability shifts all tokens after it. Here, as with plain Gumbel-max, distributions that are close give the same token nearly always: it
-is what keeps samples comparable before and after training, and in bfloat16.
+their mass, then among the tokens of the block that won. That is exact too (a token's probability is its block's times its share of it) and needs a
+few hundred numbers a row. The usual alternative, one uniform number and the inverse of the cumulative distribution, is as cheap but fragile: a change
+of one token's probability shifts all tokens after it. Here, as with plain Gumbel-max, distributions that are close give the same token nearly always:
+it is what keeps samples comparable before and after training, and in bfloat16.
 
 The blocks' log-masses are also what normalises the row, so the [R, V] logits are read once for both.
 

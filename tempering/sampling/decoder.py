@@ -1,8 +1,8 @@
 """Continuous batching over one policy: requests go in at any time, every step gives each request in flight its next token.
 
 A step is one forward pass over everything that is new: the last token of the rows that decode, and the whole prompts of the requests let in at this
-step. A finished row frees its slot, and the next request in line has it at the following step. Slots remember what they held: a prompt that begins like a
-row in flight, or like what a free slot still holds (an earlier turn of a conversation, another sample of the prompt), computes only the rest.
+step. A finished row frees its slot, and the next request in line has it at the following step. Slots remember what they held: a prompt that begins
+like a row in flight, or like what a free slot still holds (an earlier turn of a conversation, another sample of the prompt), computes only the rest.
 
 The tokens a request gets do not depend on what else is in flight: its noise is its own (noise.py), and in float32 the logits differ by rounding only.
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -226,7 +225,8 @@ class Decoder:
         runs = [Run(int(ends[i]) - counts[i], counts[i], rows[i].slot, rows[i].cached) for i in range(len(lengths), len(rows))]
         plan = Plan(ids, positions, slots, lengths, runs, copies, self.device)
         # a page is read from the first row that reaches it to the last; were the longest first, it would be read for those alone
-        self._waste += sum((high - low) * PAGE for low, high in plan.ranges) - sum(-(-length // PAGE) * PAGE for length in lengths)
+        packed = sum(width * sum(length > i * PAGE for length in lengths) for i, (_, _, width) in enumerate(plan.ranges))
+        self._waste += sum((high - low) * width for low, high, width in plan.ranges) - packed
         return plan, torch.from_numpy(ends - 1).to(self.device)
 
     # ----------------------------------------------------------------------------------------------------------------------------- tokens
