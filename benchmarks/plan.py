@@ -62,11 +62,10 @@ def compare(name: str, model: str) -> dict[str, Any]:
 
     churn = heap / HEAP
     return {
-        "benchmark": "plan", "phase": name, "metric": "memory", "ours": plan["peak"], "peer": measured, "peer_name": "the run's own peak", "unit": "bytes",
-        "ratio": plan["peak"] / measured, "runs": 1, "command": " ".join(["temper", "plan", *words]), "moment": plan["moment"],
-        "heap": (measured - plan["peak"] + heap) / churn if churn else None, "terms": {t["name"]: t["bytes"] for t in plan["terms"]},
-        "commit": commit(), "machine": describe(),
-    }  # fmt: skip
+        "benchmark": "plan", "phase": name, "metric": "memory", "ours": plan["peak"], "peer": measured, "peer_name": "the run's own peak", "unit":
+        "bytes", "ratio": plan["peak"] / measured, "runs": 1, "command": " ".join(["temper", "plan", *words]), "moment": plan["moment"], "heap":
+        (measured - plan["peak"] + heap) / churn if churn else None, "terms": {t["name"]: t["bytes"] for t in plan["terms"]}, "commit": commit(),
+        "machine": describe(), }  # fmt: skip
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Keys and values in slots and pages, and the attention that reads them.
 
-A request has a slot. The memory of a layer is a list of pages, each holding 64 successive positions of every slot: a step writes one token a row and
+A request has a slot. The memory of a layer is a list of pages, each holding 128 successive positions of every slot: a step writes one token a row and
 copies nothing, and longer rows append a page for all. All tokens of a pass, of however many requests and whatever lengths, stand in one row of ids,
 so linear layers see no padding. Attention is then of two kinds: rows with one new token against all they have seen (decoding), and runs of new tokens
 against themselves and what stands before them (prompts).
@@ -32,8 +32,11 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 NAME = "tempering_slots"
 """What the attention is called in a transformers config."""
-PAGE = 64
+PAGE = 128
 """Positions of a page."""
+STRIDE = 32
+"""The last page is read by strides: each new shape of a product costs oneDNN half a millisecond of code generation, and lengths change at every
+step."""
 
 Pages = list[Tensor]
 """[S, K, PAGE, D] each, in the order of positions."""
@@ -49,10 +52,11 @@ class Run:
     start: int
 
 
-def page_ranges(slots: Sequence[int], lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """For each page in use the slots [low, high) between which rows reach it."""
+def page_ranges(slots: Sequence[int], lengths: Sequence[int]) -> list[tuple[int, int, int]]:
+    """For each page in use the slots [low, high) between which rows reach it, and how many of its positions are read."""
     reach = [[slot for slot, length in zip(slots, lengths, strict=True) if length > at] for at in range(0, max(lengths, default=0), PAGE)]
-    return [(min(page), max(page) + 1) for page in reach]
+    width = -(-(max(lengths, default=0) - PAGE * (len(reach) - 1)) // STRIDE) * STRIDE
+    return [(min(page), max(page) + 1, PAGE if i + 1 < len(reach) else width) for i, page in enumerate(reach)]
 
 
 class Plan:
@@ -82,6 +86,7 @@ class Plan:
         decoding = slots[: self.decoding]
         self.base, self.end = min(decoding, default=0), max(decoding, default=-1) + 1
         self.ranges = page_ranges(decoding, lengths)
+        self.width = sum(width for _, _, width in self.ranges)
         whole = list(decoding) == list(range(self.base, self.end))
         self.rows = None if whole else torch.tensor(decoding, device=device) - self.base
         """Where the rows stand among the N slots; None: they are the N slots, in order."""
@@ -93,13 +98,13 @@ class Plan:
     def hidden(self, window: int | None) -> Tensor:
         """True [N, 1, 1, W] past a row's length and before its window."""
         if window not in self._hidden:
-            at_W, length_N1 = torch.arange(len(self.ranges) * PAGE, device=self.ids_T.device), self.length_N[:, None]
+            at_W, length_N1 = torch.arange(self.width, device=self.ids_T.device), self.length_N[:, None]
             hidden_NW = at_W >= length_N1 if window is None else (at_W >= length_N1) | (at_W < length_N1 - window)
             self._hidden[window] = hidden_NW[:, None, None]
         return self._hidden[window]
 
 
-def _writes(positions: Sequence[int], slots: Sequence[int], device: torch.device) -> list[tuple[Any, ...]]:
+def _writes(positions: Sequence[int], slots: Sequence[int], device: torch.device) -> list[tuple[int, Tensor, Tensor, Tensor]]:
     """For each page that gets new tokens: its number, which tokens of the pass, into which slots, at which place of the page."""
     by_page: dict[int, list[int]] = {}
     for t, position in enumerate(positions):
@@ -235,17 +240,19 @@ def _decode(q_KGRD: Tensor, keys: Pages, values: Pages, plan: Plan, softcap: flo
     if plan.rows is not None:
         q_NKDG = q_NKDG.new_zeros((count, *q_NKDG.shape[1:])).index_copy_(0, plan.rows, q_NKDG)
     q_NKDG = q_NKDG.contiguous()
-    scores_NKGW = q_NKDG.new_empty((count, heads, groups, len(plan.ranges) * PAGE))
-    places = [slice(at * PAGE, (at + 1) * PAGE) for at in range(len(plan.ranges))]
-    for page, (low, high), place in zip(keys, plan.ranges, places, strict=False):
-        some = slice(low - plan.base, high - plan.base)
-        found = torch.bmm(page[low:high].flatten(0, 1), q_NKDG[some].flatten(0, 1))
-        scores_NKGW[some, :, :, place] = found.unflatten(0, (-1, heads)).transpose(2, 3)
+    scores_NKGW = q_NKDG.new_empty((count, heads, groups, plan.width))
+    pieces = [
+        (slice(low, high), slice(low - plan.base, high - plan.base), slice(i * PAGE, i * PAGE + width))
+        for i, (low, high, width) in enumerate(plan.ranges)
+    ]
+    for page, (slots, some, place) in zip(keys, pieces, strict=False):
+        k = page[slots, :, : place.stop - place.start].flatten(0, 1)
+        scores_NKGW[some, :, :, place] = torch.bmm(k, q_NKDG[some].flatten(0, 1)).unflatten(0, (-1, heads)).transpose(2, 3)
     probs_NKGW = _capped(scores_NKGW, softcap).masked_fill_(plan.hidden(window), -torch.inf).softmax(-1)
     out_NKGD = torch.zeros((count, heads, groups, values[0].shape[3]), device=q_NKDG.device)
-    for page, (low, high), place in zip(values, plan.ranges, places, strict=False):
-        some = slice(low - plan.base, high - plan.base)
-        out_NKGD[some] += torch.bmm(probs_NKGW[some, :, :, place].flatten(0, 1), page[low:high].flatten(0, 1)).unflatten(0, (-1, heads))
+    for page, (slots, some, place) in zip(values, pieces, strict=False):
+        v = page[slots, :, : place.stop - place.start].flatten(0, 1)
+        out_NKGD[some] += torch.bmm(probs_NKGW[some, :, :, place].flatten(0, 1), v).unflatten(0, (-1, heads))
     out_NHD = out_NKGD.flatten(1, 2).to(values[0].dtype)
     return out_NHD if plan.rows is None else out_NHD[plan.rows]
 

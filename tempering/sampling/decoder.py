@@ -225,7 +225,8 @@ class Decoder:
         runs = [Run(int(ends[i]) - counts[i], counts[i], rows[i].slot, rows[i].cached) for i in range(len(lengths), len(rows))]
         plan = Plan(ids, positions, slots, lengths, runs, copies, self.device)
         # a page is read from the first row that reaches it to the last; were the longest first, it would be read for those alone
-        self._waste += sum((high - low) * PAGE for low, high in plan.ranges) - sum(-(-length // PAGE) * PAGE for length in lengths)
+        packed = sum(width * sum(length > i * PAGE for length in lengths) for i, (_, _, width) in enumerate(plan.ranges))
+        self._waste += sum((high - low) * width for low, high, width in plan.ranges) - packed
         return plan, torch.from_numpy(ends - 1).to(self.device)
 
     # ----------------------------------------------------------------------------------------------------------------------------- tokens

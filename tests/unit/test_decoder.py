@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tempering.errors import UserError
 from tempering.methods.decodes.mixture import Mixture
-from tempering.sampling.cache import page_ranges
+from tempering.sampling.cache import PAGE, page_ranges
 from tempering.sampling.choose import BLOCK, behaviour_logps, choose
 from tempering.sampling.decoder import Decoder
 from tempering.sampling.noise import gumbel, philox, stream
@@ -22,7 +22,7 @@ from tempering.sampling.passes import Alone, fits_slots
 from tempering.sampling.types import Request, Token
 from tempering.sampling.weights import PackedLinear, can_pack, decoding_copy
 from tempering.types import Policy
-from tests.conftest import make_llama
+from tests.conftest import make_llama, shared
 
 PROPERTY = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
@@ -159,20 +159,35 @@ def test_holes_are_closed_and_nothing_is_lost() -> None:
 def test_memory_follows_what_is_in_flight() -> None:
     decoder = Decoder(policy(), max_rows=64)
     cache = next(decoder._caches())
-    for request in requests([[5, 6, 7]] * 3, max_new_tokens=100):
+    for request in requests([[5, 6, 7]] * 3, max_new_tokens=PAGE):
         decoder.submit(request)
     decoder.step()
     assert (cache.slots, cache.pages) == (3, 1)
     run(decoder)
-    # 3 + 100 tokens, of which the last is never fed; the model has 512 positions
+    # 3 + 128 tokens, of which the last is never fed; the model has 512 positions
     assert (cache.slots, cache.pages) == (3, 2)
-    assert [page.shape[::2] for layer in cache.layers for page in layer.pages[0]] == [(3, 64)] * 4
+    assert [page.shape[::2] for layer in cache.layers for page in layer.pages[0]] == [(3, PAGE)] * 2 * len(cache.layers)
 
 
 def test_pages_are_read_where_rows_reach() -> None:
-    assert page_ranges([0, 1, 3], [200, 64, 65]) == [(0, 4), (0, 4), (0, 1), (0, 1)]
-    assert page_ranges([2], [1]) == [(2, 3)]
+    assert page_ranges([0, 1, 3], [2 * PAGE + 33, PAGE, PAGE + 1]) == [(0, 4, PAGE), (0, 4, PAGE), (0, 1, 64)]
+    assert page_ranges([2], [1]) == [(2, 3, 32)]
+    assert page_ranges([2], [PAGE]) == [(2, 3, PAGE)]
     assert page_ranges([], []) == []
+
+
+def test_rows_over_several_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempering.sampling.cache.PAGE", 8)
+    monkeypatch.setattr("tempering.sampling.cache.STRIDE", 4)
+    p = policy()
+    decoder = Decoder(p, max_rows=3)
+    common = list(range(20, 33))
+    asked = requests([[9] * 3, common, [*common, 5, 6], [7] * 30, [*common, 5], [8] * 17], temperature=1.0)
+    asked = [replace(request, max_new_tokens=5 + 6 * i) for i, request in enumerate(asked)]
+    tickets = [decoder.submit(request) for request in asked]
+    found = run(decoder)
+    assert [ids(found[ticket]) for ticket in tickets] == [ids(alone(p, request)) for request in asked]
+    assert next(decoder._caches()).pages == 7
 
 
 # ------------------------------------------------------------------------------------------------------------------------ other models
@@ -237,6 +252,50 @@ def test_a_copy_in_another_precision() -> None:
     tickets = [packed.submit(request) for request in asked]
     found = run(packed)
     assert [ids(found[ticket]) for ticket in tickets] == [ids(alone(p, request)) for request in asked]
+
+
+def instructions(count: int) -> tuple[Policy, list[list[int]]]:
+    """The 135M model without a stop token, and real instructions as it is asked them."""
+    import gzip
+    import json
+
+    from tempering.models import load
+
+    with gzip.open(shared("data/alpaca/alpaca_slice.jsonl.gz"), "rt", encoding="utf-8") as file:
+        texts = [json.loads(line)["instruction"] for _, line in zip(range(count), file, strict=False)]
+    loaded = load("builtin:smollm2-135m", say=lambda note: None)
+    asked = [loaded.tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False) for text in texts]
+    return policy(loaded.model), [list(loaded.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in asked]
+
+
+def gaps(p: Policy, asked: list[Request], found: list[list[Token]]) -> torch.Tensor:
+    """|log-prob as sampled - log-prob by a float32 forward pass| of every token."""
+    every = []
+    for request, tokens in zip(asked, found, strict=True):
+        with torch.no_grad():
+            logits = p.model(torch.tensor([[*request.prompt_ids, *ids(tokens)]])).logits[0, len(request.prompt_ids) - 1 : -1]
+        plain = behaviour_logps(logits, temperature=request.temperature).gather(1, torch.tensor(ids(tokens))[:, None])[:, 0]
+        every.append((plain - torch.tensor([token.logp for token in tokens])).abs())
+    return torch.cat(every)
+
+
+@pytest.mark.slow
+def test_the_real_model_in_both_precisions() -> None:
+    p, prompts = instructions(8)
+    asked = requests(prompts, max_new_tokens=16, temperature=1.0)
+
+    def tokens(dtype: torch.dtype | None, rows: int) -> list[list[Token]]:
+        decoder = Decoder(p, max_rows=rows, dtype=dtype)
+        assert decoder.batched
+        tickets = [decoder.submit(request) for request in asked]
+        found = run(decoder)
+        return [found[ticket] for ticket in tickets]
+
+    plain, packed, alone_, half = (tokens(*way) for way in ((None, 8), (torch.float32, 8), (torch.float32, 1), (torch.bfloat16, 8)))
+    assert [ids(t) for t in plain] == [ids(t) for t in packed] == [ids(t) for t in alone_]
+    assert max(gaps(p, asked, x).max() for x in (plain, packed, alone_)) < 1e-4
+    gap = gaps(p, asked, half)
+    assert gap.median() < 0.03 and gap.quantile(0.95) < 0.25
 
 
 # -------------------------------------------------------------------------------------------------------------------- echo, top, cancel
