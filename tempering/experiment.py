@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Any
 from tempering.config import Budget
 from tempering.distributed import word
 from tempering.errors import UserError
-from tempering.execution import CURRENT, AlreadyDone, Report, execute, one_folder, world_of_run
+from tempering.execution import CURRENT, OPTIONS, AlreadyDone, Options, Report, execute, one_folder, world_of_run
 from tempering.held import Rows, samples, target_probes
 from tempering.home import store_dir, write_atomic
 from tempering.logs import Logs
-from tempering.options import OPTIONS, Options
 from tempering.runs import RunFolder, lock
 from tempering.stages import content_key, content_of
 from tempering.watch import watching
@@ -62,6 +61,8 @@ class Experiment:
         given = {name: values[name] for name in inspect.signature(recipe).parameters}
         for gate in getattr(given.get("budget"), "gate", ()):
             parse(gate)
+        if options.rehearse is not None:
+            return options.rehearse(recipe.__name__, given, options)
         plain = {name: value.model_dump(mode="json") if hasattr(value, "model_dump") else value for name, value in given.items()}
         hashes = {name: content_of(value) for name, value in plain.items() if isinstance(value, str)}
         key = content_key({"recipe": recipe.__name__, "values": plain, "content": hashes}, recipe)
@@ -106,7 +107,7 @@ class Experiment:
         torch.manual_seed(int(self.values.get("seed", 0)))
         self.model_spec, self.new_tokens = spec, tuple(new_tokens)
         with self.display.phase("loading the model"):
-            policy = models.load(spec, say=self.display.say)
+            policy = models.load(spec, quantise=self._quantise, say=self.display.say)
             if template is not None:
                 policy.tokenizer = with_template(policy.tokenizer, template)
             if new_tokens:
@@ -240,7 +241,7 @@ class Experiment:
         world = world_of_run()
         if world.share((target / "policy.json").exists()):
             self.cost = self.folder.read("cost.json")
-            return models.load(str(target), say=self.display.say)
+            return models.load(str(target), quantise=self._quantise, say=self.display.say)
         training, seed = self.values["training"], int(self.values.get("seed", 0))
         steps = training.steps or max(1, math.ceil(training.epochs * len(train) / training.batch_size))
         scope = self._scope(policy)
@@ -269,6 +270,10 @@ class Experiment:
 
         world.lead(save)
         return tuned
+
+    @property
+    def _quantise(self) -> Any:
+        return getattr(self.values.get("scope"), "quantise", "none")
 
     def _scope(self, policy: Policy) -> Any:
         """The scope asked for; new tokens train beside it."""

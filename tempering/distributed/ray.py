@@ -9,6 +9,7 @@ Ray does not bring files along: every machine needs tempering, and the run folde
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -121,10 +122,10 @@ def launch_on(address: str, command: Sequence[str], processes: int) -> tuple[int
         raise UserError("--cluster needs Ray: pip install 'tempering[ray]'") from None
     try:
         if address == "local":
-            ray.init(address="local", num_cpus=processes, include_dashboard=False, log_to_driver=False, logging_level="error")
+            ray.init(address="local", num_cpus=processes, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         else:
             _knock(address)
-            ray.init(address=address, log_to_driver=False, logging_level="error")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError, ImportError, ray.exceptions.RayError) as error:
         raise UserError(f"--cluster {address}: no Ray cluster can be reached there ({' '.join(str(error).split())[:200]})") from None
     try:
