@@ -41,7 +41,7 @@ def page(text: str) -> str:
     """The page with its tables made anew."""
     for name, adapter in (("full", False), ("lora", True)):
         text = re.sub(
-            rf"(<!-- {name} -->\n).*?(\n<!-- end of table -->)", lambda m, a=adapter: m[1] + table(a) + m[2], text, count=1, flags=re.DOTALL
+            rf"(<!-- table: {name} -->\n).*?(\n<!-- end of table -->)", lambda m, a=adapter: m[1] + table(a) + m[2], text, count=1, flags=re.DOTALL
         )  # fmt: skip
     return text
 

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,9 @@ class Starter:
 
     def meeting_place(self) -> tuple[str, int]:
         """This machine's address and a free port on it."""
-        import ray.util
-
         with socket.socket() as free:
             free.bind(("", 0))
-            return ray.util.get_node_ip_address(), free.getsockname()[1]
+            return import_module("ray.util").get_node_ip_address(), free.getsockname()[1]
 
     def start(self, command: Sequence[str], folder: str, env: dict[str, str]) -> None:
         """Start the command in a folder."""
@@ -81,19 +80,16 @@ class Starter:
 class _Remote:
     """A process on the cluster, as the launcher's watch sees it."""
 
-    def __init__(self, actor: Any, rank: int, folder: Path) -> None:
-        self.actor, self.rank, self.folder = actor, rank, folder
+    def __init__(self, ray: Any, actor: Any, rank: int, folder: Path) -> None:
+        self.ray, self.actor, self.rank, self.folder = ray, actor, rank, folder
         self.code: int | None = None
 
     def poll(self) -> int | None:
-        import ray
-        from ray.exceptions import RayError
-
         if self.code is not None:
             return self.code
         try:
-            self.code, word, written = ray.get(self.actor.look.remote(self.rank))
-        except RayError:
+            self.code, word, written = self.ray.get(self.actor.look.remote(self.rank))
+        except self.ray.exceptions.RayError:
             # The machine or its actor is gone, which is how the out-of-memory killer looks from here.
             self.code = -signal.SIGKILL
             return self.code
@@ -121,8 +117,7 @@ def launch_on(address: str, command: Sequence[str], processes: int) -> tuple[int
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
-        from ray.exceptions import GetTimeoutError, RayError
+        ray: Any = import_module("ray")
     except ImportError:
         raise UserError("--cluster needs Ray: pip install 'tempering[ray]'") from None
     try:
@@ -139,7 +134,7 @@ def launch_on(address: str, command: Sequence[str], processes: int) -> tuple[int
         actors = [actor.remote() for _ in range(processes)]
         try:
             (host, port), *_ = ray.get([one.meeting_place.remote() for one in actors], timeout=START_S)
-        except GetTimeoutError:
+        except ray.exceptions.GetTimeoutError:
             raise UserError(
                 f"--cluster {address}: it has no room for {processes} processes (each takes a core{' and a GPU' if gpus else ''}); "
                 "take fewer --processes, or wait until it is free"
@@ -147,7 +142,7 @@ def launch_on(address: str, command: Sequence[str], processes: int) -> tuple[int
         shared = {**environment(processes), "MASTER_ADDR": host, "MASTER_PORT": str(port), "LOCAL_RANK": "0"}
         ray.get([one.start.remote(list(command), os.getcwd(), {**shared, "RANK": str(rank)}) for rank, one in enumerate(actors)])
         with tempfile.TemporaryDirectory(prefix="tempering-run-") as name:
-            children = [_Remote(one, rank, Path(name)) for rank, one in enumerate(actors)]
+            children = [_Remote(ray, one, rank, Path(name)) for rank, one in enumerate(actors)]
             with passed_on(children):
                 codes = watch(children, every_s=POLL_S)
             # The signals of the last moment are delivered before the actors go.
