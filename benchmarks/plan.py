@@ -3,9 +3,9 @@
     python benchmarks/plan.py [NAME...] [--model MODEL]
 
 Each run is two optimizer steps of `temper run`, without the keep battery; its peak is the child's maximum resident set size as the system reports it.
-The ratio is predicted / measured; within 0.85 to 1.15 is what is promised. Written to benchmarks/results/plan.json. Run it again after the engine changed:
-the terms follow by themselves, the share that the C library's heap adds (`planning.terms.HEAP`) is measured here. `heap` is the value that would have
-made the prediction exact.
+The ratio is predicted / measured; within 0.85 to 1.15 is what is promised. Written to benchmarks/results/plan.json. Run it again after the engine
+changed: the terms follow by themselves, the share that the C library's heap adds (`planning.terms.HEAP`) is measured here. `heap` is the value that
+would have made the prediction exact.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def limit(facts: Mapping[str, Any], best: Mapping[str, Any]) -> float:
 
 BENCHMARK = Benchmark(
     "sft_lora",
-    ours=Contender("ours", "benchmarks.ours:sft", ({"micro_tokens": 2048, "rank": RANK}, {"micro_tokens": 1024, "rank": RANK})),
+    ours=Contender("ours", "benchmarks.ours:sft", ({"micro_tokens": 512, "rank": RANK},)),
     peers=(
         Contender(
             "TRL packed",

@@ -1,8 +1,8 @@
 """Sampling: prompts (token ids) in, episodes (the very tokens, their behaviour log-probs, the text) out.
 
 One call over `sampling.Decoder`: requests are queued, as many as `batch_size` are in flight at a time, and a finished one makes room for the next.
-Randomness is keyed by (seed, prompt key, sample, position), never by the batch: in float32 the tokens do not depend on which requests run together, in
-which order, or how many at a time.
+Randomness is keyed by (seed, prompt key, sample, position), never by the batch: in float32 the tokens do not depend on which requests run together,
+in which order, or how many at a time.
 """
 
 from __future__ import annotations

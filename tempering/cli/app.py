@@ -49,7 +49,9 @@ def build(tokens: Sequence[str] = (), *, everything: bool = False) -> App:
     )
     app.register_install_completion_command(add_to_startup=False)
     app.command(_recipes("run", "Run a recipe: temper run RECIPE [flags].", tokens, everything, _run_command))
-    app.command(_recipes("plan", "What a run will need: parameters, memory, whether it fits and what would make it.", tokens, everything, plan.command))
+    app.command(
+        _recipes("plan", "What a run will need: parameters, memory, whether it fits and what would make it.", tokens, everything, plan.command)
+    )
     app.command(_recipes("sweep", "Run a recipe for every combination of comma-separated values.", tokens, everything, sweep.command))
     if find_spec("tempering.demo") is not None:
         app.command("tempering.demo:demo", name="demo", help="Tune a tiny and a real model on a small set, and show what came of it.")

@@ -7,134 +7,23 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tempering.cli import fields as f
 from tempering.cli.files import Located, read_config
+from tempering.cli.flags import IN_FILES, LATEST, METAVARS, Generic, flag_of, hyphened, normalise, takes
 from tempering.cli.show import say, show_ledger
 from tempering.cli.values import Given, Signature, jsonable
-from tempering.errors import GateFailed, Interrupted, UserError
-from tempering.index import closest, field_docs, first_sentence, load_recipe
+from tempering.distributed import word
+from tempering.errors import GateFailed, Interrupted, ProcessFailed, UserError
+from tempering.index import field_docs, first_sentence, load_recipe
 
 if TYPE_CHECKING:
     from tempering.experiment import Report
 
-LATEST, WINDOW = "latest", "3:3"
-
-
-@dataclass(frozen=True)
-class Generic:
-    """Options of every run, whatever the recipe."""
-
-    config: str | None = None
-    """YAML or JSON file of values for this recipe, or an earlier run's folder; flags win over it."""
-    out: str | None = None
-    """The run's folder; by default a new one under runs/."""
-    resume: str | None = None
-    """Continue a run that stopped: its folder, or without a value the newest unfinished run of this recipe."""
-    again: bool = False
-    """Run even though a run with the same inputs has finished."""
-    log: list[str] | None = None
-    """Show the run in a tracker too: tensorboard, trackio, wandb or mlflow; several with commas, or by giving the flag again."""
-    profile: str | None = None
-    """Profile steps into profile.json.gz in the run's folder: START:STEPS, without a value 3:3."""
-    dry_run: bool = False
-    """Print the resolved values and stop."""
-    debug: bool = False
-    """Show tracebacks."""
-
-
-_METAVARS = {"config": "FILE", "out": "FOLDER", "resume": "[RUN]", "log": "TRACKER", "profile": "[START:STEPS]"}
-IN_FILES = {"log": "a tracker's name, or a list of them", "profile": "START:STEPS, in quotes"}
-"""The run's options that a config file may hold -> what they are."""
-_OPTIONAL = {"resume": LATEST, "profile": WINDOW}
-"""Options whose value may be left out -> what it is then."""
-
-
-def hyphened(name: str) -> str:
-    """A spelling as a flag: batch_size -> --batch-size."""
-    return "--" + name.replace("_", "-")
-
-
-def flag_of(signature: Signature, field: f.Field) -> str:
-    """The shortest flag of a field."""
-    return hyphened(signature.spellings[field.dotted][0])
-
-
-def _takes(name: str) -> str:
-    return "optional" if name in _OPTIONAL else "value" if name in _METAVARS else "switch"
-
-
-def normalise(tokens: Sequence[str], signature: Signature, generic: type = Generic) -> Iterator[str]:
-    """Tokens with every flag in its shortest spelling and joined to its value (`--flag=value`); `generic` has the command's own options.
-
-    Raises:
-        UserError: an unknown flag, a flag without its value, or a value without a flag.
-    """
-    i = 0
-    while i < len(tokens):
-        token = tokens[i]
-        i += 1
-        if token in ("--help", "-h"):
-            yield "--help"
-            continue
-        if not token.startswith("--") or token == "--":
-            raise UserError(f"unexpected argument {token!r}; values are given as flags, for example --data {token if token != '--' else 'FILE'}")
-        name, equals, value = token[2:].partition("=")
-        flag, takes = _resolve_flag(name, signature, generic)
-        if takes == "value" and not equals:
-            if i >= len(tokens) or _is_flag(tokens[i], signature, generic):
-                raise UserError(f"{token} needs a value{_wanted(name, signature)}")
-            value, i = tokens[i], i + 1
-        elif takes == "switch" and not equals and i < len(tokens) and tokens[i].lower() in ("true", "false", "yes", "no"):
-            value, i, equals = tokens[i], i + 1, "="
-        elif takes == "optional" and not equals:
-            given = i < len(tokens) and not tokens[i].startswith("--")
-            value, i = (tokens[i], i + 1) if given else (_OPTIONAL[name.replace("-", "_")], i)
-        yield flag if takes == "switch" and not equals else f"{flag}={value}"
-
-
-def _is_flag(token: str, signature: Signature, generic: type) -> bool:
-    if not token.startswith("--"):
-        return False
-    try:
-        _resolve_flag(token[2:].partition("=")[0], signature, generic)
-    except UserError:
-        return False
-    return True
-
-
-def _wanted(name: str, signature: Signature) -> str:
-    field = signature.find(name)
-    return f": {f.expected(field.hint)}" if field and not field.choices else f": one of {', '.join(field.choices)}" if field else ""
-
-
-def _resolve_flag(name: str, signature: Signature, generic: type) -> tuple[str, str]:
-    """(canonical flag, "value" | "switch" | "optional")."""
-    field = signature.find(name)
-    if field is not None:
-        return flag_of(signature, field), "switch" if field.is_bool and len(f.options(field.hint)) == 1 else "value"
-    own = name.replace("-", "_")
-    if own in field_docs(generic):
-        return hyphened(own), _takes(own)
-    if name.startswith("no-") and (field := signature.find(name[3:])) is not None and field.is_bool:
-        return "--no-" + flag_of(signature, field)[2:], "switch"
-    for dotted, owner in signature.fields.items():
-        for spelled in signature.spellings[dotted]:
-            if owner.is_dict and name.replace("-", "_").startswith(spelled + "."):
-                return f"{flag_of(signature, owner)}.{name[len(spelled) + 1 :]}", "value"
-    head, dot, key = name.partition(".")
-    same = [
-        hyphened(d) + dot + key
-        for d, owner in signature.fields.items()
-        if d.rpartition(".")[2] == head.replace("-", "_") and (owner.is_dict or not dot)
-    ]
-    known = [hyphened(n) for n in (*signature.known(), *field_docs(generic))]
-    hint = f"; did you mean {' or '.join(same)}?" if same else closest("--" + name, known)
-    raise UserError(f"recipe {signature.name} has no flag --{name}{hint or f'; `temper run {signature.name} --help` lists them'}")
-
+__all__ = ["Generic", "command", "execute", "hyphened", "normalise", "resolve", "run", "watched"]
 
 # -------------------------------------------------------------------------------------------------------------------- the command for one recipe
 
@@ -177,18 +66,12 @@ def command(
         else:
             add(dotted.replace(".", "__"), str | None, metavar=_metavar(field.hint), **common)
     for name, about in field_docs(options).items():
-        if _takes(name) == "switch":
+        if takes(name) == "switch":
             add(f"run__{name}", bool | None, name=[hyphened(name)], negative="", help=about, group=group("run"), show_default=False)
         else:
-            add(
-                f"run__{name}",
-                list[str] | None if name == "log" else str | None,
-                name=[hyphened(name)],
-                help=about,
-                group=group("run"),
-                metavar=_METAVARS[name],
-                show_default=False,
-            )
+            kind: Any = {"log": list[str], "processes": int}.get(name, str)
+            metavar = METAVARS[name]
+            add(f"run__{name}", kind | None, name=[hyphened(name)], help=about, group=group("run"), metavar=metavar, show_default=False)
 
     def body(**bound: Any) -> int:
         given = [g for key, value in bound.items() if not key.startswith("run__") and value is not None for g in _given(signature, key, value)]
@@ -235,18 +118,38 @@ def execute(signature: Signature, given: Sequence[Given], generic: Generic) -> i
     Raises:
         UserError: wrong values, or what the recipe itself refuses.
         GateFailed: a gate of the run's budget did not hold.
+        ProcessFailed: a process of a run of several failed or died.
     """
     arguments, resume = resolve(signature, given, generic)
     if generic.dry_run:
         say(json.dumps({"recipe": signature.name, "values": jsonable(arguments)}, indent=2, ensure_ascii=False))
         return 0
+    if generic.processes < 1:
+        raise UserError(f"--processes: expected a whole number from 1 on, got {generic.processes}")
+    if (generic.processes > 1 or generic.cluster) and not word.several() and not word.launched():
+        code, sentence = _launched(generic)
+        if sentence:
+            raise ProcessFailed(sentence, code)
+        return code
     report = call(signature, arguments, watched(signature, generic), resume, shlex.join(["temper", *sys.argv[1:]]))
     if report is None:
         return 0  # a recipe of one's own need not return a report
-    show_ledger(report.ledger)
+    if word.rank() == 0:
+        show_ledger(report.ledger)
     if report.failed_gates:
         raise GateFailed("; ".join(report.failed_gates) + f"; see {report.folder}")
     return 0
+
+
+def _launched(generic: Generic) -> tuple[int, str]:
+    """This command line as several processes: (exit code, the sentence that says what went wrong)."""
+    if generic.cluster:
+        from tempering.distributed.ray import launch_on
+
+        return launch_on(generic.cluster, sys.argv[1:], generic.processes)
+    from tempering.distributed.launch import launch
+
+    return launch([sys.executable, "-m", "tempering", *sys.argv[1:]], generic.processes)
 
 
 def resolve(signature: Signature, given: Sequence[Given], generic: Generic) -> tuple[dict[str, Any], Path | None]:

@@ -1,9 +1,9 @@
 """Base weights in 8 or 4 bits, for adapters to be trained on (QLoRA, Dettmers et al. 2023, arXiv 2305.14314).
 
-bitsandbytes keeps the weights of the linear layers: `nf4` (16 levels at the quantiles of a normal distribution, one scale per 64 weights, the scales in
-8 bits themselves) or `int8` (a scale per row; columns with outliers stay exact, LLM.int8, arXiv 2208.07339). Embeddings, norms and the output layer stay
-as they are. Each layer's weights are expanded for the moment they are used. What is quantised cannot be trained, nor can an adapter be folded into it
-without rounding the sum again: an adapter is saved as one, and belongs to the unquantised base.
+bitsandbytes keeps the weights of the linear layers: `nf4` (16 levels at the quantiles of a normal distribution, one scale per 64 weights, the scales
+in 8 bits themselves) or `int8` (a scale per row; columns with outliers stay exact, LLM.int8, arXiv 2208.07339). Embeddings, norms and the output
+layer stay as they are. Each layer's weights are expanded for the moment they are used. What is quantised cannot be trained, nor can an adapter be
+folded into it without rounding the sum again: an adapter is saved as one, and belongs to the unquantised base.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Bytes of tensors alive while code runs, on tensors that hold nothing.
 
-Torch's fake tensors have a shape, a type and a device, go through every operation and autograd, and own no memory. Operations on them are watched here:
-each new storage is added to a count and taken off when it dies. Whole numbers (ids, positions, slots) stay real, because layouts are read from them.
+Torch's fake tensors have a shape, a type and a device, go through every operation and autograd, and own no memory. Operations on them are watched
+here: each new storage is added to a count and taken off when it dies. Whole numbers (ids, positions, slots) stay real, because layouts are read from
+them.
 
 Where code asks a fake tensor for its content, as for a loss to log, it is told 1 or "equal": nothing that the engine decides by content changes what
 it keeps.
@@ -19,7 +20,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_ANSWERS: dict[Any, Any] = {torch.ops.aten._local_scalar_dense.default: 1.0, torch.ops.aten.allclose.default: True, torch.ops.aten.equal.default: True}
+_ANSWERS: dict[Any, Any] = {
+    torch.ops.aten._local_scalar_dense.default: 1.0,
+    torch.ops.aten.allclose.default: True,
+    torch.ops.aten.equal.default: True,
+}
 
 
 @dataclass(frozen=True)

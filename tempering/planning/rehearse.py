@@ -1,7 +1,8 @@
 """A recipe run up to its first training, with a model that has a configuration and shapes but no weights.
 
-The recipe is the user's own function and is called as it is: what it loads, which rows it makes and which objective it hands to training are found out by
-letting it do so. Rows are real (at most `SAMPLE` of them) and kept in the store, so a run after it does not make them again where it reads no more.
+The recipe is the user's own function and is called as it is: what it loads, which rows it makes and which objective it hands to training are found
+out by letting it do so. Rows are real (at most `SAMPLE` of them) and kept in the store, so a run after it does not make them again where it reads no
+more.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ class Rehearsal(Experiment):
     def rows(self, data: str, test: str | None, make_row: Callable[..., Row | None], **how: Any) -> tuple[Rows, Rows]:
         """At most `SAMPLE` rows; what is held out is taken from them."""
         self.wanted = how["limit"]
-        return super().rows(data, None, make_row, **how | {"limit": min(how["limit"] or SAMPLE, SAMPLE)})
+        fewer: dict[str, Any] = {**how, "limit": min(how["limit"] or SAMPLE, SAMPLE)}
+        return super().rows(data, None, make_row, **fewer)
 
     def cache_reference(self, policy: Policy, *groups: Rows) -> tuple[Any, ...]:
         """The rows with a column of zeros: its size is what counts."""

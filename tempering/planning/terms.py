@@ -4,8 +4,9 @@
     passes   = held + gradients + activations + logits + working memory        the start of the last backward pass of a step
     update   = held + gradients + temporaries of the optimizer
 
-On a CPU the process itself (the libraries; measured, not guessed) comes on top of both, and a share `HEAP` of what every step frees and allocates again:
-the C library keeps freed blocks of up to 32 MiB for itself and finds no whole place for all the next ones. On a GPU the process is not on the card.
+On a CPU the process itself (the libraries; measured, not guessed) comes on top of both, and a share `HEAP` of what every step frees and allocates
+again: the C library keeps freed blocks of up to 32 MiB for itself and finds no whole place for all the next ones. On a GPU the process is not on the
+card.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from tempering.planning.rehearse import Rehearsed
 from tempering.planning.trace import Counts, Work, trace
 
 HEAP = 0.45
-"""Share of gradients, activations, logits and working memory that the C library's heap adds to them; measured by benchmarks/plan.py (0.32 to 0.79)."""
+"""Share of gradients, activations, logits and working memory that the C library's heap adds to them; measured by benchmarks/plan.py (0.32 to
+0.79)."""
 GIB = 2**30
 
 

@@ -169,7 +169,8 @@ def _at(work: Work, config: Any) -> Counts:
     except (RuntimeError, NotImplementedError) as error:
         first = str(error).strip().split("\n")[0]
         raise UserError(
-            f"{type(model).__name__} cannot be planned: it, or the optimizer, decides by what is in its tensors ({first}); run it with --training.steps 1 instead"
+            f"{type(model).__name__} cannot be planned: it, or the optimizer, decides by what is in its tensors ({first}); "
+            "run it with --training.steps 1 instead"
         ) from error
     assert stream.live is not None
     owned = {p.untyped_storage()._cdata: p.untyped_storage().nbytes() for p in [*stream.live.model.parameters(), *stream.live.model.buffers()]}

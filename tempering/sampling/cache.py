@@ -1,24 +1,27 @@
-"""Keys and values in preallocated slots, and the attention that reads them.
+"""Keys and values in slots and pages, and the attention that reads them.
 
-A request has a slot: a stretch of memory for its keys and values in every layer, allocated ahead and grown in blocks, so that a step writes one token
-a row and copies nothing. All tokens of a pass, of however many requests and whatever lengths, stand in one row of ids; linear layers see no padding.
-Attention is then of two kinds: a row with one new token against all it has seen (decoding), and a run of new tokens against itself and what stands
-before it (a prompt). Rows whose slots are neighbours and whose lengths are alike form a *span* and share one batched product.
+A request has a slot. The memory of a layer is a list of pages, each holding 64 successive positions of every slot: a step writes one token a row and
+copies nothing, and longer rows append a page for all. All tokens of a pass, of however many requests and whatever lengths, stand in one row of ids,
+so linear layers see no padding. Attention is then of two kinds: rows with one new token against all they have seen (decoding), and runs of new tokens
+against themselves and what stands before them (prompts).
 
-Decoding with grouped queries is a product of [length, head] by [head, group] for each key-value head. Written in this order (keys first), it runs 2.8
-times faster in bfloat16 than queries first, and twice as fast as scaled_dot_product_attention, which also copies the keys where heads are grouped
-(one AVX-512 core, 64 rows of 200 tokens, 3 key-value heads of 64, a layer: 0.50 + 0.45 ms for the two products; 1.38 + 0.45; 2.28; grouped 9.3).
+Decoding goes page by page over the range of slots whose rows reach that far; the longest rows stand first, so what is read is little more than what
+there is. Two facts about PyTorch on processors decide the form. A batched product copies an operand whose batches do not lie end to end: a range of
+slots of one page does, a cut through longer slots does not. And keys times queries runs 2.8 times faster in bfloat16 than queries times keys, and
+twice as fast as scaled_dot_product_attention, which also expands grouped heads (an AVX-512 core, 64 rows of 200 tokens, 3 key-value heads of 64, a
+layer: 0.50 against 1.38 ms; 2.28 with values; 9.3 with grouped heads).
 
-A slot's keys may be copied from another slot inside the same pass, layer by layer: requests with a common beginning compute it once.
+A slot may take over the beginning of another inside a pass, layer by layer: requests with a common beginning compute it once.
 
-Shapes: T new tokens of all rows, S slots, K key-value heads, G query heads of each, L tokens so far, D head size, N rows of a span.
+Shapes: T new tokens of all rows, S slots, K key-value heads, G query heads of each, D head size, N slots from the first that decodes to the last, W
+positions of all pages in use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,26 +32,11 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 NAME = "tempering_slots"
 """What the attention is called in a transformers config."""
-BLOCK = 64
-"""Tokens by which slots grow; whole strides."""
-STRIDE = 32
-"""Spans read whole strides of tokens: every new shape costs oneDNN half a millisecond of code generation, and lengths change at every step."""
-SPAN_COST = 1500
-"""What one more span costs, in tokens read: a dozen small kernels, about 120 microseconds."""
+PAGE = 64
+"""Positions of a page."""
 
-
-@dataclass(frozen=True)
-class Span:
-    """Rows with one new token each, in neighbouring slots: tokens `first`.. of the pass, slots `slot`.., `lengths` with the new token."""
-
-    first: int
-    slot: int
-    lengths: tuple[int, ...]
-
-    @property
-    def width(self) -> int:
-        """Tokens read of each slot."""
-        return strides(max(self.lengths))
+Pages = list[Tensor]
+"""[S, K, PAGE, D] each, in the order of positions."""
 
 
 @dataclass(frozen=True)
@@ -61,66 +49,84 @@ class Run:
     start: int
 
 
-@dataclass
+def page_ranges(slots: Sequence[int], lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """For each page in use the slots [low, high) between which rows reach it."""
+    reach = [[slot for slot, length in zip(slots, lengths, strict=True) if length > at] for at in range(0, max(lengths, default=0), PAGE)]
+    return [(min(page), max(page) + 1) for page in reach]
+
+
 class Plan:
-    """What one pass does, for all layers. `copies` are (from slot, to slot, tokens), in order, made once the pass's own keys are written."""
+    """What one pass does, for all layers.
 
-    ids_T: Tensor
-    position_T: Tensor
-    slot_T: Tensor
-    spans: Sequence[Span]
-    runs: Sequence[Run]
-    copies: Sequence[tuple[int, int, int]] = ()
-    _masks: dict[tuple[int, int | None, torch.dtype], Tensor | None] = field(default_factory=dict)
+    Args:
+        ids, positions, slots: of each new token; rows with one new token come first.
+        lengths: of the rows with one new token, that token included.
+        runs: the other rows.
+        copies: (from slot, to slot, tokens), in order, made once the pass's own keys are written.
+    """
 
-    def span_mask(self, span: Span, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """Added to the scores [N, K, L, G]: -inf past a row's length and before its window; None where nothing is hidden."""
-        key = (span.first, window, dtype)
-        if key not in self._masks:
-            device = self.ids_T.device
-            at_L, length_N1 = torch.arange(span.width, device=device), torch.tensor(span.lengths, device=device)[:, None]
-            hidden_NL = at_L >= length_N1 if window is None else (at_L >= length_N1) | (at_L < length_N1 - window)
-            found = torch.zeros(hidden_NL.shape, dtype=dtype, device=device).masked_fill(hidden_NL, -torch.inf)[:, None, :, None]
-            self._masks[key] = found if bool(hidden_NL.any()) else None
-        return self._masks[key]
+    def __init__(
+        self,
+        ids: Sequence[int],
+        positions: Sequence[int],
+        slots: Sequence[int],
+        lengths: Sequence[int],
+        runs: Sequence[Run],
+        copies: Sequence[tuple[int, int, int]],
+        device: torch.device,
+    ) -> None:
+        self.ids_T, self.position_T = torch.tensor([ids, positions], device=device)
+        self.runs, self.copies = runs, copies
+        self.decoding = len(lengths)
+        self.writes = _writes(positions, slots, device)
+        decoding = slots[: self.decoding]
+        self.base, self.end = min(decoding, default=0), max(decoding, default=-1) + 1
+        self.ranges = page_ranges(decoding, lengths)
+        whole = list(decoding) == list(range(self.base, self.end))
+        self.rows = None if whole else torch.tensor(decoding, device=device) - self.base
+        """Where the rows stand among the N slots; None: they are the N slots, in order."""
+        # an empty slot among the rows is computed too, as if it held one token: any number will do, but not the NaN of a softmax over nothing
+        self.length_N = torch.ones(self.end - self.base, dtype=torch.long, device=device)
+        self.length_N[[slot - self.base for slot in decoding]] = torch.tensor(lengths, dtype=torch.long, device=device)
+        self._hidden: dict[int | None, Tensor] = {}
+
+    def hidden(self, window: int | None) -> Tensor:
+        """True [N, 1, 1, W] past a row's length and before its window."""
+        if window not in self._hidden:
+            at_W, length_N1 = torch.arange(len(self.ranges) * PAGE, device=self.ids_T.device), self.length_N[:, None]
+            hidden_NW = at_W >= length_N1 if window is None else (at_W >= length_N1) | (at_W < length_N1 - window)
+            self._hidden[window] = hidden_NW[:, None, None]
+        return self._hidden[window]
 
 
-def strides(length: int) -> int:
-    """Tokens that are read of a row of this length."""
-    return -(-length // STRIDE) * STRIDE
-
-
-def cut(slots: Sequence[int], lengths: Sequence[int]) -> tuple[float, list[tuple[int, int]]]:
-    """Rows, ordered by slot, into spans [start, end) of neighbouring slots, the cheapest way; with what it costs, in tokens read."""
-    best, before = [0.0] + [torch.inf] * len(slots), [0] * (len(slots) + 1)
-    for end in range(1, len(slots) + 1):
-        longest = 0
-        # more rows in one product gain nothing, and the search stays linear
-        for start in range(end - 1, max(-1, end - 129), -1):
-            if start + 1 < end and slots[start] + 1 != slots[start + 1]:
-                break
-            longest = max(longest, lengths[start])
-            cost = best[start] + SPAN_COST + (end - start) * strides(longest)
-            if cost < best[end]:
-                best[end], before[end] = cost, start
-    spans, end = list[tuple[int, int]](), len(slots)
-    while end:
-        spans.append((before[end], end))
-        end = before[end]
-    return best[-1], spans[::-1]
+def _writes(positions: Sequence[int], slots: Sequence[int], device: torch.device) -> list[tuple[Any, ...]]:
+    """For each page that gets new tokens: its number, which tokens of the pass, into which slots, at which place of the page."""
+    by_page: dict[int, list[int]] = {}
+    for t, position in enumerate(positions):
+        by_page.setdefault(position // PAGE, []).append(t)
+    chosen = {page: [(t, slots[t], positions[t] % PAGE) for t in tokens] for page, tokens in by_page.items()}
+    return [(page, *torch.tensor(list(zip(*triples, strict=True)), device=device)) for page, triples in chosen.items()]
 
 
 class SlotLayer(CacheLayerMixin):
-    """One layer's keys and values, [S, K, capacity, D] each."""
+    """One layer's pages of keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pages: tuple[Pages, Pages] = [], []
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing yet: how many slots there are is the cache's business, see `fit`."""
+        """Nothing: pages are made as they are needed, see `fit`."""
 
-    def fit(self, slots: int, capacity: int, key: Tensor, value: Tensor) -> None:
+    def fit(self, slots: int, pages: int, key: Tensor, value: Tensor) -> None:
         """Makes room, of the kind of `key` and `value` [1, K, T, D], keeping what is there."""
-        old = (self.keys, self.values) if self.is_initialized else (None, None)
-        self.keys, self.values = (_grown(x, slots, capacity, like) for x, like in zip(old, (key, value), strict=True))
-        self.is_initialized = True
+        for stored, like in zip(self.pages, (key, value), strict=True):
+            # zeros, not empty: what is masked still takes part in a product, and 0 times a leftover NaN is NaN
+            shape = (like.shape[1], PAGE, like.shape[3])
+            for i, page in enumerate(stored):
+                if page.shape[0] < slots:
+                    stored[i] = torch.cat([page, page.new_zeros((slots - page.shape[0], *shape))])
+            stored += [like.new_zeros((slots, *shape)) for _ in range(pages - len(stored))]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Only a `SlotCache` knows where tokens belong."""
@@ -139,52 +145,45 @@ class SlotLayer(CacheLayerMixin):
         return -1
 
 
-def _grown(old: Tensor | None, slots: int, capacity: int, like: Tensor) -> Tensor:
-    # zeros, not empty: what is masked still takes part in a product, and 0 times a leftover NaN is NaN
-    new = torch.zeros((slots, like.shape[1], capacity, like.shape[3]), dtype=like.dtype, device=like.device)
-    if old is not None:
-        new[: old.shape[0], :, : old.shape[2]] = old
-    return new
-
-
 class SlotCache(Cache):
     """A transformers cache whose rows are slots of different lengths; `plan` says where the tokens of the pass in progress belong."""
 
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=SlotLayer)
         self.slots = 0
-        self.capacity = 0
+        self.pages = 0
         self.plan: Plan | None = None
 
-    def reserve(self, slots: int, tokens: int, most: int) -> None:
-        """Room for `tokens` tokens in each of `slots` slots; in blocks, by half as much again, but not for more than `most` tokens."""
-        self.slots = max(self.slots, slots)
-        if tokens > self.capacity:
-            wanted = max(tokens, min(most, self.capacity * 3 // 2))
-            self.capacity = -(-wanted // BLOCK) * BLOCK
+    def reserve(self, slots: int, tokens: int) -> None:
+        """Room for `tokens` tokens in each of `slots` slots."""
+        self.slots, self.pages = max(self.slots, slots), max(self.pages, -(-tokens // PAGE))
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Writes the pass's keys and values [1, K, T, D], makes its copies, and returns the layer's whole [S, K, capacity, D]."""
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Writes the pass's keys and values [1, K, T, D], makes its copies, and returns the layer's pages for `slot_attention`."""
         plan = self.plan
         assert plan is not None, "a SlotCache is used inside `running`"
         while len(self.layers) <= layer_idx:
             self.layers.append(SlotLayer())
         layer: Any = self.layers[layer_idx]
-        if not layer.is_initialized or layer.keys.shape[0] < self.slots or layer.keys.shape[2] < self.capacity:
-            layer.fit(self.slots, self.capacity, key_states, value_states)
-        for stored, new in ((layer.keys, key_states), (layer.values, value_states)):
-            stored[plan.slot_T, :, plan.position_T] = new[0].transpose(0, 1)
+        layer.fit(self.slots, self.pages, key_states, value_states)
+        for pages, new in zip(layer.pages, (key_states, value_states), strict=True):
+            new_TKD = new[0].transpose(0, 1)
+            for page, token_X, slot_X, place_X in plan.writes:
+                pages[page][slot_X, :, place_X] = new_TKD[token_X]
             for source, target, count in plan.copies:
-                stored[target, :, :count] = stored[source, :, :count]
-        return layer.keys, layer.values
+                for page, at in zip(pages, range(0, count, PAGE), strict=False):
+                    page[target, :, : count - at] = page[source, :, : count - at]
+        return layer.pages
 
-    def move(self, sources: Sequence[int], tokens: int) -> None:
-        """Slot i takes the first `tokens` tokens of slot sources[i]; slots past the last keep what they have."""
+    def move(self, sources: Sequence[int], lengths: Sequence[int]) -> None:
+        """Slot i takes the tokens of slot sources[i], which has lengths[i] of them, the longest first; slots past the last keep what they have."""
         first = next((i for i, source in enumerate(sources) if i != source), len(sources))
         for layer in self.layers:
-            for stored in (layer.keys, layer.values):
-                if stored is not None and first < len(sources):
-                    stored[first : len(sources), :, :tokens] = stored[list(sources[first:]), :, :tokens]
+            for pages in layer.pages if isinstance(layer, SlotLayer) else ():
+                for page, at in zip(pages, range(0, lengths[0], PAGE), strict=False):
+                    last = sum(length > at for length in lengths)
+                    if first < last:
+                        page[first:last] = page[list(sources[first:last])]
 
 
 _PLAN: list[Plan] = []
@@ -206,44 +205,58 @@ def running(cache: SlotCache, plan: Plan) -> Iterator[None]:
 def slot_attention(
     module: nn.Module,
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    key: Any,
+    value: Any,
     attention_mask: Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface over slots: query [1, K*G, T, D], key and value [S, K, capacity, D] -> [1, T, K*G, D].
+    """transformers' attention interface over slots: query [1, K*G, T, D], a layer's pages of keys and values -> [1, T, K*G, D].
 
     What else a model passes is ignored; whether its logits come out right all the same is found out by trying (see `passes.fits_slots`).
     """
-    plan, (_, heads, tokens, size), groups = _PLAN[-1], query.shape, query.shape[1] // key.shape[1]
-    query = query * (size**-0.5 if scaling is None else scaling)
-    out_TKGD = query.new_empty((tokens, key.shape[1], groups, value.shape[3]))
-    q_TKDG = query[0].unflatten(0, (key.shape[1], groups)).permute(2, 0, 3, 1)
-    for span in plan.spans:
-        where, slots = slice(span.first, span.first + len(span.lengths)), slice(span.slot, span.slot + len(span.lengths))
-        k, v = (x[slots, :, : span.width].flatten(0, 1) for x in (key, value))
-        scores = _capped(torch.bmm(k, q_TKDG[where].flatten(0, 1)), softcap).unflatten(0, (len(span.lengths), -1))
-        mask = plan.span_mask(span, sliding_window, scores.dtype)
-        probs = (scores if mask is None else scores + mask).flatten(0, 1).transpose(1, 2).softmax(-1)
-        out_TKGD[where] = torch.bmm(probs, v).unflatten(0, (len(span.lengths), -1))
+    plan, heads = _PLAN[-1], key[0].shape[1]
+    query = query * (query.shape[3] ** -0.5 if scaling is None else scaling)
+    pieces = [_decode(query[0, :, : plan.decoding].unflatten(0, (heads, -1)), key, value, plan, softcap, sliding_window)] if plan.decoding else []
     for run in plan.runs:
-        where = slice(run.first, run.first + run.count)
-        k, v = (x[run.slot : run.slot + 1, :, : run.start + run.count] for x in (key, value))
-        out = _run(query[:, :, where], k, v, groups, softcap, sliding_window)
-        out_TKGD[where] = out[0].transpose(0, 1).unflatten(1, (key.shape[1], groups))
-    return out_TKGD.flatten(1, 2)[None], None
+        length = run.start + run.count
+        k, v = (torch.cat([page[run.slot] for page in pages[: -(-length // PAGE)]], 1)[None, :, :length] for pages in (key, value))
+        pieces.append(_run(query[:, :, run.first : run.first + run.count], k, v, softcap, sliding_window)[0].transpose(0, 1))
+    return torch.cat(pieces)[None], None
+
+
+def _decode(q_KGRD: Tensor, keys: Pages, values: Pages, plan: Plan, softcap: float | None, window: int | None) -> Tensor:
+    """Rows with one new token against all they have seen; [R, K*G, D]. The queries are scaled already."""
+    heads, groups = q_KGRD.shape[:2]
+    q_NKDG = q_KGRD.permute(2, 0, 3, 1)
+    count = plan.end - plan.base
+    if plan.rows is not None:
+        q_NKDG = q_NKDG.new_zeros((count, *q_NKDG.shape[1:])).index_copy_(0, plan.rows, q_NKDG)
+    q_NKDG = q_NKDG.contiguous()
+    scores_NKGW = q_NKDG.new_empty((count, heads, groups, len(plan.ranges) * PAGE))
+    places = [slice(at * PAGE, (at + 1) * PAGE) for at in range(len(plan.ranges))]
+    for page, (low, high), place in zip(keys, plan.ranges, places, strict=False):
+        some = slice(low - plan.base, high - plan.base)
+        found = torch.bmm(page[low:high].flatten(0, 1), q_NKDG[some].flatten(0, 1))
+        scores_NKGW[some, :, :, place] = found.unflatten(0, (-1, heads)).transpose(2, 3)
+    probs_NKGW = _capped(scores_NKGW, softcap).masked_fill_(plan.hidden(window), -torch.inf).softmax(-1)
+    out_NKGD = torch.zeros((count, heads, groups, values[0].shape[3]), device=q_NKDG.device)
+    for page, (low, high), place in zip(values, plan.ranges, places, strict=False):
+        some = slice(low - plan.base, high - plan.base)
+        out_NKGD[some] += torch.bmm(probs_NKGW[some, :, :, place].flatten(0, 1), page[low:high].flatten(0, 1)).unflatten(0, (-1, heads))
+    out_NHD = out_NKGD.flatten(1, 2).to(values[0].dtype)
+    return out_NHD if plan.rows is None else out_NHD[plan.rows]
 
 
 def _capped(scores: Tensor, softcap: float | None) -> Tensor:
     return scores if softcap is None else torch.tanh(scores / softcap) * softcap
 
 
-def _run(q: Tensor, k: Tensor, v: Tensor, groups: int, softcap: float | None, window: int | None) -> Tensor:
+def _run(q: Tensor, k: Tensor, v: Tensor, softcap: float | None, window: int | None) -> Tensor:
     """Causal attention of one row's new tokens, [1, K*G, T, D] and [1, K, L, D]; the queries are scaled already."""
-    count, length = q.shape[2], k.shape[2]
+    count, length, groups = q.shape[2], k.shape[2], q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(groups, 1) for x in (k, v))
     if softcap is None and count == length and (window is None or window >= length):
         return scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)

@@ -2,10 +2,10 @@
 
 **How a token is drawn.** Gumbel noise on every token would be exact and would tie a token to its noise, but 49,000 numbers a row cost more than the
 row's share of the model. So the vocabulary is cut into blocks of 256 neighbouring ids, and the Gumbel-max rule is used twice: among the blocks by
-their mass, then among the tokens of the block that won. That is exact too (a token's probability is its block's times its share of it) and needs
-a few hundred numbers a row. The usual alternative, one uniform number and the inverse of the cumulative distribution, is as cheap but fragile: a change of
-one token's probability shifts all tokens after it. Here, as with plain Gumbel-max, distributions that are close give the same token nearly always: it
-is what keeps samples comparable before and after training, and in bfloat16.
+their mass, then among the tokens of the block that won. That is exact too (a token's probability is its block's times its share of it) and needs a
+few hundred numbers a row. The usual alternative, one uniform number and the inverse of the cumulative distribution, is as cheap but fragile: a change
+of one token's probability shifts all tokens after it. Here, as with plain Gumbel-max, distributions that are close give the same token nearly always:
+it is what keeps samples comparable before and after training, and in bfloat16.
 
 The blocks' log-masses are also what normalises the row, so the [R, V] logits are read once for both.
 
@@ -26,6 +26,8 @@ from tempering.sampling.types import Request, Top
 
 BLOCK = 256
 """Tokens of a block."""
+ROWS = 8
+"""Rows that are worked on at a time."""
 CANDIDATES = 64
 """How many of the likeliest tokens a nucleus is looked for in at first; 16 times as many at each further try."""
 
@@ -43,23 +45,40 @@ def choose(logits_RV: Tensor, requests: Sequence[Request], streams_R4: np.ndarra
     """Draws the next token of every row.
 
     Args:
-        logits_RV: after the decode chain, float32; may be changed in place.
+        logits_RV: after the decode chain, in any precision.
         requests: each row's settings.
         streams_R4, position_R: each row's noise (see `noise.gumbel`).
     """
+    sampled = [r for r, request in enumerate(requests) if request.temperature > 0]
+    noise_RN = np.zeros((len(requests), -(-logits_RV.shape[1] // BLOCK) + BLOCK))
+    if sampled:
+        noise_RN[sampled] = gumbel(streams_R4[sampled], position_R[sampled], noise_RN.shape[1])
+    noise = torch.from_numpy(noise_RN).to(logits_RV.device)
+    chosen = Chosen([], [], [])
+    # a few rows at a time, in the same memory: it stays in the processor's cache, and the system is not asked for large pieces at every step
+    rows_RV, scratch_RV = torch.empty((2, ROWS, logits_RV.shape[1]), device=logits_RV.device)
+    for at in range(0, len(requests), ROWS):
+        some = slice(at, min(at + ROWS, len(requests)))
+        count = some.stop - at
+        ids, logps, top = _choose(rows_RV[:count].copy_(logits_RV[some]), requests[some], noise[some], scratch_RV[:count])
+        chosen.ids.extend(ids)
+        chosen.logps.extend(logps)
+        chosen.top.extend(top)
+    return chosen
+
+
+def _choose(logits_RV: Tensor, requests: Sequence[Request], noise_RN: Tensor, scratch_RV: Tensor) -> tuple[list[int], list[float], list[Top]]:
     logits_RV = _shape(logits_RV, requests)
-    mass_RB = _block_masses(logits_RV)
+    mass_RB = _block_masses(logits_RV, scratch_RV)
     total_R = mass_RB.logsumexp(-1)
     ids_R = torch.empty(len(requests), dtype=torch.long, device=logits_RV.device)
-    sampled = [r for r, request in enumerate(requests) if request.temperature > 0]
-    greedy = [r for r, request in enumerate(requests) if request.temperature == 0]
+    greedy, sampled = ([r for r, q in enumerate(requests) if (q.temperature > 0) is warm] for warm in (False, True))
     if greedy:
         ids_R[greedy] = _some(logits_RV, greedy).argmax(-1)
     if sampled:
-        noise = gumbel(streams_R4[sampled], position_R[sampled], mass_RB.shape[1] + BLOCK)
-        ids_R[sampled] = _draw(_some(logits_RV, sampled), _some(mass_RB, sampled), torch.from_numpy(noise).to(logits_RV.device))
+        ids_R[sampled] = _draw(_some(logits_RV, sampled), _some(mass_RB, sampled), _some(noise_RN, sampled))
     logps_R = logits_RV.gather(1, ids_R[:, None])[:, 0] - total_R
-    return Chosen(ids_R.tolist(), logps_R.tolist(), tops(logits_RV, total_R, [request.top_logps for request in requests]))
+    return ids_R.tolist(), logps_R.tolist(), tops(logits_RV, total_R, [request.top_logps for request in requests])
 
 
 def behaviour_logps(logits_RV: Tensor, *, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:
@@ -85,16 +104,17 @@ def _some(x: Tensor, rows: Sequence[int]) -> Tensor:
 
 
 def _shape(logits_RV: Tensor, requests: Sequence[Request]) -> Tensor:
-    """Temperature, then top-k, then nucleus."""
+    """Temperature (in place), then top-k, then nucleus."""
     temperatures = [request.temperature or 1.0 for request in requests]
     if any(temperature != 1.0 for temperature in temperatures):
-        logits_RV = logits_RV / torch.tensor(temperatures, device=logits_RV.device)[:, None]
+        logits_RV.div_(torch.tensor(temperatures, device=logits_RV.device)[:, None])
     vocabulary, groups = logits_RV.shape[1], dict[tuple[int, float], list[int]]()
     for r, request in enumerate(requests):
         if request.top_p < 1 or 0 < request.top_k < vocabulary:
             groups.setdefault((request.top_k, request.top_p), []).append(r)
     for (top_k, top_p), rows in groups.items():
-        logits_RV[rows] = _filtered(logits_RV[rows], top_k, top_p)
+        shaped = _filtered(_some(logits_RV, rows), top_k, top_p)
+        logits_RV = shaped if len(rows) == len(requests) else logits_RV.index_copy(0, torch.tensor(rows, device=shaped.device), shaped)
     return logits_RV
 
 
@@ -125,13 +145,15 @@ def _outside_nucleus(probs_RV: Tensor, top_p: float, candidates: int = CANDIDATE
     return outside_RV
 
 
-def _block_masses(logits_RV: Tensor) -> Tensor:
+def _block_masses(logits_RV: Tensor, scratch_RV: Tensor) -> Tensor:
     """Log of each block's mass [R, B]; the last block may be a short one."""
+    most_R1 = logits_RV.amax(-1, keepdim=True)
+    torch.sub(logits_RV, most_R1, out=scratch_RV).exp_()
     whole = logits_RV.shape[1] // BLOCK * BLOCK
-    pieces = [logits_RV[:, :whole].unflatten(1, (-1, BLOCK)).logsumexp(-1)] if whole else []
+    pieces = [scratch_RV[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1)] if whole else []
     if whole < logits_RV.shape[1]:
-        pieces.append(logits_RV[:, whole:].logsumexp(-1, keepdim=True))
-    return torch.cat(pieces, 1) if len(pieces) > 1 else pieces[0]
+        pieces.append(scratch_RV[:, whole:].sum(-1, keepdim=True))
+    return torch.cat(pieces, 1).log() + most_R1
 
 
 def _draw(logits_RV: Tensor, mass_RB: Tensor, noise_RN: Tensor) -> Tensor:

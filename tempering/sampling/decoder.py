@@ -1,8 +1,8 @@
 """Continuous batching over one policy: requests go in at any time, every step gives each request in flight its next token.
 
 A step is one forward pass over everything that is new: the last token of the rows that decode, and the whole prompts of the requests let in at this
-step. A finished row frees its slot, and the next request in line has it at the following step. Slots remember what they held: a prompt that begins like a
-row in flight, or like what a free slot still holds (an earlier turn of a conversation, another sample of the prompt), computes only the rest.
+step. A finished row frees its slot, and the next request in line has it at the following step. Slots remember what they held: a prompt that begins
+like a row in flight, or like what a free slot still holds (an earlier turn of a conversation, another sample of the prompt), computes only the rest.
 
 The tokens a request gets do not depend on what else is in flight: its noise is its own (noise.py), and in float32 the logits differ by rounding only.
 
@@ -15,8 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor
 
 from tempering.errors import UserError
-from tempering.sampling.cache import Plan, Run, SlotCache, Span, cut
+from tempering.sampling.cache import PAGE, Plan, Run, SlotCache
 from tempering.sampling.chain import apply_decode, config_of, evaluating, max_positions, models_of, pad_left, stop_ids
 from tempering.sampling.choose import choose, tops
 from tempering.sampling.noise import stream
@@ -37,8 +36,6 @@ PASS_TOKENS = 4096
 """Prompt tokens let in at one step; a longer prompt goes alone."""
 SHARED = 8
 """A common beginning shorter than this is computed again: copying has a price too."""
-RECUT = 16
-"""Steps after which spans are cut anew although the same rows are in flight: lengths have moved."""
 ECHO_ROWS = 256
 """Prompt positions whose logits exist at the same time."""
 
@@ -57,17 +54,6 @@ class _Row:
     @property
     def sampled(self) -> int:
         return len(self.tokens) - len(self.request.prompt_ids)
-
-
-@dataclass
-class _Spans:
-    """How the decoding rows were cut, for which slots, how many steps ago; what a step costs more than if the rows were packed, and its sum so far."""
-
-    slots: tuple[int, ...] = ()
-    bounds: list[tuple[int, int]] = field(default_factory=list)
-    age: int = 0
-    excess: float = 0.0
-    waste: float = 0.0
 
 
 class Decoder:
@@ -98,7 +84,7 @@ class Decoder:
         self._waiting: deque[tuple[int, Request]] = deque()
         self._rows: dict[int, _Row] = {}
         self._held: list[list[int]] = []
-        self._spans = _Spans()
+        self._waste = 0
         self._prompts: dict[int, PromptLogps] = {}
         self._tickets = 0
 
@@ -175,23 +161,24 @@ class Decoder:
         self._held += [[] for _ in range(len(self._rows) + len(came) - len(self._held))]
         # long before short: neighbours in slots are then alike in length, for as long as they live
         copies = [self._seat(*item) for item in sorted(came, key=lambda item: -len(item[1].prompt_ids))]
-        most = max((len(row.request.prompt_ids) + row.request.max_new_tokens for row in self._rows.values()), default=0)
         for cache in self._caches():
-            cache.reserve(len(self._held), max((len(row.tokens) for row in self._rows.values()), default=0), most)
+            cache.reserve(len(self._held), max((len(row.tokens) for row in self._rows.values()), default=0))
         return [copy for copy in copies if copy is not None]
 
     def _seat(self, ticket: int, request: Request) -> tuple[int, int, int] | None:
         """A row in the slot that suits it best; the copy that gives it its beginning, if another slot holds it."""
         taken = {row.slot: row.tokens for row in self._rows.values()}
         free = [slot for slot in range(len(self._held)) if slot not in taken]
-        prompt = list(request.prompt_ids)
+        prompt, best, count = list(request.prompt_ids), -1, SHARED - 1
         # the last token is computed in any case, for its logits; an echo needs those of all
         most = 0 if request.echo else len(prompt) - 1
-        shared = {slot: min(most, _common(tokens, prompt)) for slot, tokens in [*taken.items(), *((s, self._held[s]) for s in free)]}
-        # of equal ones a free slot: there nothing is to be copied
-        best = max(shared, key=lambda slot: (shared[slot], slot not in taken, -slot))
-        count = shared[best] if shared[best] >= SHARED else 0
-        slot = best if count and best not in taken else min(free, key=lambda s: (len(self._held[s]) > 0, s))
+        # free slots first: what one of them holds need not be copied
+        for other in [*free, *taken] if most >= SHARED else ():
+            common = min(most, _common(self._held[other] if other not in taken else taken[other], prompt))
+            if common > count:
+                best, count = other, common
+        slot = best if best >= 0 and best not in taken else min(free, key=lambda s: (len(self._held[s]) > 0, s))
+        count = count if best >= 0 else 0
         self._held[slot] = []
         self._rows[ticket] = _Row(ticket, request, stream(request.seed, request.key, request.sample), slot, prompt, count)
         return (best, slot, count) if count and best != slot else None
@@ -203,17 +190,20 @@ class Decoder:
             runner.release(row.ticket)
 
     def _pack(self) -> None:
-        """Moves the rows into the first slots, the longest first, once their holes have cost as much as moving them does: about one reading of them."""
+        """Moves the rows into the first slots, the longest first, once reading what lies between them has cost as much as moving them does, which is
+        about one reading of them all."""
         rows = sorted(self._rows.values(), key=lambda row: -len(row.tokens))
-        if self._spans.waste <= sum(len(row.tokens) for row in rows):
+        if self._waste <= sum(len(row.tokens) for row in rows):
+            return
+        self._waste = 0
+        if not rows:
             return
         for cache in self._caches():
-            cache.move([row.slot for row in rows], len(rows[0].tokens))
+            cache.move([row.slot for row in rows], [row.cached for row in rows])
         for slot in {*range(len(rows)), *(row.slot for row in rows)}:
             self._held[slot] = []
         for slot, row in enumerate(rows):
             row.slot = slot
-        self._spans = _Spans()
 
     def _caches(self) -> Iterator[SlotCache]:
         return (runner.cache for runner in self._runners.values() if isinstance(runner, Slots))
@@ -231,27 +221,19 @@ class Decoder:
         ids = [token for row in rows for token in row.tokens[row.cached :]]
         positions = [position for row in rows for position in range(row.cached, len(row.tokens))]
         slots = [row.slot for row, count in zip(rows, counts, strict=True) for _ in range(count)]
-        ids_T, position_T, slot_T = torch.tensor([ids, positions, slots], device=self.device)
-        single = [row for row, count in zip(rows, counts, strict=True) if count == 1]
-        runs = [Run(int(ends[i]) - counts[i], counts[i], rows[i].slot, rows[i].cached) for i in range(len(single), len(rows))]
-        return Plan(ids_T, position_T, slot_T, self._cut(single), runs, copies), torch.from_numpy(ends - 1).to(self.device)
-
-    def _cut(self, rows: list[_Row]) -> list[Span]:
-        slots, lengths = tuple(row.slot for row in rows), [len(row.tokens) for row in rows]
-        spans = self._spans
-        if spans.slots != slots or spans.age >= RECUT:
-            cost, bounds = cut(slots, lengths)
-            packed, _ = cut(range(len(rows)), sorted(lengths))
-            spans.slots, spans.bounds, spans.age, spans.excess = slots, bounds, 0, cost - packed
-        spans.age += 1
-        spans.waste += spans.excess
-        return [Span(start, slots[start], tuple(lengths[start:end])) for start, end in spans.bounds]
+        lengths = [len(row.tokens) for row, count in zip(rows, counts, strict=True) if count == 1]
+        runs = [Run(int(ends[i]) - counts[i], counts[i], rows[i].slot, rows[i].cached) for i in range(len(lengths), len(rows))]
+        plan = Plan(ids, positions, slots, lengths, runs, copies, self.device)
+        # a page is read from the first row that reaches it to the last; were the longest first, it would be read for those alone
+        self._waste += sum((high - low) * PAGE for low, high in plan.ranges) - sum(-(-length // PAGE) * PAGE for length in lengths)
+        return plan, torch.from_numpy(ends - 1).to(self.device)
 
     # ----------------------------------------------------------------------------------------------------------------------------- tokens
 
     def _decoded(self, rows: Sequence[_Row], logits: dict[str, Tensor], tokens: list[list[int]] | None = None) -> Tensor:
         if not self.policy.decode:
             return logits["policy"]
+        logits = {role: x.float() for role, x in logits.items()}
         return apply_decode(self.policy, pad_left(tokens or [row.tokens for row in rows], self.device), logits)
 
     def _echo(self, rows: list[_Row], states: dict[str, States]) -> None:
@@ -266,7 +248,7 @@ class Decoder:
                     to = min(at + ECHO_ROWS, count - 1)
                     where_N = torch.arange(first + at, first + to, device=self.device)
                     before = [row.tokens[: i + 1] for i in range(at, to)] if self.policy.decode else None
-                    logits_NV = self._decoded([], {role: state.logits(where_N) for role, state in states.items()}, before)
+                    logits_NV = self._decoded([], {role: state.logits(where_N) for role, state in states.items()}, before).float()
                     total_N = logits_NV.logsumexp(-1)
                     ids_N = torch.tensor(row.tokens[at + 1 : to + 1], device=self.device)
                     logps += (logits_NV.gather(1, ids_N[:, None])[:, 0] - total_N).tolist()

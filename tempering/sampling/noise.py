@@ -1,7 +1,7 @@
 """Random numbers that are a function of (seed, key, sample, position, lane) and of nothing else.
 
-Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") over arrays: a counter goes in, four words come out, so that one call
-serves all rows of a batch whatever order they stand in. A request's three numbers are hashed once into its 128 bits of key material.
+Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") over arrays: a counter goes in, four words come out, so that one
+call serves all rows of a batch whatever order they stand in. A request's three numbers are hashed once into its 128 bits of key material.
 """
 
 from __future__ import annotations

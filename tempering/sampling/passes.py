@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from tempering.models.heads import body_and_head
-from tempering.sampling.cache import NAME, Plan, Run, SlotCache, Span, running
+from tempering.sampling.cache import NAME, Plan, Run, SlotCache, running
 from tempering.sampling.chain import config_of, evaluating
 
 _SLOTS = "_tempering_slots"
@@ -46,8 +46,8 @@ class States:
     head: Callable[[Tensor], Tensor]
 
     def logits(self, at_N: Tensor) -> Tensor:
-        """Float32 logits [N, V] after the tokens at these places of the pass."""
-        return self.head(self.hidden_TD[at_N]).float()
+        """Logits [N, V] after the tokens at these places of the pass, in the model's precision."""
+        return self.head(self.hidden_TD[at_N])
 
 
 class Runner(Protocol):
@@ -172,19 +172,19 @@ def _slots_agree(model: nn.Module) -> bool:
     long, short = ([(1000 + seed + 7919 * i) % vocabulary for i in range(n)] for seed, n in ((1, window + 4 if 0 < window <= 64 else 9), (2, 4)))
     third = long[:5] + [(1003 + 7919 * i) % vocabulary for i in range(3)]
     slots = Slots(model)
-    slots.cache.reserve(3, len(long) + 1, len(long) + 1)
+    slots.cache.reserve(3, len(long) + 1)
 
     def plan(
-        pieces: Sequence[tuple[list[int], int, int]], spans: Sequence[Span], runs: Sequence[Run], copies: Sequence[tuple[int, int, int]]
+        pieces: Sequence[tuple[list[int], int, int]], lengths: Sequence[int], runs: Sequence[Run], copies: Sequence[tuple[int, int, int]]
     ) -> Plan:
         flat = [(t, start + i, slot) for tokens, slot, start in pieces for i, t in enumerate(tokens)]
-        ids_T, position_T, slot_T = torch.tensor(flat, device=device).T.contiguous()
-        return Plan(ids_T, position_T, slot_T, spans, runs, copies)
+        ids, positions, where = zip(*flat, strict=True)
+        return Plan(ids, positions, where, lengths, runs, copies, device)
 
     prompts = plan([(long[:-1], 0, 0), (short[:-1], 1, 0)], [], [Run(0, len(long) - 1, 0, 0), Run(len(long) - 1, 3, 1, 0)], [])
     slots.forward([], prompts)
     pieces = [(long[-1:], 0, len(long) - 1), (short[-1:], 1, 3), (third[5:], 2, 5)]
-    states = slots.forward([], plan(pieces, [Span(0, 0, (len(long), 4))], [Run(2, 3, 2, 5)], [(0, 2, 5)]))
+    states = slots.forward([], plan(pieces, [len(long), 4], [Run(2, 3, 2, 5)], [(0, 2, 5)]))
     have = states.head(states.hidden_TD)
     want = [_logits(model(input_ids=torch.tensor([ids], device=device), use_cache=False)) for ids in (long, short, third)]
     return all(_close(*pair) for pair in ((want[0][-1:], have[:1]), (want[1][-1:], have[1:2]), (want[2][5:], have[2:])))

@@ -20,8 +20,8 @@ Top = tuple[tuple[int, float], ...]
 class Request:
     """One continuation to sample.
 
-    `seed`, `key`, `sample` and the position name the noise, so that tokens do not depend on the batch around them. Whoever asks for several samples of
-    a prompt numbers them by `sample`; whoever asks about several prompts numbers those by `key`.
+    `seed`, `key`, `sample` and the position name the noise, so that tokens do not depend on the batch around them. Whoever asks for several samples
+    of a prompt numbers them by `sample`; whoever asks about several prompts numbers those by `key`.
     """
 
     prompt_ids: tuple[int, ...]

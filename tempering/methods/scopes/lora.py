@@ -32,7 +32,8 @@ class LoRA(Value):
     targets: str = "all-linear"
     """PEFT's target_modules: "all-linear", or module names separated by commas ("q_proj,v_proj" is the paper's choice)."""
     quantise: Literal["none", "nf4", "int8"] = "none"
-    """Keep the base's linear layers in 4 bits (QLoRA, arXiv 2305.14314) or 8: less memory, a base that is only nearly the same. Needs bitsandbytes."""
+    """Keep the base's linear layers in 4 bits (QLoRA, arXiv 2305.14314) or 8: less memory, a base that is only nearly the same. Needs
+    bitsandbytes."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further fields of peft.LoraConfig, for example {"use_dora": true}."""
 
