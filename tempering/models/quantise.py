@@ -50,6 +50,8 @@ def settle_layers(model: Any) -> None:
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":
             module.support_avx512bf16_for_cpu = False
+            # Multiply in whatever type the input has, so that autocast reaches these layers too.
+            module.compute_dtype, module.compute_type_is_set = None, True
         elif type(module).__name__ == "Linear8bitLt":
             module.training = True
             module.train = lambda mode=True, module=module: module

@@ -22,7 +22,7 @@ from tempering.models.quantise import settings
 from tempering.planning.rehearse import Rehearsed
 from tempering.planning.trace import Counts, Work, trace
 
-HEAP = 0.45
+HEAP = 0.5
 """Share of gradients, activations, logits and working memory that the C library's heap adds to them; measured by benchmarks/plan.py (0.32 to
 0.79)."""
 GIB = 2**30
