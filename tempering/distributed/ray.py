@@ -126,7 +126,7 @@ def launch_on(address: str, command: Sequence[str], processes: int) -> tuple[int
         else:
             _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError, ImportError, RayError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, ray.exceptions.RayError) as error:
         raise UserError(f"--cluster {address}: no Ray cluster can be reached there ({' '.join(str(error).split())[:200]})") from None
     try:
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
