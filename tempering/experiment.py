@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 from tempering.config import Budget
 from tempering.distributed import word
 from tempering.errors import UserError
-from tempering.execution import CURRENT, OPTIONS, AlreadyDone, Options, Report, execute, one_folder, world_of_run
+from tempering.execution import CURRENT, AlreadyDone, Report, execute, one_folder, world_of_run
 from tempering.held import Rows, samples, target_probes
 from tempering.home import store_dir, write_atomic
 from tempering.logs import Logs
+from tempering.options import OPTIONS, Options
 from tempering.runs import RunFolder, lock
 from tempering.stages import content_key, content_of
 from tempering.watch import watching

@@ -231,8 +231,8 @@ def fit(
             began = time.perf_counter()
             with record_function("data"):
                 parts = stream.next(Run(live, progress.step, seed))
-            same(parts, progress.step, world)
-            parts = to(parts, engine.device)
+                same(parts, progress.step, world)
+                parts = to(parts, engine.device)
             divisors = count_terms(objective, [parts])
             log = Means()
             micros = [(lambda m=micro: m) for micro in share(parts, training.micro_tokens, world)]

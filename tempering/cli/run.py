@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tempering.cli import fields as f
 from tempering.cli.files import Located, read_config
 from tempering.cli.flags import IN_FILES, LATEST, METAVARS, Generic, flag_of, hyphened, normalise, takes
+from tempering.cli.several import elsewhere
 from tempering.cli.show import say, show_ledger
 from tempering.cli.values import Given, Signature, jsonable
 from tempering.distributed import word
-from tempering.errors import GateFailed, Interrupted, ProcessFailed, UserError
+from tempering.errors import GateFailed, Interrupted, UserError
 from tempering.index import field_docs, first_sentence, load_recipe
 
 if TYPE_CHECKING:
@@ -124,12 +125,7 @@ def execute(signature: Signature, given: Sequence[Given], generic: Generic) -> i
     if generic.dry_run:
         say(json.dumps({"recipe": signature.name, "values": jsonable(arguments)}, indent=2, ensure_ascii=False))
         return 0
-    if generic.processes < 1:
-        raise UserError(f"--processes: expected a whole number from 1 on, got {generic.processes}")
-    if (generic.processes > 1 or generic.cluster) and not word.several() and not word.launched():
-        code, sentence = _launched(generic)
-        if sentence:
-            raise ProcessFailed(sentence, code)
+    if (code := elsewhere(generic.processes, generic.cluster)) is not None:
         return code
     report = call(signature, arguments, watched(signature, generic), resume, shlex.join(["temper", *sys.argv[1:]]))
     if report is None:
@@ -139,17 +135,6 @@ def execute(signature: Signature, given: Sequence[Given], generic: Generic) -> i
     if report.failed_gates:
         raise GateFailed("; ".join(report.failed_gates) + f"; see {report.folder}")
     return 0
-
-
-def _launched(generic: Generic) -> tuple[int, str]:
-    """This command line as several processes: (exit code, the sentence that says what went wrong)."""
-    if generic.cluster:
-        from tempering.distributed.ray import launch_on
-
-        return launch_on(generic.cluster, sys.argv[1:], generic.processes)
-    from tempering.distributed.launch import launch
-
-    return launch([sys.executable, "-m", "tempering", *sys.argv[1:]], generic.processes)
 
 
 def resolve(signature: Signature, given: Sequence[Given], generic: Generic) -> tuple[dict[str, Any], Path | None]:

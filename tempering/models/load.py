@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tempering.errors import UserError
 from tempering.home import sha256_file
 from tempering.models.places import Place, find, read_json
-from tempering.models.quantise import Quantise, keep_trainable, settings
+from tempering.models.quantise import Quantise, let_go, settings, settle_layers
 from tempering.models.tokens import first_line, read_tokenizer, settle
 from tempering.types import Policy
 
@@ -141,7 +141,8 @@ def _weights(folder: Path, dtype: str, quantise: Quantise) -> Any:
     if missing:
         raise UserError(f"{len(missing)} weights are missing from the model in {folder} (the first is {missing[0]}); fetch or save the model again.")
     if quantise != "none":
-        keep_trainable(model)
+        settle_layers(model)
+        let_go(model)
     return model.eval()
 
 

@@ -40,14 +40,28 @@ def settings(kind: Quantise) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": "cpu"}}
 
 
-def keep_trainable(model: Any) -> None:
-    """Switch off a form of 4-bit weights for inference alone that bitsandbytes (0.50) turns to on some processors and never leaves.
+def settle_layers(model: Any) -> None:
+    """Let quantised layers compute the same in training and evaluation mode, where bitsandbytes (0.50) has them take other ways on a CPU.
 
-    It is taken up by the first forward pass in evaluation mode, and from then on no gradient goes through the layer, without a word.
+    A 4-bit layer would turn to a form for inference alone in its first pass in evaluation mode, on some processors, and from then on no gradient goes
+    through it, without a word. An 8-bit layer would round its inputs to 8 bits too in evaluation mode: a reference would differ from the policy that
+    it is.
     """
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":
             module.support_avx512bf16_for_cpu = False
+            # Multiply in whatever type the input has, so that autocast reaches these layers too.
+            module.compute_dtype, module.compute_type_is_set = None, True
+        elif type(module).__name__ == "Linear8bitLt":
+            module.training = True
+            module.train = lambda mode=True, module=module: module
+
+
+def let_go(model: Any) -> None:
+    """Copy the weights that were not quantised, so that the file they were read from need not stay mapped as a whole."""
+    for p in model.parameters():
+        if p.is_floating_point():
+            p.data = p.data.clone()
 
 
 def is_quantised(model: Any) -> bool:

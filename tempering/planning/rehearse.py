@@ -44,7 +44,6 @@ class Rehearsed(Exception):
     """Whether a checkpoint is written on the way."""
     best: bool
     """Whether the weights of the best evaluation are kept beside the live ones."""
-    quantise: str
 
 
 def rehearse(recipe: Callable[..., Any], arguments: Mapping[str, Any], say: Callable[[str], None]) -> Rehearsed:
@@ -127,15 +126,13 @@ class Rehearsal(Experiment):
         # The run may have more rows than were looked at.
         more = training.steps is None and len(train) + len(held) >= SAMPLE and (self.wanted or math.inf) > SAMPLE
         micro, several = _largest(train, training, min(steps, STEPS), int(self.values.get("seed", 0)))
-        scope = self.values["scope"]
         raise Rehearsed(
-            Work(self.config, scope, objective, self.values["optimizer"], training, micro),
+            Work(self.config, self.values["scope"], objective, self.values["optimizer"], training, micro, self._quantise),
             self.model_spec,
             sum(batch.num_tokens for batch in micro.values()),
             several,
             0 < training.save_every < steps or (more and training.save_every > 0),
             bool(training.eval_every) and training.keep_best,
-            getattr(scope, "quantise", "none"),
         )
 
 

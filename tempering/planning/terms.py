@@ -4,21 +4,25 @@
     passes   = held + gradients + activations + logits + working memory        the start of the last backward pass of a step
     update   = held + gradients + temporaries of the optimizer
 
-On a CPU the process itself (the libraries; measured, not guessed) comes on top, and a share `HEAP` of what every step frees and allocates again: the
-C library keeps freed blocks of up to 32 MiB for itself and finds no whole place for all the next ones. On a GPU the process is not on the card.
+On a CPU the process itself (the libraries; measured, not guessed) comes on top of both, and a share `HEAP` of what every step frees and allocates
+again: the C library keeps freed blocks of up to 32 MiB for itself and finds no whole place for all the next ones. On a GPU the process is not on the
+card.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tempering.models.quantise import settings
 from tempering.planning.rehearse import Rehearsed
-from tempering.planning.trace import Counts, trace
+from tempering.planning.trace import Counts, Work, trace
 
-HEAP = 0.45
+HEAP = 0.5
 """Share of gradients, activations, logits and working memory that the C library's heap adds to them; measured by benchmarks/plan.py (0.32 to
 0.79)."""
 GIB = 2**30
@@ -98,7 +102,9 @@ def plan_of(recipe: str, found: Rehearsed) -> Plan:
     from tempering.signals import engine_for
 
     device = engine_for(found.work.training).device.type
-    # Before the tracing, whose own libraries a run does not load.
+    for package in packages(found.work):
+        importlib.import_module(package)
+    # What a run has loaded when it starts to train, before the tracing, whose own libraries it does not load.
     process = resident() if device == "cpu" else 0
     free = free_bytes(device)
     return add_up(recipe, found, trace(found.work), device, process, None if free is None else free + process)
@@ -119,7 +125,7 @@ def add_up(recipe: str, found: Rehearsed, counts: Counts, device: str, process: 
     heap = HEAP * churn if cpu else 0
     moments = {
         "forward and backward passes": held + churn + heap,
-        "optimizer step": held + c.gradients + c.update,
+        "optimizer step": held + c.gradients + c.update + heap,
     }
     moment = max(moments, key=lambda name: moments[name])
     passes = moment == "forward and backward passes"
@@ -134,13 +140,23 @@ def add_up(recipe: str, found: Rehearsed, counts: Counts, device: str, process: 
         ("activations", c.activations if early or found.accumulates else c.activations / depth, "kept for the backward pass", passes),
         ("logits", c.logits, "scores over the vocabulary, a chunk at a time", passes),
         ("working memory", c.working, "casts, gradients of activations, recomputed blocks", passes),
-        ("heap", heap, "freed blocks that the C library keeps", passes),
+        ("heap", heap, "freed blocks that the C library keeps", True),
         ("update", c.update, "temporaries of clipping and the optimizer", not passes),
         ("checkpoint copy", copied, "what checkpoints are written from", True),
     ]
     terms = tuple(Term(name, round(size), about, there) for name, size, about, there in rows if round(size) > 0)
     peak = sum(term.bytes for term in terms if term.at_peak)
     return Plan(recipe, found.model, device, round(c.parameters), round(c.trainable), found.tokens, moment, terms, peak, free)
+
+
+def packages(work: Work) -> Iterator[str]:
+    """Libraries that a run loads only when its scope or its optimizer wants them."""
+    if getattr(work.scope, "kind", "") == "lora":
+        yield "peft"
+    if work.quantise != "none" or work.optimizer.name.startswith("bitsandbytes:"):
+        # Raises the sentence that says how to install it.
+        settings("nf4")
+        yield "bitsandbytes"
 
 
 def resident() -> int:

@@ -20,8 +20,12 @@ from tempering.errors import UserError
 from tempering.fit import fit
 from tempering.models.lighter import judging_apart
 from tempering.planning.meter import Meter
+from tempering.planning.quantised import parameters, stand_in
 from tempering.types import Objective, Parts, Role, Run, Scope
 
+UNSEEN = {"bitsandbytes": 20}
+"""Package of an optimizer -> bytes that its step takes on a CPU for each element of the largest parameter, where one operation does it all and
+nothing can be watched: two states expanded, the gradient, and two temporaries, float32."""
 SHALLOW = (1, 2)
 """Blocks of the two traced models: the peak has everything kept for the backward pass in it, so it grows by a block's share."""
 
@@ -66,6 +70,7 @@ class Work:
     optimizer: Optimizer
     training: Training
     micro: Parts
+    quantise: str = "none"
 
 
 def trace(work: Work) -> Counts:
@@ -103,9 +108,12 @@ def build(config: Any, device: torch.device) -> Any:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
-def _counted(config: Any, device: torch.device, meter: Meter) -> Any:
+def _counted(work: Work, config: Any, device: torch.device, meter: Meter) -> Any:
     with meter.fake:
         model = build(config, device)
+        if work.quantise != "none":
+            with device:
+                stand_in(model, work.quantise)
     meter.add([*model.parameters(), *model.buffers()])
     return model
 
@@ -148,10 +156,10 @@ def _at(work: Work, config: Any) -> Counts:
 
     engine = engine_for(work.training)
     meter = Meter(config.get_text_config().vocab_size)
-    model = _counted(config, engine.device, meter)
+    model = _counted(work, config, engine.device, meter)
     # It is where it will be; moving or copying storages that hold nothing is more than fake tensors do.
     model.to = lambda *_: model
-    model.__deepcopy__ = lambda _: _counted(config, engine.device, meter)
+    model.__deepcopy__ = lambda _: _counted(work, config, engine.device, meter)
     stream = _Once(work.micro, meter)
     # One micro-batch a step, whatever its size; what happens once at the end belongs to no step.
     training = work.training.model_copy(update={"micro_tokens": 1 << 60, "eval_every": 0, "save_every": 0})
@@ -168,13 +176,14 @@ def _at(work: Work, config: Any) -> Counts:
     owned = {p.untyped_storage()._cdata: p.untyped_storage().nbytes() for p in [*stream.live.model.parameters(), *stream.live.model.buffers()]}
     weights = sum(owned.values())
     params = stream.live.handle.params.values()
+    unseen = UNSEEN.get(work.optimizer.name.partition(":")[0], 0) if engine.device.type == "cpu" else 0
     gradients = sum(p.numel() * p.element_size() for p in params)
     before, between = stream.marks
     held = between + gradients
     # The most may be alive in the head's forward pass, before everything is kept.
     at_start, at_peak = (alive.total - alive.logits for alive in (meter.start, meter.peak))
     return Counts(
-        parameters=sum(p.numel() for p in stream.live.model.parameters()),
+        parameters=parameters(stream.live.model),
         trainable=sum(p.numel() for p in params),
         weights=weights,
         reference=before - weights,
@@ -183,5 +192,5 @@ def _at(work: Work, config: Any) -> Counts:
         activations=min(at_start, at_peak) - held,
         logits=meter.peak.logits,
         working=max(0, at_peak - at_start),
-        update=meter.after.total - held,
+        update=max(meter.after.total - held, unseen * max(p.numel() for p in params)),
     )

@@ -104,7 +104,7 @@ class Plan:
         return self._hidden[window]
 
 
-def _writes(positions: Sequence[int], slots: Sequence[int], device: torch.device) -> list[tuple[int, Tensor, Tensor, Tensor]]:
+def _writes(positions: Sequence[int], slots: Sequence[int], device: torch.device) -> list[tuple[Any, ...]]:
     """For each page that gets new tokens: its number, which tokens of the pass, into which slots, at which place of the page."""
     by_page: dict[int, list[int]] = {}
     for t, position in enumerate(positions):
