@@ -26,13 +26,13 @@ BENCHMARK = Benchmark(
         Contender(
             "TRL packed",
             "benchmarks.trl_peers:sft",
-            ({"pack": 512, "batch": 1, "rank": RANK}, {"pack": 1024, "batch": 1, "rank": RANK}),
+            ({"pack": 1024, "batch": 1, "rank": RANK},),
             note="SFTTrainer with peft_config, packing=True, strategy bfd",
         ),
         Contender(
             "TRL padded",
             "benchmarks.trl_peers:sft",
-            ({"batch": 4, "rank": RANK}, {"batch": 4, "order": "batch_rebalance", "rank": RANK}),
+            ({"batch": 4, "order": "batch_rebalance", "rank": RANK},),
             note="SFTTrainer with peft_config, padded",
         ),
     ),

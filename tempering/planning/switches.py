@@ -44,7 +44,7 @@ def alternatives(arguments: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, 
         yield f"--micro-tokens {fewer}", {**arguments, "training": training.model_copy(update={"micro_tokens": fewer})}
         if not training.checkpointing:
             yield "--checkpointing", {**arguments, "training": training.model_copy(update={"checkpointing": True})}
-    scope = arguments.get("scope")
+    scope: Any = arguments.get("scope")
     kind = getattr(scope, "kind", "")
     if kind == "full":
         from tempering.methods.scopes.lora import LoRA
