@@ -51,7 +51,18 @@ def page(folder: Path = RESULTS) -> str:
     if not rows:
         return f"{INTRO}\nNo results are stored. `make bench` measures them.\n\n{READING}"
     profiles = [json.loads(path.read_text()) for path in sorted(folder.glob("profile-*.json"))]
-    parts = [INTRO, machines(rows), comparisons(rows), startup(rows), growth(rows), READING, losses(rows, profiles), where(profiles), tried(rows)]
+    parts = [
+        INTRO,
+        machines(rows),
+        comparisons(rows),
+        startup(rows),
+        plan(rows),
+        growth(rows),
+        READING,
+        losses(rows, profiles),
+        where(profiles),
+        tried(rows),
+    ]
     return "\n".join(part for part in parts if part)
 
 
@@ -103,6 +114,19 @@ def startup(rows: Sequence[Row]) -> str:
         spread = f"{_number(row['ours'])} [{_number(row['ours_range'][0])}, {_number(row['ours_range'][1])}]"
         beside = f"{row['peer_name']}: {_number(row['peer'])}" if row["peer"] is not None else ""
         lines.append(f"| {row['phase']} | {spread} | {beside} | {_target(row)} | {row['runs']} |")
+    return "\n".join(lines) + "\n" if picked else ""
+
+
+def plan(rows: Sequence[Row]) -> str:
+    """What `temper plan` said beside what runs took."""
+    picked = [row for row in rows if row["benchmark"] == "plan"]
+    lines = [
+        "## Memory foretold by `temper plan`",
+        "",
+        "| run | foretold, GiB | taken, GiB | ratio (0.85 to 1.15 is promised) |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| {row['phase']} | {row['ours'] / 2**30:.2f} | {row['peer'] / 2**30:.2f} | {row['ratio']:.2f} |" for row in picked]
     return "\n".join(lines) + "\n" if picked else ""
 
 

@@ -31,21 +31,21 @@ def share_wanted() -> float:
 
 BENCHMARK = Benchmark(
     "sft_full",
-    ours=Contender("ours", "benchmarks.ours:sft", ({"micro_tokens": 2048}, {"micro_tokens": 1024})),
+    ours=Contender("ours", "benchmarks.ours:sft", ({"micro_tokens": 2048},)),
     peers=(
         Contender(
             "TRL packed",
             "benchmarks.trl_peers:sft",
-            ({"pack": 512, "batch": 1}, {"pack": 1024, "batch": 1}, {"pack": 512, "batch": 2}),
+            ({"pack": 1024, "batch": 1},),
             note="SFTTrainer, packing=True, strategy bfd, SDPA attention with a block-diagonal mask",
         ),
         Contender(
             "TRL padded",
             "benchmarks.trl_peers:sft",
-            ({"batch": 4}, {"batch": 8}, {"batch": 4, "order": "batch_rebalance"}, {"batch": 4, "order": "group_by_length"}),
+            ({"batch": 4, "order": "batch_rebalance"},),
             note="SFTTrainer, padded to the longest row of a forward pass; the log-probs in chunks, TRL's default",
         ),
-        Contender("plain loop", "benchmarks.plain:sft", ({"micro_tokens": 2048}, {"micro_tokens": 1024}), note="sorted by length in a step"),
+        Contender("plain loop", "benchmarks.plain:sft", ({"micro_tokens": 1024},), note="sorted by length in a step"),
     ),
     prepare="benchmarks.ours:prepare_sft",
     inputs={"rows": 48, "per_step": 16, "max_length": 512},

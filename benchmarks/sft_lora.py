@@ -21,18 +21,18 @@ def limit(facts: Mapping[str, Any], best: Mapping[str, Any]) -> float:
 
 BENCHMARK = Benchmark(
     "sft_lora",
-    ours=Contender("ours", "benchmarks.ours:sft", ({"micro_tokens": 2048, "rank": RANK}, {"micro_tokens": 1024, "rank": RANK})),
+    ours=Contender("ours", "benchmarks.ours:sft", ({"micro_tokens": 512, "rank": RANK},)),
     peers=(
         Contender(
             "TRL packed",
             "benchmarks.trl_peers:sft",
-            ({"pack": 512, "batch": 1, "rank": RANK}, {"pack": 1024, "batch": 1, "rank": RANK}),
+            ({"pack": 1024, "batch": 1, "rank": RANK},),
             note="SFTTrainer with peft_config, packing=True, strategy bfd",
         ),
         Contender(
             "TRL padded",
             "benchmarks.trl_peers:sft",
-            ({"batch": 4, "rank": RANK}, {"batch": 4, "order": "batch_rebalance", "rank": RANK}),
+            ({"batch": 4, "order": "batch_rebalance", "rank": RANK},),
             note="SFTTrainer with peft_config, padded",
         ),
     ),

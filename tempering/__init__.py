@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tempering.errors import GateFailed, Interrupted, UserError
 
 _HOMES = {
+    "tempering.cli.plan": ("plan",),
     "tempering.cli.run": ("run",),
     "tempering.config": ("Budget", "Optimizer", "Schedule", "Training"),
     "tempering.data": ("Table", "check", "pair_row", "read", "sft_row", "text_row", "unpaired_row"),
@@ -63,6 +64,7 @@ _CALLABLE = ("fit", "measure", "sample")
 __all__ = sorted([*_HOME, *_CALLABLE, "GateFailed", "Interrupted", "UserError"])
 
 if TYPE_CHECKING:
+    from tempering.cli.plan import plan
     from tempering.cli.run import run
     from tempering.config import Budget, Optimizer, Schedule, Training
     from tempering.data import Table, check, pair_row, read, sft_row, text_row, unpaired_row

@@ -69,7 +69,7 @@ class Training(Value):
     keep_best: bool = True
     """End with the weights of the best evaluation (where there is more than one)."""
     save_every: int = Field(default=50, ge=0)
-    """Steps between checkpoints; 0 = only when the run is asked to stop."""
+    """Steps that a killed run loses at most; checkpoints are written while training goes on. 0 = only when the run is asked to stop."""
     keep_checkpoints: int = Field(default=2, gt=0)
     """How many checkpoints stay on the disk: the newest."""
 

@@ -149,7 +149,7 @@ def _matmul_seconds(torch: Any, device: str, dtype: Any, size: int = 512, repeat
 
 
 def _memory() -> list[Line]:
-    total, free = _memory_bytes()
+    total, free = memory_bytes()
     if total is None:
         return [Line("memory", "unknown")]
     found = f"{total / 2**30:.1f} GiB" + (f", {free / 2**30:.1f} GiB free" if free is not None else "")
@@ -158,7 +158,7 @@ def _memory() -> list[Line]:
     return [Line("memory", found)]
 
 
-def _memory_bytes() -> tuple[int | None, int | None]:
+def memory_bytes() -> tuple[int | None, int | None]:
     """(total, available), the smaller of the machine's and the container's."""
     total = free = None
     try:

@@ -19,6 +19,14 @@ class GateFailed(Exception):
     exit_code = 3
 
 
+class ProcessFailed(Exception):
+    """A process of a run of several failed or died. The message says which and how; the exit code is that process's."""
+
+    def __init__(self, sentence: str, exit_code: int) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
 class Interrupted(Exception):
     """The run was asked to stop (Ctrl-C, SIGTERM) and wrote a checkpoint first. The message says how to resume. Exit code 130."""
 

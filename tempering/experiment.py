@@ -9,19 +9,19 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tempering.config import Budget
-from tempering.errors import Interrupted, UserError
+from tempering.distributed import word
+from tempering.errors import UserError
+from tempering.execution import CURRENT, AlreadyDone, Report, execute, one_folder, world_of_run
 from tempering.held import Rows, samples, target_probes
 from tempering.home import store_dir, write_atomic
 from tempering.logs import Logs
@@ -31,89 +31,7 @@ from tempering.stages import content_key, content_of
 from tempering.watch import watching
 
 if TYPE_CHECKING:
-    from tempering.ledger_types import Ledger
     from tempering.types import Objective, Policy, Row, Scores
-
-
-_CURRENT: ContextVar[list[Experiment]] = ContextVar("tempering_experiment")
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a recipe returns: where the run lies and what it came to."""
-
-    folder: Path
-    ledger: Ledger
-    failed_gates: tuple[str, ...] = ()
-
-
-class AlreadyDone(Exception):
-    """The same recipe with the same values, data, model and code has finished before."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(str(folder))
-        self.folder = folder
-
-
-def execute(recipe: Callable[..., Report], arguments: Mapping[str, Any], options: Options) -> Report:
-    """Run a recipe as the command line does: signals stop it cleanly, failures leave a state that says so, finished work is not done twice.
-
-    Raises:
-        UserError: wrong input; nothing is left behind that was not there before (checkpoints are kept).
-        Interrupted: Ctrl-C or SIGTERM; the message says how to resume.
-    """
-    from tempering.ledger import Ledger
-
-    held: list[Experiment] = []
-    tokens = OPTIONS.set(options), _CURRENT.set(held)
-    try:
-        with _signals(held):
-            return recipe(**arguments)
-    except AlreadyDone as done:
-        options.display.say(f"already done with the same code and inputs: {done.folder} (--again runs it once more)")
-        ledger = Ledger.read(done.folder / "ledger.json")
-        return Report(done.folder, ledger, tuple(g.message for g in ledger.gates if not g.passed))
-    except Interrupted as stop:
-        for run in held:
-            run.leave("interrupted", str(stop))
-            raise Interrupted(f"{stop}; go on with: temper run {run.recipe} --resume {run.folder.path}") from None
-        raise
-    except UserError as error:
-        for run in held:
-            run.logs.close("failed")
-            if not run.folder.discard():
-                run.leave("failed", str(error))
-        raise
-    except BaseException as error:
-        for run in held:
-            run.leave("failed", f"{type(error).__name__}: {error}")
-        raise
-    finally:
-        OPTIONS.reset(tokens[0])
-        _CURRENT.reset(tokens[1])
-
-
-@contextmanager
-def _signals(held: list[Experiment]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask training to stop at the next step and write a checkpoint; anywhere else they stop at once. A second Ctrl-C never
-    waits."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        name = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[signal.Signals(number)]
-        stopper = held[0].stopper if held else None
-        if stopper is None or stopper.reason:
-            raise Interrupted(f"stopped by {name}")
-        stopper(name)
-
-    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 class Experiment:
@@ -144,17 +62,25 @@ class Experiment:
         given = {name: values[name] for name in inspect.signature(recipe).parameters}
         for gate in getattr(given.get("budget"), "gate", ()):
             parse(gate)
+        if options.rehearse is not None:
+            return options.rehearse(recipe.__name__, given, options)
         plain = {name: value.model_dump(mode="json") if hasattr(value, "model_dump") else value for name, value in given.items()}
         hashes = {name: content_of(value) for name, value in plain.items() if isinstance(value, str)}
         key = content_key({"recipe": recipe.__name__, "values": plain, "content": hashes}, recipe)
         marker = store_dir("done") / f"{key}.json"
-        if options.resume is None and not options.again and marker.exists():
-            done = Path(json.loads(marker.read_text())["folder"])
-            if RunFolder(done, resume=True).read("status.json").get("key") == key and (done / "ledger.json").exists():
-                raise AlreadyDone(done)
-        path = options.resume or options.out or Path("runs") / f"{recipe.__name__}-{datetime.now():%Y%m%d-%H%M%S}-{key[:6]}"
-        run = Experiment(recipe.__name__, given, RunFolder(path, resume=options.resume is not None), key, options)
-        _CURRENT.get([]).append(run)
+
+        def opened() -> RunFolder:
+            if options.resume is None and not options.again and marker.exists():
+                done = Path(json.loads(marker.read_text())["folder"])
+                if RunFolder(done, resume=True).read("status.json").get("key") == key and (done / "ledger.json").exists():
+                    raise AlreadyDone(done)
+            path = options.resume or options.out or Path("runs") / f"{recipe.__name__}-{datetime.now():%Y%m%d-%H%M%S}-{key[:6]}"
+            return RunFolder(path, resume=options.resume is not None)
+
+        folder = one_folder(opened) if word.several() else opened()
+        path = folder.path
+        run = Experiment(recipe.__name__, given, folder, key, options)
+        CURRENT.get([]).append(run)
         run.folder.write("config.json", {"recipe": recipe.__name__, "values": plain})
         run.folder.status("running", command=options.command)
         if options.resume is None:
@@ -166,6 +92,8 @@ class Experiment:
         from tempering import report
 
         self.logs.close(state)
+        if self.folder.follow:
+            return
         with suppress(UserError):  # The disk may be full; what a user is told is the first failure.
             self.folder.status(state, message)
             report.write(self.folder.path)
@@ -180,7 +108,7 @@ class Experiment:
         torch.manual_seed(int(self.values.get("seed", 0)))
         self.model_spec, self.new_tokens = spec, tuple(new_tokens)
         with self.display.phase("loading the model"):
-            policy = models.load(spec, say=self.display.say)
+            policy = models.load(spec, quantise=self._quantise, say=self.display.say)
             if template is not None:
                 policy.tokenizer = with_template(policy.tokenizer, template)
             if new_tokens:
@@ -230,17 +158,20 @@ class Experiment:
         inputs = {"data": fingerprint, "shape": shape, "limit": limit, "row": make_row.__name__, "how": dict(how), "tokens": tokens, "chat": template}
         key = content_key(inputs)
         folder, report = store_dir("tables") / key, RowReport()
-        if not folder.exists():
 
-            def rows() -> Iterator[Row]:
-                with self.display.phase(f"tokenising {data}"):
-                    for record in islice(source, limit):
-                        row = make_row(record, self._tokenizer, report=report, **how)
-                        if row is not None:
-                            yield row
+        def rows() -> Iterator[Row]:
+            with self.display.phase(f"tokenising {data}"):
+                for record in islice(source, limit):
+                    row = make_row(record, self._tokenizer, report=report, **how)
+                    if row is not None:
+                        yield row
 
-            Table.build(rows(), folder)
-            self.display.say(f"{data}: {report.sentence()}")
+        def build() -> None:
+            if not folder.exists():
+                Table.build(rows(), folder)
+                self.display.say(f"{data}: {report.sentence()}")
+
+        world_of_run().lead(build)
         table = Table.open(folder)
         if not len(table):
             look = f"look with `temper check {data} --model {self.model_spec}`, or raise --max-length"
@@ -260,7 +191,9 @@ class Experiment:
         for rows in groups:
             inputs = {**start, "new_tokens": self.new_tokens, "seed": self.values.get("seed", 0), "table": rows.table.fingerprint, "of": rows.indices}
             with self.display.phase("reference log-probs") as phase:
-                found.append(cached(policy, rows, engine_for(training), inputs, micro_tokens=training.micro_tokens, progress=phase.advance))
+                how = {"micro_tokens": training.micro_tokens, "progress": phase.advance}
+                compute = partial(cached, policy, rows, engine_for(training), inputs, **how)
+                found.append(world_of_run().after_first(compute))
         return tuple(found)
 
     def measure(self, name: str, policy: Policy, held: Sequence[Row]) -> Scores:
@@ -268,18 +201,26 @@ class Experiment:
         from pydantic import TypeAdapter
 
         from tempering import types
-        from tempering.measure import keep_battery, measure
 
         self.logs.open()  # The inputs are good by now, and nothing has taken long yet.
         adapter, path = TypeAdapter(types.Scores), self.folder.path / f"{name}.scores.json"
-        if path.exists():
-            return adapter.validate_json(path.read_bytes())
+
+        def first_time() -> None:
+            if not path.exists():
+                scores = self._measured(name, policy, held)
+                write_atomic(path, adapter.dump_json(scores).decode())
+
+        world_of_run().lead(first_time)
+        return adapter.validate_json(path.read_bytes())
+
+    def _measured(self, name: str, policy: Policy, held: Sequence[Row]) -> Scores:
+        from tempering.measure import keep_battery, measure
+
         battery = () if self.budget.keep == "none" else keep_battery(policy, quick=self.budget.keep == "quick")
         probes = (*target_probes(held, self.budget.max_test), *battery)
         with self.display.phase(f"measuring {name}", len(probes)) as phase:
             scores = measure(policy, probes, say=self.display.say, progress=lambda probe, done, total: phase.advance(done, total, probe))
         self._check_gates(scores)
-        write_atomic(path, adapter.dump_json(scores).decode())
         return scores
 
     def _check_gates(self, scores: Scores) -> None:
@@ -298,9 +239,10 @@ class Experiment:
         from tempering.types import Policy, Role
 
         target = self.folder.path / "model"
-        if (target / "policy.json").exists():
+        world = world_of_run()
+        if world.share((target / "policy.json").exists()):
             self.cost = self.folder.read("cost.json")
-            return models.load(str(target), say=self.display.say)
+            return models.load(str(target), quantise=self._quantise, say=self.display.say)
         training, seed = self.values["training"], int(self.values.get("seed", 0))
         steps = training.steps or max(1, math.ceil(training.epochs * len(train) / training.batch_size))
         scope = self._scope(policy)
@@ -319,12 +261,20 @@ class Experiment:
         tuned = Policy(live.model, policy.tokenizer, name=f"{policy.name} + {self.recipe}", handle=live.handle, source=str(target))
         from tempering.measure import peak_memory_gib
 
-        self.cost = {"tokens": fitted.tokens, "seconds": fitted.seconds, "peak_memory_gib": peak_memory_gib()}
+        self.cost = {"tokens": fitted.tokens, "seconds": fitted.seconds, "peak_memory_gib": max(world.gather(peak_memory_gib()))}
         self.folder.write("cost.json", self.cost)
-        with self.display.phase("saving the model"):
-            models.save(tuned, target)
-        self._diagnose()
+
+        def save() -> None:
+            with self.display.phase("saving the model"):
+                models.save(tuned, target)
+            self._diagnose()
+
+        world.lead(save)
         return tuned
+
+    @property
+    def _quantise(self) -> Any:
+        return getattr(self.values.get("scope"), "quantise", "none")
 
     def _scope(self, policy: Policy) -> Any:
         """The scope asked for; new tokens train beside it."""
@@ -346,6 +296,12 @@ class Experiment:
 
     def finish(self, policy: Policy, before: Scores, after: Scores) -> Report:
         """Ledger, gates, samples, model card and report; the run is done."""
+        from tempering.ledger import Ledger
+
+        failed = world_of_run().lead(lambda: self._finished(policy, before, after))
+        return Report(self.folder.path, Ledger.read(self.folder.path / "ledger.json"), failed)
+
+    def _finished(self, policy: Policy, before: Scores, after: Scores) -> tuple[str, ...]:
         from tempering import report
         from tempering.gates import check
         from tempering.ledger import compare
@@ -365,7 +321,7 @@ class Experiment:
         page = report.write(self.folder.path)
         write_atomic(store_dir("done") / f"{self.key}.json", json.dumps({"folder": str(self.folder.path.resolve())}))
         self.display.say(f"report {page}")
-        return Report(self.folder.path, ledger, failed)
+        return failed
 
     def _divergence(self, policy: Policy) -> dict[str, float]:
         """KL from the start model on the held texts of the keep battery; {} where nothing is to be kept."""

@@ -7,11 +7,10 @@ without gradient. What the run needs to go on to the same bits is in its checkpo
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,14 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from tempering import attention, checkpoint, optim
+from tempering import attention, optim
 from tempering.config import Optimizer, Schedule, Training
+from tempering.distributed.shares import same, share
+from tempering.distributed.world import ALONE, World, current
 from tempering.errors import Interrupted, UserError
-from tempering.layout import split, to
+from tempering.layout import to
 from tempering.models.lighter import lighter
+from tempering.progress import Progress
 from tempering.reduce import count, reduce
 from tempering.signals import Engine, Live, compute, engine_for, owner
 from tempering.types import Context, Objective, Parts, Role, Run, Stream
@@ -41,9 +43,11 @@ class Means:
             self.sums[name] = self.sums.get(name, 0.0) + float(value.detach().float().sum())
             self.counts[name] = self.counts.get(name, 0) + value.numel()
 
-    def means(self) -> dict[str, float]:
-        """name -> mean; names without elements are left out."""
-        return {name: self.sums[name] / n for name, n in sorted(self.counts.items()) if n}
+    def means(self, world: World = ALONE) -> dict[str, float]:
+        """name -> mean over all processes; names without elements are left out."""
+        names = sorted(self.counts)
+        totals = world.sums([*(self.sums[name] for name in names), *(self.counts[name] for name in names)])
+        return {name: total / n for name, total, n in zip(names, totals, totals[len(names) :], strict=False) if n}
 
 
 def total(
@@ -54,17 +58,18 @@ def total(
     step: int,
     engine: Engine,
     log: Means,
+    world: World = ALONE,
 ) -> float:
     """The loss of one step, or of a whole evaluation set, over its micro-batches; with gradients enabled, each share is back-propagated at once.
 
     Args:
-        micros: a call gives one micro-batch, already on the device (called once more when the objective couples the step).
+        micros: a call gives one micro-batch of this process, already on the device (called once more when the objective couples the step).
         divisors: one for each term of the objective, counted over everything.
     """
     models = [role.model for role in roles.values()]
     # Around the backward pass too, where recomputed activations go forward again.
     with attention.segmented(*models), lighter(*models):
-        return _total(roles, objective, list(micros), divisors, step, engine, log)
+        return _total(roles, objective, list(micros), divisors, step, engine, log, world)
 
 
 def _total(
@@ -75,6 +80,7 @@ def _total(
     step: int,
     engine: Engine,
     log: Means,
+    world: World,
 ) -> float:
     terms = objective.terms()
     stats: dict[int, dict[str, Tensor]] = {}
@@ -88,6 +94,9 @@ def _total(
                     for name, value in terms[i][1].stats(parts, signals).items():
                         mine = stats.setdefault(i, {})
                         mine[name] = mine[name] + value if name in mine else value
+        for i in coupled:
+            names = sorted(stats[i])
+            stats[i] = dict(zip(names, world.add([stats[i][name] for name in names]), strict=True))
     loss_sum = 0.0
     for micro in micros:
         parts = micro()
@@ -99,7 +108,7 @@ def _total(
         if torch.is_grad_enabled() and loss.requires_grad:
             loss.backward()
         loss_sum += float(loss.detach())
-    return loss_sum
+    return world.sums([loss_sum])[0]
 
 
 def count_terms(objective: Objective, batches: Iterable[Parts]) -> list[float]:
@@ -162,6 +171,7 @@ def fit(
     say: Callable[[str], None] = print,
     on_metrics: Callable[[Mapping[str, Any]], None] | None = None,
     stopper: Stopper | None = None,
+    world: World | None = None,
 ) -> Fitted:
     """Move the weights of the trainable roles by the gradient of `objective` on the parts of `stream`.
 
@@ -172,6 +182,8 @@ def fit(
         folder: where metrics.jsonl and checkpoints go; None keeps nothing.
         resume: go on from the newest whole checkpoint in `folder`, to the same bits (float32, one thread).
         seed: of initialisation and dropout.
+        world: the processes that train together, each of which calls this with the same arguments; None takes those this one was started with.
+            They share the weights and each step; the first writes, and alone has whole weights at the end.
 
     Raises:
         UserError: the loss is not finite, or the checkpoint belongs to other parameters.
@@ -180,6 +192,7 @@ def fit(
     optimizer, schedule, training = optimizer or Optimizer(), schedule or Schedule(), training or Training()
     engine = engine or engine_for(training)
     stopper = stopper or Stopper()
+    world = world or current()
     torch.manual_seed(seed)
     for role in roles.values():
         role.model.to(engine.device)
@@ -187,77 +200,99 @@ def fit(
     trainable = {name: role for name, role in live.items() if role.handle is not None}
     if not trainable:
         raise ValueError("nothing trains: no role has a scope")
+    frozen: list[torch.nn.Module] = []
     if any(owner(s)[0] == "reference" for names in objective.needs.values() for s in names) and "reference" not in live:
         live["policy"].handle.keep_reference()  # type: ignore[union-attr]
-    settings = {name: roles[name].optimizer or optimizer for name in trainable}
-    optimizers = {name: optim.build(settings[name], role.handle.params) for name, role in trainable.items()}  # type: ignore[union-attr]
+        with live["policy"].handle.off() as reference:  # type: ignore[union-attr]
+            frozen.append(reference)
     for role in live.values():
         role.model.train(role.handle is not None)
         if training.checkpointing and role.handle is not None:
             role.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+    sharded = None
+    if world.size > 1:
+        # Takes seconds to import.
+        from tempering.distributed.shard import Sharded
 
-    loop = _Loop(live, optimizers, stream, folder, training.keep_checkpoints)
-    if resume and folder is not None:
-        loop.resume(say)
-    elif folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.jsonl").write_text("")
-    saved_at = loop.step
-    while loop.step < steps:
-        if stopper.reason:
-            if folder is not None and saved_at != loop.step:
-                loop.save()
-            raise Interrupted(f"stopped by {stopper.reason} at step {loop.step} of {steps}")
-        began = time.perf_counter()
-        with record_function("data"):
-            parts = to(stream.next(Run(live, loop.step, seed)), engine.device)
-        divisors = count_terms(objective, [parts])
-        log = Means()
-        micros = [(lambda m=micro: m) for micro in split(parts, training.micro_tokens)]
-        with record_function("forward+backward"):
-            loss = total(live, objective, micros, divisors, loop.step, engine, log)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at step {loop.step + 1}; lower the learning rate (--lr), or look for NaN in the data with temper check"
-            )
-        factor = optim.rate(schedule, loop.step, steps)
-        metrics: dict[str, Any] = {"step": loop.step + 1, "loss": loss, "lr": settings.get("policy", optimizer).lr * factor, **log.means()}
-        for name, opt in optimizers.items():
-            params = [p for group in opt.param_groups for p in group["params"]]
-            norm = torch.nn.utils.clip_grad_norm_(params, training.clip if training.clip is not None else math.inf)
-            metrics["grad_norm" if name == "policy" else f"{name}.grad_norm"] = float(norm)
-            optim.set_rate(opt, settings[name].lr * factor)
-            opt.step()
-            opt.zero_grad(set_to_none=True)
-        loop.step += 1
-        loop.tokens += sum(batch.num_tokens for batch in parts.values())
-        spent = time.perf_counter() - began
-        loop.seconds += spent
-        metrics |= {"tokens": loop.tokens, "tokens_per_s": sum(b.num_tokens for b in parts.values()) / max(spent, 1e-9)}
-        last = loop.step == steps
-        if evaluation is not None and (last or (evaluation.every and loop.step % evaluation.every == 0)):
-            metrics |= evaluate(live, objective, evaluation, training, engine, loop.step)
-            loop.judge(metrics, evaluation)
-        loop.metrics = metrics
-        loop.write(metrics)
-        if on_metrics is not None:
-            on_metrics(metrics)
-        if evaluation is not None and evaluation.patience and loop.bad >= evaluation.patience:
-            say(f"stopped early at step {loop.step}: no better evaluation for {loop.bad} in a row")
-            break
-        if folder is not None and training.save_every and loop.step % training.save_every == 0 and not last:
-            loop.save()
-            saved_at = loop.step
-    if evaluation is not None and evaluation.keep_best and loop.best is not None and loop.best["step"] != loop.step:
-        loop.load_best()
-        say(f"ending with the weights of step {loop.best['step']:.0f}, the best evaluation ({loop.best['eval.loss']:.4f})")
+        sharded = Sharded(live, frozen, world, engine.device, engine.dtype)
+        engine = replace(engine, run=sharded.run)
+        # Initialisation was the same everywhere; dropout must not be.
+        torch.manual_seed(seed + world.rank)
+    settings = {name: roles[name].optimizer or optimizer for name in trainable}
+    optimizers = {name: optim.build(settings[name], role.handle.params) for name, role in trainable.items()}  # type: ignore[union-attr]
+    progress = Progress(live, optimizers, stream, folder, training.save_every, training.keep_checkpoints, say, world)
+    try:
+        progress.begin(resume)
+        while progress.step < steps:
+            # A signal may reach the processes at different steps.
+            if reason := next(filter(None, world.gather(stopper.reason)), ""):
+                progress.save_now()
+                raise Interrupted(f"stopped by {reason} at step {progress.step} of {steps}")
+            began = time.perf_counter()
+            with record_function("data"):
+                parts = stream.next(Run(live, progress.step, seed))
+                same(parts, progress.step, world)
+                parts = to(parts, engine.device)
+            divisors = count_terms(objective, [parts])
+            log = Means()
+            micros = [(lambda m=micro: m) for micro in share(parts, training.micro_tokens, world)]
+            with record_function("forward+backward"):
+                loss = total(live, objective, micros, divisors, progress.step, engine, log, world)
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"the loss is {loss} at step {progress.step + 1}; lower the learning rate (--lr), or look for NaN in the data with temper check"
+                )
+            factor = optim.rate(schedule, progress.step, steps)
+            metrics: dict[str, Any] = {
+                "step": progress.step + 1,
+                "loss": loss,
+                "lr": settings.get("policy", optimizer).lr * factor,
+                **log.means(world),
+            }
+            for name, opt in optimizers.items():
+                params = [p for group in opt.param_groups for p in group["params"]]
+                norm = torch.nn.utils.clip_grad_norm_(params, training.clip if training.clip is not None else math.inf)
+                metrics["grad_norm" if name == "policy" else f"{name}.grad_norm"] = float(norm) if sharded is None else sharded.number(norm)
+                optim.set_rate(opt, settings[name].lr * factor)
+                opt.step()
+                opt.zero_grad(set_to_none=True)
+            progress.step += 1
+            progress.tokens += sum(batch.num_tokens for batch in parts.values())
+            spent = time.perf_counter() - began
+            progress.seconds += spent
+            metrics |= {"tokens": progress.tokens, "tokens_per_s": sum(b.num_tokens for b in parts.values()) / max(spent, 1e-9)}
+            last = progress.step == steps
+            if evaluation is not None and (last or (evaluation.every and progress.step % evaluation.every == 0)):
+                metrics |= evaluate(live, objective, evaluation, training, engine, progress.step, world)
+                progress.judge(metrics, evaluation.keep_best and evaluation.every > 0)
+            progress.count(metrics)
+            if on_metrics is not None:
+                on_metrics(metrics)
+            if evaluation is not None and evaluation.patience and progress.bad >= evaluation.patience:
+                say(f"stopped early at step {progress.step}: no better evaluation for {progress.bad} in a row")
+                break
+            if not last:
+                progress.save_if_due()
+    finally:
+        progress.close()
+    if evaluation is not None and evaluation.keep_best and progress.best is not None and progress.best["step"] != progress.step:
+        progress.load_best()
+        say(f"ending with the weights of step {progress.best['step']:.0f}, the best evaluation ({progress.best['eval.loss']:.4f})")
+    if sharded is not None:
+        sharded.gather()
     for role in live.values():
         role.model.eval()
-    return Fitted(live, loop.step, loop.metrics, loop.best, loop.tokens, loop.seconds)
+    return Fitted(live, progress.step, progress.metrics, progress.best, progress.tokens, progress.seconds)
 
 
 def evaluate(
-    live: Mapping[str, Live], objective: Objective, evaluation: Evaluation, training: Training, engine: Engine, step: int
+    live: Mapping[str, Live],
+    objective: Objective,
+    evaluation: Evaluation,
+    training: Training,
+    engine: Engine,
+    step: int,
+    world: World = ALONE,
 ) -> dict[str, float]:
     """The objective over the held-out rows, exactly as if they were one step: {"eval.loss": ..., "eval.margin": ...}."""
     modes = {name: role.model.training for name, role in live.items()}
@@ -267,107 +302,8 @@ def evaluate(
     with torch.no_grad():
         batches = list(evaluation.batches())
         divisors = count_terms(objective, batches)
-        micros = [(lambda m=m: to(m, engine.device)) for parts in batches for m in split(parts, training.micro_tokens)]
-        loss = total(live, objective, micros, divisors, step, engine, log)
+        micros = [(lambda m=m: to(m, engine.device)) for parts in batches for m in share(parts, training.micro_tokens, world)]
+        loss = total(live, objective, micros, divisors, step, engine, log, world)
     for name, role in live.items():
         role.model.train(modes[name])
-    return {"eval.loss": loss, **{f"eval.{name}": value for name, value in log.means().items()}}
-
-
-class _Loop:
-    """The state of a run between steps, and how it is saved and put back."""
-
-    def __init__(
-        self, live: Mapping[str, Live], optimizers: Mapping[str, torch.optim.Optimizer], stream: Stream, folder: Path | None, keep: int
-    ) -> None:
-        self.live, self.optimizers, self.stream, self.folder, self.keep = live, optimizers, stream, folder, keep
-        self.step, self.tokens, self.seconds, self.bad = 0, 0, 0.0, 0
-        self.metrics: dict[str, Any] = {}
-        self.best: dict[str, float] | None = None
-        self.best_weights: dict[str, Tensor] | None = None
-
-    def weights(self) -> dict[str, Tensor]:
-        """All trained parameters as "role/name"."""
-        return {f"{name}/{p}": t for name in self.optimizers for p, t in self.live[name].handle.params.items()}  # type: ignore[union-attr]
-
-    def judge(self, metrics: Mapping[str, Any], evaluation: Evaluation) -> None:
-        """Note whether this evaluation is the best so far; keep a copy of its weights."""
-        if self.best is None or metrics["eval.loss"] < self.best["eval.loss"]:
-            self.best, self.bad = {"step": metrics["step"], "eval.loss": metrics["eval.loss"]}, 0
-            if evaluation.keep_best and evaluation.every:
-                self.best_weights = {name: t.detach().clone() for name, t in self.weights().items()}
-        else:
-            self.bad += 1
-
-    def load_best(self) -> None:
-        """Put the weights of the best evaluation back."""
-        assert self.best_weights is not None
-        with torch.no_grad():
-            for name, t in self.weights().items():
-                t.copy_(self.best_weights[name])
-
-    def write(self, metrics: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl; numbers that JSON has no word for become null."""
-        if self.folder is None:
-            return
-        finite = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in metrics.items()}
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(finite) + "\n")
-
-    def save(self) -> None:
-        """Write a checkpoint."""
-        assert self.folder is not None
-        tensors = {f"weights/{name}": t for name, t in self.weights().items()}
-        tensors |= {f"best/{name}": t for name, t in (self.best_weights or {}).items()}
-        tensors["rng"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["rng.cuda"] = torch.cuda.get_rng_state()
-        states = {}
-        for name, opt in self.optimizers.items():
-            mine, states[name] = checkpoint.optimizer_tensors(opt, f"optimizer/{name}")
-            tensors |= mine
-        rest = {
-            "step": self.step,
-            "tokens": self.tokens,
-            "seconds": self.seconds,
-            "bad": self.bad,
-            "best": self.best,
-            "metrics": self.metrics,
-            "stream": self.stream.state(),
-            "optimizers": states,
-        }
-        checkpoint.save(self.folder / "checkpoints", self.step, tensors, rest, self.keep)
-
-    def resume(self, say: Callable[[str], None]) -> None:
-        """Go on from the newest whole checkpoint; from the start if there is none."""
-        assert self.folder is not None
-        found = checkpoint.newest(self.folder / "checkpoints", say)
-        if found is None:
-            say("no checkpoint to resume from; starting at step 0")
-            (self.folder / "metrics.jsonl").write_text("")
-            return
-        tensors, rest = found
-        now = self.weights()
-        then = {name.removeprefix("weights/"): t for name, t in tensors.items() if name.startswith("weights/")}
-        if {n: t.shape for n, t in now.items()} != {n: t.shape for n, t in then.items()}:
-            raise UserError(
-                f"the checkpoint in {self.folder} belongs to other parameters than this run trains; use its own settings, or another --out"
-            )
-        with torch.no_grad():
-            for name, t in now.items():
-                t.copy_(then[name])
-        best = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
-        self.best_weights = best or None
-        for name, opt in self.optimizers.items():
-            checkpoint.load_optimizer(opt, f"optimizer/{name}", tensors, rest["optimizers"][name])
-        self.stream.load(rest["stream"])
-        torch.set_rng_state(tensors["rng"])
-        if "rng.cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["rng.cuda"])
-        self.step, self.tokens, self.seconds, self.bad = rest["step"], rest["tokens"], rest["seconds"], rest["bad"]
-        self.best, self.metrics = rest["best"], rest["metrics"]
-        path = self.folder / "metrics.jsonl"
-        lines = [line for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
-        # A killed process may have left lines after the checkpoint, the last one perhaps torn.
-        path.write_text("".join(line + "\n" for line in lines[: self.step] if json.loads(line)["step"] <= self.step))
-        say(f"resumed at step {self.step}")
+    return {"eval.loss": loss, **{f"eval.{name}": value for name, value in log.means(world).items()}}

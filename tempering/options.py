@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tempering.display import Display
 from tempering.profiling import Window
+
+if TYPE_CHECKING:
+    from tempering.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,8 @@ class Options:
     """Which steps to profile."""
     command: str = ""
     display: Display = field(default_factory=Display)
+    rehearse: Callable[[str, Mapping[str, Any], Options], Experiment] | None = None
+    """Opens the run instead, where it is only to be looked ahead at: (recipe's name, values, these options)."""
 
 
 OPTIONS: ContextVar[Options] = ContextVar("tempering_options")

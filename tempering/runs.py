@@ -30,10 +30,13 @@ class RunFolder:
     Args:
         path: where; made on creation unless it is resumed.
         resume: the folder must exist and hold config.json.
+        follow: another process of the same run keeps it; this one checks and writes nothing.
     """
 
-    def __init__(self, path: Path, *, resume: bool = False) -> None:
-        self.path, self.fresh = path, not resume
+    def __init__(self, path: Path, *, resume: bool = False, follow: bool = False) -> None:
+        self.path, self.fresh, self.follow = path, not resume, follow
+        if follow:
+            return
         if resume:
             status = self.read("status.json")
             pid = status.get("pid")
@@ -54,6 +57,8 @@ class RunFolder:
 
     def write(self, name: str, value: Any) -> None:
         """Write a JSON file atomically."""
+        if self.follow:
+            return
         write_atomic(self.path / name, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str))
 
     def read(self, name: str) -> dict[str, Any]:
@@ -74,6 +79,8 @@ class RunFolder:
 
     def discard(self) -> bool:
         """Remove a folder that this run made and that holds nothing worth resuming; whether it is gone."""
+        if self.follow:
+            return True
         if not self.fresh or (self.path / "checkpoints").exists():
             return False
         shutil.rmtree(self._made, ignore_errors=True)

@@ -11,7 +11,7 @@ policy with its scope switched off.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,13 +36,15 @@ class Engine:
     """How forward passes are run. Nothing here changes a result beyond rounding.
 
     `layout` is what a model can do at best: "segments" falls back to "packed" and that to "padded", found out by trying once per model. `share` lets
-    common prefixes go through a model once. `dtype` bfloat16 runs matmuls under autocast.
+    common prefixes go through a model once. `dtype` bfloat16 runs matmuls under autocast. `run` does something with a model
+    while its weights are there, which matters where they lie in pieces on several processes.
     """
 
     layout: LayoutKind = "segments"
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     share: bool = True
+    run: Callable[[nn.Module, Callable[[], Any]], Any] = lambda model, action: action()
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Where matmuls run in `dtype`."""
@@ -148,19 +150,26 @@ def forward(model: nn.Module, parts: Parts, wanted: Mapping[str, frozenset[str]]
     In the layout "segments" all parts are one forward pass; in the others each part is one.
     """
     kind = engine.layout_for(model)
-    found = {part: _unscored(parts[part], signals) for part, signals in wanted.items() if not bool((parts[part].weight_T != 0).any())}
-    # A model with nothing to score still takes part (with a zero): its parameters have a gradient of the right kind.
-    names = [part for part in wanted if part not in found]
-    for together in [names] if kind == "segments" and names else [[name] for name in names]:
-        batches = [parts[name] for name in together]
-        values = _pass(model, batches, [wanted[name] for name in together], kind, engine)
+    empty = {part for part in wanted if not bool((parts[part].weight_T != 0).any())}
+    found: dict[str, dict[str, Tensor]] = {}
+    for together in [list(wanted)] if kind == "segments" else [[part] for part in wanted]:
+        batches = [_placeholder(parts[part]) if part in empty else parts[part] for part in together]
+        signals = [wanted[part] for part in together]
+        values = engine.run(model, lambda batches=batches, signals=signals: _pass(model, batches, signals, kind, engine))
         found |= dict(zip(together, values, strict=True))
-    return found
+    # A model with nothing to score still takes part (with a zero): its parameters have a gradient, and other processes need not wait for this one.
+    return {part: _unscored(parts[part], values) if part in empty else values for part, values in found.items()}
 
 
-def _unscored(batch: Batch, signals: frozenset[str]) -> dict[str, Tensor]:
+def _placeholder(batch: Batch) -> Batch:
+    """One segment of two tokens, the second scored."""
+    zero_T = torch.zeros(2, dtype=torch.long, device=batch.ids_T.device)
+    return Batch(zero_T, zero_T, torch.tensor([0.0, 1.0], device=zero_T.device), zero_T[:1])
+
+
+def _unscored(batch: Batch, placeholder: Mapping[str, Tensor]) -> dict[str, Tensor]:
     zero_T = torch.zeros(batch.num_tokens, device=batch.ids_T.device)
-    return {signal: zero_T for signal in signals}
+    return {signal: zero_T + 0.0 * value.sum() for signal, value in placeholder.items()}
 
 
 def _pass(model: nn.Module, batches: list[Batch], wanted: list[frozenset[str]], kind: LayoutKind, engine: Engine) -> list[dict[str, Tensor]]:

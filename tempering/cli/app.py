@@ -16,6 +16,7 @@ from tempering.cli.errors import guarded
 from tempering.cli.show import say
 from tempering.errors import UserError
 
+_WITH_RECIPES = ("run", "plan", "sweep")
 WELCOME = """temper: change what a model does, and know what it cost.
 
   temper run sft --model builtin:tiny --data my.jsonl     fine-tune, with a ledger of what was gained and lost
@@ -41,13 +42,16 @@ def version() -> str:
 def build(tokens: Sequence[str] = (), *, everything: bool = False) -> App:
     """The program's commands. Recipes are imported only where `tokens` name them; `everything` imports all, for shell completion."""
     from tempering import doctor
-    from tempering.cli import chat, methods, models, runs, serve, sweep
+    from tempering.cli import chat, methods, models, plan, runs, serve, sweep
 
     app = App(
         name="temper", help="Change what a model does, and know what it cost.", version=version, result_action="return_value", help_format="plaintext"
     )
     app.register_install_completion_command(add_to_startup=False)
     app.command(_recipes("run", "Run a recipe: temper run RECIPE [flags].", tokens, everything, _run_command))
+    app.command(
+        _recipes("plan", "What a run will need: parameters, memory, whether it fits and what would make it.", tokens, everything, plan.command)
+    )
     app.command(_recipes("sweep", "Run a recipe for every combination of comma-separated values.", tokens, everything, sweep.command))
     if find_spec("tempering.demo") is not None:
         app.command("tempering.demo:demo", name="demo", help="Tune a tiny and a real model on a small set, and show what came of it.")
@@ -119,9 +123,9 @@ def _dispatch(argv: list[str]) -> int:
         say(WELCOME.format(recipes=", ".join(index.recipes())))
         return 0
     tokens = list(argv)
-    if tokens[0] not in ("run", "sweep") and (tokens[0].replace("-", "_") in index.recipes() or ".py" in tokens[0]):
+    if tokens[0] not in _WITH_RECIPES and (tokens[0].replace("-", "_") in index.recipes() or ".py" in tokens[0]):
         tokens.insert(0, "run")  # `temper sft` is `temper run sft`
-    if tokens[0] in ("run", "sweep"):
+    if tokens[0] in _WITH_RECIPES:
         if len(tokens) == 1:
             tokens.append("--help")
         elif tokens[1] not in ("--help", "-h"):
@@ -135,16 +139,17 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _recipe_tokens(tokens: list[str]) -> list[str]:
-    from tempering.cli.run import normalise
+    from tempering.cli.plan import PlanOptions
+    from tempering.cli.run import Generic, normalise
     from tempering.cli.values import Signature
 
     if tokens[1].startswith("-"):
         raise UserError(
             f"temper {tokens[0]}: the recipe comes first, for example `temper {tokens[0]} {next(iter(index.recipes()), 'sft')} {tokens[1]} ...`"
         )
-    signature = Signature(index.load_recipe(tokens[1]))
+    signature, generic = Signature(index.load_recipe(tokens[1])), PlanOptions if tokens[0] == "plan" else Generic
     name = tokens[1].replace("-", "_") if tokens[1].replace("-", "_") in index.recipes() else tokens[1]
-    return [tokens[0], name, *normalise([t for t in tokens[2:] if t != "--debug"], signature)]
+    return [tokens[0], name, *normalise([t for t in tokens[2:] if t != "--debug"], signature, generic)]
 
 
 def _sentence(error: CycloptsError, app: App, tokens: Sequence[str]) -> str:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tempering.cli.show import one_line
-from tempering.errors import GateFailed, Interrupted, UserError
+from tempering.distributed import word
+from tempering.errors import GateFailed, Interrupted, ProcessFailed, UserError
 
 
 def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
@@ -36,14 +37,17 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
         if debug:
             traceback.print_exc()
         code, sentence = explain(error)
-        if sentence:
+        lost = word.lost_contact(error)
+        if word.launched():
+            word.leave(sentence=sentence, lost=lost)
+        elif sentence and not lost:
             print(f"temper: {one_line(sentence)}", file=sys.stderr)
         return code
 
 
 def explain(error: BaseException) -> tuple[int, str]:
     """(exit code, sentence) of an exception."""
-    if isinstance(error, UserError | GateFailed | Interrupted):
+    if isinstance(error, UserError | GateFailed | Interrupted | ProcessFailed):
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
         return 130, "stopped"

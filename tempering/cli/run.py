@@ -7,137 +7,32 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tempering.cli import fields as f
 from tempering.cli.files import Located, read_config
+from tempering.cli.flags import IN_FILES, LATEST, METAVARS, Generic, flag_of, hyphened, normalise, takes
+from tempering.cli.several import elsewhere
 from tempering.cli.show import say, show_ledger
 from tempering.cli.values import Given, Signature, jsonable
+from tempering.distributed import word
 from tempering.errors import GateFailed, Interrupted, UserError
-from tempering.index import closest, field_docs, first_sentence, load_recipe
+from tempering.index import field_docs, first_sentence, load_recipe
 
 if TYPE_CHECKING:
     from tempering.experiment import Report
 
-LATEST, WINDOW = "latest", "3:3"
-
-
-@dataclass(frozen=True)
-class Generic:
-    """Options of every run, whatever the recipe."""
-
-    config: str | None = None
-    """YAML or JSON file of values for this recipe, or an earlier run's folder; flags win over it."""
-    out: str | None = None
-    """The run's folder; by default a new one under runs/."""
-    resume: str | None = None
-    """Continue a run that stopped: its folder, or without a value the newest unfinished run of this recipe."""
-    again: bool = False
-    """Run even though a run with the same inputs has finished."""
-    log: list[str] | None = None
-    """Show the run in a tracker too: tensorboard, trackio, wandb or mlflow; several with commas, or by giving the flag again."""
-    profile: str | None = None
-    """Profile steps into profile.json.gz in the run's folder: START:STEPS, without a value 3:3."""
-    dry_run: bool = False
-    """Print the resolved values and stop."""
-    debug: bool = False
-    """Show tracebacks."""
-
-
-_GENERIC_DOCS = field_docs(Generic)
-_SWITCHES = {"again", "dry_run", "debug"}
-IN_FILES = {"log": "a tracker's name, or a list of them", "profile": "START:STEPS, in quotes"}
-"""The run's options that a config file may hold -> what they are."""
-_OPTIONAL = {"resume": LATEST, "profile": WINDOW}
-"""Options whose value may be left out -> what it is then."""
-
-
-def hyphened(name: str) -> str:
-    """A spelling as a flag: batch_size -> --batch-size."""
-    return "--" + name.replace("_", "-")
-
-
-def flag_of(signature: Signature, field: f.Field) -> str:
-    """The shortest flag of a field."""
-    return hyphened(signature.spellings[field.dotted][0])
-
-
-def normalise(tokens: Sequence[str], signature: Signature) -> Iterator[str]:
-    """Tokens with every flag in its shortest spelling and joined to its value (`--flag=value`).
-
-    Raises:
-        UserError: an unknown flag, a flag without its value, or a value without a flag.
-    """
-    i = 0
-    while i < len(tokens):
-        token = tokens[i]
-        i += 1
-        if token in ("--help", "-h"):
-            yield "--help"
-            continue
-        if not token.startswith("--") or token == "--":
-            raise UserError(f"unexpected argument {token!r}; values are given as flags, for example --data {token if token != '--' else 'FILE'}")
-        name, equals, value = token[2:].partition("=")
-        flag, takes = _resolve_flag(name, signature)
-        if takes == "value" and not equals:
-            if i >= len(tokens) or _is_flag(tokens[i], signature):
-                raise UserError(f"{token} needs a value{_wanted(name, signature)}")
-            value, i = tokens[i], i + 1
-        elif takes == "switch" and not equals and i < len(tokens) and tokens[i].lower() in ("true", "false", "yes", "no"):
-            value, i, equals = tokens[i], i + 1, "="
-        elif takes == "optional" and not equals:
-            given = i < len(tokens) and not tokens[i].startswith("--")
-            value, i = (tokens[i], i + 1) if given else (_OPTIONAL[name.replace("-", "_")], i)
-        yield flag if takes == "switch" and not equals else f"{flag}={value}"
-
-
-def _is_flag(token: str, signature: Signature) -> bool:
-    if not token.startswith("--"):
-        return False
-    try:
-        _resolve_flag(token[2:].partition("=")[0], signature)
-    except UserError:
-        return False
-    return True
-
-
-def _wanted(name: str, signature: Signature) -> str:
-    field = signature.find(name)
-    return f": {f.expected(field.hint)}" if field and not field.choices else f": one of {', '.join(field.choices)}" if field else ""
-
-
-def _resolve_flag(name: str, signature: Signature) -> tuple[str, str]:
-    """(canonical flag, "value" | "switch" | "optional")."""
-    field = signature.find(name)
-    if field is not None:
-        return flag_of(signature, field), "switch" if field.is_bool and len(f.options(field.hint)) == 1 else "value"
-    generic = name.replace("-", "_")
-    if generic in _GENERIC_DOCS:
-        return hyphened(generic), "switch" if generic in _SWITCHES else "optional" if generic in _OPTIONAL else "value"
-    if name.startswith("no-") and (field := signature.find(name[3:])) is not None and field.is_bool:
-        return "--no-" + flag_of(signature, field)[2:], "switch"
-    for dotted, owner in signature.fields.items():
-        for spelled in signature.spellings[dotted]:
-            if owner.is_dict and name.replace("-", "_").startswith(spelled + "."):
-                return f"{flag_of(signature, owner)}.{name[len(spelled) + 1 :]}", "value"
-    head, dot, key = name.partition(".")
-    same = [
-        hyphened(d) + dot + key
-        for d, owner in signature.fields.items()
-        if d.rpartition(".")[2] == head.replace("-", "_") and (owner.is_dict or not dot)
-    ]
-    known = [hyphened(n) for n in (*signature.known(), *_GENERIC_DOCS)]
-    hint = f"; did you mean {' or '.join(same)}?" if same else closest("--" + name, known)
-    raise UserError(f"recipe {signature.name} has no flag --{name}{hint or f'; `temper run {signature.name} --help` lists them'}")
-
+__all__ = ["Generic", "command", "execute", "hyphened", "normalise", "resolve", "run", "watched"]
 
 # -------------------------------------------------------------------------------------------------------------------- the command for one recipe
 
 
-def command(spec: str, recipe: Callable[..., Any], act: Callable[[Signature, list[Given], Generic], int] | None = None) -> Callable[..., int]:
-    """A function for cyclopts whose flags are the recipe's fields; it resolves them and runs the recipe (or calls `act`)."""
+def command(
+    spec: str, recipe: Callable[..., Any], act: Callable[[Signature, list[Given], Any], int] | None = None, options: type = Generic
+) -> Callable[..., int]:
+    """A function for cyclopts whose flags are the recipe's fields and those of `options`; it resolves them and runs the recipe (or calls `act`)."""
     from cyclopts import Group, Parameter
 
     signature = Signature(recipe, spec)
@@ -152,8 +47,8 @@ def command(spec: str, recipe: Callable[..., Any], act: Callable[[Signature, lis
             groups[name] = Group(title, help=about, sort_key=order.index(name))
         return groups[name]
 
-    def add(key: str, hint: Any, **options: Any) -> None:
-        annotation = Annotated[hint, Parameter(**options)]
+    def add(key: str, hint: Any, **how: Any) -> None:
+        annotation = Annotated[hint, Parameter(**how)]
         parameters.append(inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
 
     for dotted, field in signature.fields.items():
@@ -171,24 +66,17 @@ def command(spec: str, recipe: Callable[..., Any], act: Callable[[Signature, lis
             add(dotted.replace(".", "__"), str | None, choices=field.choices, **common)
         else:
             add(dotted.replace(".", "__"), str | None, metavar=_metavar(field.hint), **common)
-    for name, about in _GENERIC_DOCS.items():
-        if name in _SWITCHES:
+    for name, about in field_docs(options).items():
+        if takes(name) == "switch":
             add(f"run__{name}", bool | None, name=[hyphened(name)], negative="", help=about, group=group("run"), show_default=False)
         else:
-            metavar = {"config": "FILE", "out": "FOLDER", "resume": "[RUN]", "log": "TRACKER", "profile": "[START:STEPS]"}[name]
-            add(
-                f"run__{name}",
-                list[str] | None if name == "log" else str | None,
-                name=[hyphened(name)],
-                help=about,
-                group=group("run"),
-                metavar=metavar,
-                show_default=False,
-            )
+            kind: Any = {"log": list[str], "processes": int}.get(name, str)
+            metavar = METAVARS[name]
+            add(f"run__{name}", kind | None, name=[hyphened(name)], help=about, group=group("run"), metavar=metavar, show_default=False)
 
     def body(**bound: Any) -> int:
         given = [g for key, value in bound.items() if not key.startswith("run__") and value is not None for g in _given(signature, key, value)]
-        generic = Generic(**{key[5:]: value for key, value in bound.items() if key.startswith("run__") and value is not None})
+        generic = options(**{key[5:]: value for key, value in bound.items() if key.startswith("run__") and value is not None})
         return (act or execute)(signature, given, generic)
 
     body.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -231,15 +119,19 @@ def execute(signature: Signature, given: Sequence[Given], generic: Generic) -> i
     Raises:
         UserError: wrong values, or what the recipe itself refuses.
         GateFailed: a gate of the run's budget did not hold.
+        ProcessFailed: a process of a run of several failed or died.
     """
     arguments, resume = resolve(signature, given, generic)
     if generic.dry_run:
         say(json.dumps({"recipe": signature.name, "values": jsonable(arguments)}, indent=2, ensure_ascii=False))
         return 0
+    if (code := elsewhere(generic.processes, generic.cluster)) is not None:
+        return code
     report = call(signature, arguments, watched(signature, generic), resume, shlex.join(["temper", *sys.argv[1:]]))
     if report is None:
         return 0  # a recipe of one's own need not return a report
-    show_ledger(report.ledger)
+    if word.rank() == 0:
+        show_ledger(report.ledger)
     if report.failed_gates:
         raise GateFailed("; ".join(report.failed_gates) + f"; see {report.folder}")
     return 0

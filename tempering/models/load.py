@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tempering.errors import UserError
 from tempering.home import sha256_file
 from tempering.models.places import Place, find, read_json
+from tempering.models.quantise import Quantise, let_go, settings, settle_layers
 from tempering.models.tokens import first_line, read_tokenizer, settle
 from tempering.types import Policy
 
@@ -47,13 +48,14 @@ class Provenance:
         return weights_sha256(Path(self.base_folder))
 
 
-def load(spec: str | Path, *, dtype: str = "float32", say: Callable[[str], None] = print) -> Policy:
+def load(spec: str | Path, *, dtype: str = "float32", quantise: Quantise = "none", say: Callable[[str], None] = print) -> Policy:
     """Load a model with its tokenizer.
 
     Args:
         spec: `builtin:tiny`, `builtin:smollm2-135m`, a folder (Hugging Face model, PEFT adapter, or a run folder), a `.gguf` file, or a hub id with
             an optional `@revision`.
         dtype: float32, bfloat16, float16, or "auto" for the one it was saved in.
+        quantise: "nf4" or "int8" keeps the weights of linear layers in 4 or 8 bits, for adapters to be trained on.
         say: where notes go: what was converted, chosen or decided.
 
     Raises:
@@ -63,7 +65,7 @@ def load(spec: str | Path, *, dtype: str = "float32", say: Callable[[str], None]
     if dtype not in DTYPES:
         near = difflib.get_close_matches(str(dtype), DTYPES, n=1)
         raise UserError(f"dtype {dtype!r} is not known; " + (f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(DTYPES)}."))
-    return _load(find(spec, say), dtype, say, depth=0)
+    return _load(find(spec, say), dtype, quantise, say, depth=0)
 
 
 def load_tokenizer(spec: str | Path, *, say: Callable[[str], None] = print) -> Any:
@@ -95,12 +97,12 @@ def weights_sha256(folder: Path) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _load(place: Place, dtype: str, say: Callable[[str], None], depth: int) -> Policy:
+def _load(place: Place, dtype: str, quantise: Quantise, say: Callable[[str], None], depth: int) -> Policy:
     if depth > _DEPTH:
         raise UserError(f"{place.spec}: adapters on adapters more than {_DEPTH} deep; merge them first.")
     if place.kind == "adapter":
-        return _load_adapter(place, dtype, say, depth)
-    model = _weights(place.folder, dtype)
+        return _load_adapter(place, dtype, quantise, say, depth)
+    model = _weights(place.folder, dtype, quantise)
     tokenizer = read_tokenizer(place.folder)
     decisions = (*_earlier_decisions(place.folder), *settle(model, tokenizer, place.spec, say))
     record(model, Provenance(place.spec, place.spec, str(place.folder), decisions))
@@ -113,13 +115,14 @@ def _earlier_decisions(folder: Path) -> tuple[str, ...]:
     return tuple(str(line) for line in found) if isinstance(found, list) else ()
 
 
-def _weights(folder: Path, dtype: str) -> Any:
+def _weights(folder: Path, dtype: str, quantise: Quantise) -> Any:
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     from tempering.models.gguf import quiet
 
+    how = settings(quantise)
     try:
         with quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -129,6 +132,7 @@ def _weights(folder: Path, dtype: str) -> Any:
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **how,
             )
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, OSError, ImportError, SafetensorError) as error:
         raise UserError(f"the model in {folder} does not load: {first_line(error)}; fetch or save the model again.") from error
@@ -136,10 +140,13 @@ def _weights(folder: Path, dtype: str) -> Any:
     missing = sorted(found["missing_keys"])
     if missing:
         raise UserError(f"{len(missing)} weights are missing from the model in {folder} (the first is {missing[0]}); fetch or save the model again.")
+    if quantise != "none":
+        settle_layers(model)
+        let_go(model)
     return model.eval()
 
 
-def _load_adapter(place: Place, dtype: str, say: Callable[[str], None], depth: int) -> Policy:
+def _load_adapter(place: Place, dtype: str, quantise: Quantise, say: Callable[[str], None], depth: int) -> Policy:
     from tempering.models.resize import add_tokens
 
     base_spec = _base_spec(place)
@@ -148,7 +155,7 @@ def _load_adapter(place: Place, dtype: str, say: Callable[[str], None], depth: i
     notes = read_json(policy_file) if policy_file.is_file() else {}
     if base_place.kind == "model":
         _same_base(place, base_place, notes)
-    policy = _load(base_place, dtype, say, depth + 1)
+    policy = _load(base_place, dtype, quantise, say, depth + 1)
     source = provenance(policy.model)
     assert source is not None
     new_tokens = [str(token) for token in notes.get("new_tokens", ())]

@@ -39,8 +39,8 @@ class Place:
     kind: Literal["model", "adapter"]
 
 
-def find(spec: str | Path, say: Callable[[str], None] = print) -> Place:
-    """The local folder that `spec` names, fetched or converted if needed.
+def find(spec: str | Path, say: Callable[[str], None] = print, *, fetch: bool = True) -> Place:
+    """The local folder that `spec` names, fetched (unless `fetch` is off) or converted if needed.
 
     Raises UserError for a spec that names nothing loadable; the sentence says what was looked for and how to mend it.
     """
@@ -62,7 +62,7 @@ def find(spec: str | Path, say: Callable[[str], None] = print) -> Place:
     if match is None or text.lower().endswith((*_PICKLES, ".safetensors")):
         _must_exist(path, text)
     assert match is not None
-    return _hub(text, match["id"], match["revision"])
+    return _hub(text, match["id"], match["revision"], fetch)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -184,21 +184,22 @@ def _convert_hint(folder: Path) -> str:
     )
 
 
-def _hub(text: str, repo: str, revision: str | None) -> Place:
+def _hub(text: str, repo: str, revision: str | None, fetch: bool) -> Place:
     from huggingface_hub import errors, snapshot_download
 
     near = difflib.get_close_matches(text, BUILTINS, n=1, cutoff=0.7)
     hint = f" Did you mean builtin:{near[0]}?" if near else ""
     try:
         # Nothing from sub-folders: they hold the same weights in other formats.
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"]))
+        found = snapshot_download(repo, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"], local_files_only=not fetch)
+        folder = Path(found)
     except errors.GatedRepoError as error:
         raise UserError(f"the hub model {text} is gated; accept its terms on its page, then run: hf auth login") from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
         raise UserError(f"there is no folder {text} here and the hub has no such model (or it is private); check the name.{hint}") from error
     except (OSError, errors.HfHubHTTPError) as error:
         raise UserError(
-            f"there is no folder {text} here, and the hub could not be reached to look for a model of that name; "
+            f"there is no folder {text} here, and the hub {'could not be reached' if fetch else 'is not asked'} to look for a model of that name; "
             f"go online once, or give a folder, a .gguf file or builtin:tiny.{hint}"
         ) from error
     if (folder / "adapter_config.json").is_file():

@@ -16,6 +16,7 @@ from typing import Any
 from tempering.errors import UserError
 from tempering.home import atomic_folder
 from tempering.models.load import Provenance, provenance
+from tempering.models.quantise import is_quantised
 from tempering.types import Policy
 
 FORMAT = 1
@@ -93,6 +94,11 @@ def plain_model(policy: Policy) -> Any:
         kind = next(iter(model.peft_config.values()))
         if kind.is_prompt_learning or not hasattr(model, "merge_and_unload"):
             raise UserError(f"{kind.peft_type.value} cannot be folded into plain weights, because it acts on the input; save it as an adapter.")
+        if is_quantised(model):
+            raise UserError(
+                "an adapter cannot be folded into quantised weights without rounding them again; save it as an adapter, and export that: it is then "
+                "folded into the unquantised base."
+            )
         # merge_and_unload works in place and would take the adapter away from a policy that may still be trained or measured.
         model = copy.deepcopy(model).merge_and_unload()
     elif policy.handle is not None:
@@ -100,6 +106,8 @@ def plain_model(policy: Policy) -> Any:
         if baked is None:
             raise UserError(f"the scope {type(policy.handle).__name__} cannot be folded into plain weights, so there is no plain model to save.")
         model = baked
+    if isinstance(model, PreTrainedModel) and is_quantised(model):
+        raise UserError("the weights are quantised and cannot be saved as plain ones; load the model without quantise and save that.")
     if not isinstance(model, PreTrainedModel):
         raise UserError(f"a {type(model).__name__} is not a transformers model and has no file format; only transformers and PEFT models are saved.")
     return model
@@ -141,7 +149,7 @@ def _changed_base(model: Any, origin: Provenance) -> str:
 
     if not origin.base_folder:
         return ""
-    live = {name.replace(".base_layer.", "."): p for name, p in model.get_base_model().named_parameters() if p.dim() == 2}
+    live = {name.replace(".base_layer.", "."): p for name, p in model.get_base_model().named_parameters() if p.dim() == 2 and p.is_floating_point()}
     where: dict[str, Path] = {}
     for file in sorted(Path(origin.base_folder).glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:

@@ -35,7 +35,8 @@ NAME = "tempering_slots"
 PAGE = 128
 """Positions of a page."""
 STRIDE = 32
-"""The last page is read by strides: each new shape of a product costs oneDNN half a millisecond of code generation, and lengths change at every step."""
+"""The last page is read by strides: each new shape of a product costs oneDNN half a millisecond of code generation, and lengths change at every
+step."""
 
 Pages = list[Tensor]
 """[S, K, PAGE, D] each, in the order of positions."""
@@ -103,7 +104,7 @@ class Plan:
         return self._hidden[window]
 
 
-def _writes(positions: Sequence[int], slots: Sequence[int], device: torch.device) -> list[tuple[int, Tensor, Tensor, Tensor]]:
+def _writes(positions: Sequence[int], slots: Sequence[int], device: torch.device) -> list[tuple[Any, ...]]:
     """For each page that gets new tokens: its number, which tokens of the pass, into which slots, at which place of the page."""
     by_page: dict[int, list[int]] = {}
     for t, position in enumerate(positions):

@@ -1,19 +1,12 @@
-"""A run that was stopped or killed and resumed ends with the very bits of an undisturbed one (float32, one thread)."""
+"""A run that was stopped and resumed ends with the very bits of an undisturbed one (float32, one thread)."""
 
 from __future__ import annotations
 
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tempering import checkpoint
 from tempering.config import Optimizer, Schedule, Training
@@ -25,8 +18,6 @@ from tempering.methods.scopes.full import Full
 from tempering.methods.scopes.lora import LoRA
 from tempering.types import Role
 from tests.toy import toy_llama, toy_rows
-
-ROOT = Path(__file__).parents[2]
 
 
 def run(folder: Path, *, resume: bool = False, stop_at: int | None = None, said: list[str] | None = None, scope: Full | LoRA | None = None) -> Fitted:
@@ -69,52 +60,14 @@ def test_stopping_writes_a_checkpoint_and_resuming_ends_with_the_same_bits(tmp_p
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
-def test_kill_minus_nine_at_a_random_moment_then_resume_ends_with_the_same_bits(tmp_path: Path) -> None:
-    code = (
-        "import sys, torch; torch.set_num_threads(1); from pathlib import Path; from tests.contract.test_resume import run, weights; "
-        "from safetensors.torch import save_file; f = Path(sys.argv[1]); save_file(weights(run(f, resume=True)), f / 'end.safetensors')"
-    )
-
-    def start(folder: Path) -> subprocess.Popen[bytes]:
-        folder.mkdir(exist_ok=True)
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-    undisturbed = start(tmp_path / "a")
-    _, err = undisturbed.communicate(timeout=120)
-    assert undisturbed.returncode == 0, err.decode()
-    kills = 0
-    for _ in range(6):
-        process = start(tmp_path / "b")
-        metrics = tmp_path / "b" / "metrics.jsonl"
-        # Kill only once training goes on, at a moment that differs each time; not seeded, on purpose.
-        lines = len(metrics.read_text().splitlines()) if metrics.exists() else 0
-        while process.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) <= lines):
-            time.sleep(0.005)
-        time.sleep(random.uniform(0, 0.25))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.communicate()
-        if kills == 2 or (tmp_path / "b" / "end.safetensors").exists():
-            break
-    last = start(tmp_path / "b")
-    _, err = last.communicate(timeout=120)
-    assert last.returncode == 0, err.decode()
-    expected, resumed = load_file(tmp_path / "a" / "end.safetensors"), load_file(tmp_path / "b" / "end.safetensors")
-    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
-    assert_same_run(tmp_path / "a", tmp_path / "b")
-    assert not [p for p in (tmp_path / "b" / "checkpoints").iterdir() if not p.name.startswith("step-") and not p.name.startswith(".")]
-
-
-@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "manifest"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "manifest", "foreign"])
 def test_a_broken_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path: Path, damage: str) -> None:
     expected = weights(run(tmp_path / "a"))
     with pytest.raises(Interrupted):
         run(tmp_path / "b", stop_at=10)
     assert checkpoint.steps(tmp_path / "b" / "checkpoints") == [8, 10]
     newest = tmp_path / "b" / "checkpoints" / "step-000010"
-    file = newest / "tensors.safetensors"
+    (file,) = newest.glob("*.safetensors")
     if damage == "truncate":
         file.write_bytes(file.read_bytes()[:-100])
     elif damage == "flip":
@@ -123,6 +76,8 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path: Pa
         file.write_bytes(bytes(raw))
     elif damage == "delete":
         file.unlink()
+    elif damage == "foreign":
+        file.with_name("shard-00002-model-00001-of-00001.safetensors").write_bytes(file.read_bytes())
     else:
         (newest / "manifest.json").write_text("{}")
     said: list[str] = []

@@ -546,7 +546,7 @@ def test_doctor_names_what_is_missing_and_what_it_costs(capsys: pytest.CaptureFi
     assert temper(capsys, "doctor --fast")[0] == 0
     monkeypatch.setattr(doctor, "OPTIONAL", {"surely_not_there": ("pip install x", "y")})
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
-    monkeypatch.setattr(doctor, "_memory_bytes", lambda: (4 * 2**30, 2**30))
+    monkeypatch.setattr(doctor, "memory_bytes", lambda: (4 * 2**30, 2**30))
     monkeypatch.setattr(doctor, "NEEDED", ("torch", "surely-missing"))
     by_topic = {line.topic: line for line in doctor.examine(fast=True)}
     assert (by_topic["surely_not_there"].found, by_topic["surely_not_there"].mend) == ("not installed: no y", "pip install x")

@@ -63,6 +63,12 @@ def test_other_lists_have_enough_of_every_kind():
     assert len(texts) == 40 and all(25 <= len(item.text.split()) <= 60 for item in texts) and len({item.text for item in texts}) == 40
 
 
+@pytest.fixture(autouse=True)
+def _own_items_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the real data is named, the battery asks it too."""
+    monkeypatch.delenv("TEMPERING_SHARED", raising=False)
+
+
 def test_the_battery_and_its_quick_form():
     full, quick = keep_battery(), keep_battery(quick=True)
     names = ["facts", "sense", "arithmetic", "reading", "format", "refusals", "texts", "diversity"]

@@ -39,8 +39,10 @@ class Full(Value):
         """Make the chosen parameters trainable and freeze the others.
 
         Raises:
-            UserError: no parameter matches `only`.
+            UserError: no parameter matches `only`, or the weights are quantised.
         """
+        if not all(p.is_floating_point() for p in model.parameters()):
+            raise UserError("scope full cannot train quantised weights; load the model without quantise, or take scope lora")
         pattern = re.compile(self.only or "")
         params = {name: p for name, p in sorted(model.named_parameters()) if pattern.search(name)}
         if not params:

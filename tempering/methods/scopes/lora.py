@@ -31,6 +31,9 @@ class LoRA(Value):
     """Share of the adapter's inputs that are zeroed in training."""
     targets: str = "all-linear"
     """PEFT's target_modules: "all-linear", or module names separated by commas ("q_proj,v_proj" is the paper's choice)."""
+    quantise: Literal["none", "nf4", "int8"] = "none"
+    """Keep the base's linear layers in 4 bits (QLoRA, arXiv 2305.14314) or 8: less memory, a base that is only nearly the same. Needs
+    bitsandbytes."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further fields of peft.LoraConfig, for example {"use_dora": true}."""
 
@@ -38,9 +41,12 @@ class LoRA(Value):
         """Wrap `model` with a PEFT adapter (the base model is modified in place; `bake()` gives it back).
 
         Raises:
-            UserError: PEFT refuses a target or an option.
+            UserError: PEFT refuses a target or an option, or the base is not quantised though it should be.
         """
         import peft
+
+        if self.quantise != "none" and all(p.is_floating_point() for p in model.parameters()):
+            raise UserError(f"scope lora: quantise={self.quantise!r} is how the base is loaded; load it with quantise={self.quantise!r} too")
 
         targets = self.targets if self.targets == "all-linear" else [name.strip() for name in self.targets.split(",")]
         given = {"r": self.r, "lora_alpha": self.alpha, "lora_dropout": self.dropout, "target_modules": targets}
@@ -75,5 +81,6 @@ class LoRAHandle:
         with self.model.disable_adapter():
             yield self.model
 
-    def bake(self) -> torch.nn.Module:
-        return self.model.merge_and_unload()
+    def bake(self) -> torch.nn.Module | None:
+        # Quantised weights plus the adapter would have to be rounded again.
+        return self.model.merge_and_unload() if all(p.is_floating_point() for p in self.model.parameters()) else None

@@ -1,0 +1,155 @@
+"""A recipe run up to its first training, with a model that has a configuration and shapes but no weights.
+
+The recipe is the user's own function and is called as it is: what it loads, which rows it makes and which objective it hands to training are found
+out by letting it do so. Rows are real (at most `SAMPLE` of them) and kept in the store, so a run after it does not make them again where it reads no
+more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tempering.config import Budget, Training
+from tempering.errors import UserError
+from tempering.experiment import Experiment
+from tempering.held import Rows
+from tempering.options import OPTIONS, Options
+from tempering.types import Policy, Row, Scores, Segment
+
+if TYPE_CHECKING:
+    from tempering.planning.trace import Work
+    from tempering.types import Objective, Parts
+
+SAMPLE = 512
+"""Rows that are looked at: enough to meet nearly the largest micro-batch there is."""
+STEPS = 64
+"""Steps among which the largest micro-batch is looked for."""
+
+
+@dataclass(frozen=True)
+class Rehearsed(Exception):
+    """Raised where training would begin: what would be trained, and how."""
+
+    work: Work
+    model: str
+    tokens: int
+    """Tokens of the largest micro-batch, all parts together."""
+    accumulates: bool
+    """Whether a step has more than one micro-batch."""
+    saves: bool
+    """Whether a checkpoint is written on the way."""
+    best: bool
+    """Whether the weights of the best evaluation are kept beside the live ones."""
+
+
+def rehearse(recipe: Callable[..., Any], arguments: Mapping[str, Any], say: Callable[[str], None]) -> Rehearsed:
+    """Call the recipe and give what its first training would be.
+
+    Raises:
+        UserError: what the recipe or its data refuse, a model that is not on this machine, an adapter, or a recipe that trains nothing.
+    """
+    token = OPTIONS.set(Options(rehearse=lambda name, values, options: Rehearsal(name, values, options, say)))
+    try:
+        recipe(**arguments)
+    except Rehearsed as found:
+        return found
+    finally:
+        OPTIONS.reset(token)
+    raise UserError(f"recipe {recipe.__name__} ended without training anything, so there is nothing to plan")
+
+
+class Rehearsal(Experiment):
+    """A run without weights, folder and measurements."""
+
+    def __init__(self, recipe: str, values: Mapping[str, Any], options: Options, say: Callable[[str], None]) -> None:
+        # No folder, no key, no trackers: only what its steps below and `rows` read.
+        self.recipe, self.values, self.options, self.say = recipe, values, options, say
+        self.display, self.budget, self.lock = options.display, values.get("budget") or Budget(keep="none"), {}
+
+    def load(self, spec: str, new_tokens: Sequence[str] = (), template: str | None = None) -> Policy:
+        """The model's shapes, and its real tokenizer."""
+        import torch
+        from transformers import AutoConfig
+
+        from tempering.data import with_template
+        from tempering.models.places import find
+        from tempering.models.tokens import read_tokenizer
+        from tempering.planning.trace import build
+
+        self.model_spec = spec
+        place = find(spec, self.say, fetch=False)
+        if place.kind == "adapter":
+            raise UserError(f"{spec} is an adapter; a plan is made for plain models, so give its base model, or what `temper export` makes of it")
+        self.config = AutoConfig.from_pretrained(place.folder, local_files_only=True, trust_remote_code=False)
+        self._tokenizer = read_tokenizer(place.folder)
+        if template is not None:
+            self._tokenizer = with_template(self._tokenizer, template)
+        if new_tokens:
+            self._tokenizer.add_tokens(list(new_tokens))
+            text = self.config.get_text_config()
+            text.vocab_size = max(text.vocab_size, len(self._tokenizer))
+        return Policy(build(self.config, torch.device("meta")), self._tokenizer, name=Path(spec).name, source=spec)
+
+    def rows(self, data: str, test: str | None, make_row: Callable[..., Row | None], **how: Any) -> tuple[Rows, Rows]:
+        """At most `SAMPLE` rows; what is held out is taken from them."""
+        self.wanted = how["limit"]
+        fewer: dict[str, Any] = {**how, "limit": min(how["limit"] or SAMPLE, SAMPLE)}
+        return super().rows(data, None, make_row, **fewer)
+
+    def cache_reference(self, policy: Policy, *groups: Rows) -> tuple[Any, ...]:
+        """The rows with a column of zeros: its size is what counts."""
+        import numpy as np
+
+        def with_column(s: Segment) -> Segment:
+            return Segment(s.ids, s.weight, {**s.extras, "reference.logp": np.zeros(len(s.ids), np.float32)}, s.source)
+
+        return tuple([{part: tuple(map(with_column, segments)) for part, segments in row.items()} for row in rows] for rows in groups)
+
+    def measure(self, name: str, policy: Policy, held: Sequence[Row]) -> Scores:
+        """No scores."""
+        return Scores(policy.name, ())
+
+    def fit(self, name: str, policy: Policy, objective: Objective, train: Sequence[Row], held: Sequence[Row]) -> Policy:
+        """Ends the rehearsal.
+
+        Raises:
+            Rehearsed: always.
+        """
+        from tempering.planning.trace import Work
+
+        training: Training = self.values["training"]
+        steps = training.steps or max(1, math.ceil(training.epochs * len(train) / training.batch_size))
+        # The run may have more rows than were looked at.
+        more = training.steps is None and len(train) + len(held) >= SAMPLE and (self.wanted or math.inf) > SAMPLE
+        micro, several = _largest(train, training, min(steps, STEPS), int(self.values.get("seed", 0)))
+        raise Rehearsed(
+            Work(self.config, self.values["scope"], objective, self.values["optimizer"], training, micro, self._quantise),
+            self.model_spec,
+            sum(batch.num_tokens for batch in micro.values()),
+            several,
+            0 < training.save_every < steps or (more and training.save_every > 0),
+            bool(training.eval_every) and training.keep_best,
+        )
+
+
+def _largest(train: Sequence[Row], training: Training, steps: int, seed: int) -> tuple[Parts, bool]:
+    """The micro-batch with the most tokens among the first steps, and whether any step has several."""
+    from tempering.data.streams import Shuffled
+    from tempering.layout import split
+    from tempering.types import Run
+
+    stream = Shuffled(train, training.batch_size, seed)
+    largest: Parts = {}
+    most, several = -1, False
+    for step in range(steps):
+        micros = split(stream.next(Run({}, step, seed)), training.micro_tokens)
+        several = several or len(micros) > 1
+        for micro in micros:
+            tokens = sum(batch.num_tokens for batch in micro.values())
+            if tokens > most:
+                largest, most = micro, tokens
+    return largest, several

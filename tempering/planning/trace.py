@@ -1,0 +1,196 @@
+"""Two steps of the training loop on a shallow model without contents, and how many bytes were alive when.
+
+The loop, the engine, the objective, the scope and the optimizer are the real ones. The first step makes the optimizer's states; before the second the
+gradients are there already, as in a step of several micro-batches. Depth is what can be left out exactly: blocks of one shape keep the same bytes
+each, so two depths give the share of a block and of the rest. Where a model's blocks differ it is traced as deep as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from tempering.config import Optimizer, Training
+from tempering.errors import UserError
+from tempering.fit import fit
+from tempering.models.lighter import judging_apart
+from tempering.planning.meter import Meter
+from tempering.planning.quantised import parameters, stand_in
+from tempering.types import Objective, Parts, Role, Run, Scope
+
+UNSEEN = {"bitsandbytes": 20}
+"""Package of an optimizer -> bytes that its step takes on a CPU for each element of the largest parameter, where one operation does it all and
+nothing can be watched: two states expanded, the gradient, and two temporaries, float32."""
+SHALLOW = (1, 2)
+"""Blocks of the two traced models: the peak has everything kept for the backward pass in it, so it grows by a block's share."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of parameters, and bytes."""
+
+    parameters: float
+    trainable: float
+    weights: float
+    """All parameters and buffers of the policy."""
+    reference: float
+    """A frozen copy of the start."""
+    gradients: float
+    states: float
+    """What the optimizer keeps between steps."""
+    activations: float
+    """Kept by the forward pass for the backward pass, logits apart."""
+    logits: float
+    """Tensors as wide as the vocabulary at the moment of the peak."""
+    working: float
+    """The rest of that moment: casts, gradients of activations, recomputed blocks."""
+    update: float
+    """Temporaries of clipping and of the optimizer's step."""
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+    def __mul__(self, times: float) -> Counts:
+        return Counts(**{name: value * times for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is traced: everything that `fit` is given, with the parts of one micro-batch."""
+
+    config: Any
+    """The model's transformers configuration."""
+    scope: Scope
+    objective: Objective
+    optimizer: Optimizer
+    training: Training
+    micro: Parts
+    quantise: str = "none"
+
+
+def trace(work: Work) -> Counts:
+    """Counts at the model's own depth.
+
+    Raises:
+        UserError: the model decides by the contents of its tensors, or has no configuration to build it from.
+    """
+    depth = getattr(work.config.get_text_config(), "num_hidden_layers", 0)
+    if depth <= SHALLOW[1] or not _alike(work.config, depth):
+        return _at(work, work.config)
+    low, high = (_at(work, shallow(work.config, n)) for n in SHALLOW)
+    return high + (high + low * -1.0) * ((depth - SHALLOW[1]) / (SHALLOW[1] - SHALLOW[0]))
+
+
+def shallow(config: Any, depth: int) -> Any:
+    """The configuration with the first `depth` blocks only; lists with an entry for each block are cut."""
+    cut = copy.deepcopy(config)
+    text = cut.get_text_config()
+    before = text.num_hidden_layers
+    for name, value in list(vars(text).items()):
+        if isinstance(value, list | tuple) and len(value) == before:
+            setattr(text, name, value[:depth])
+    text.num_hidden_layers = depth
+    return cut
+
+
+def build(config: Any, device: torch.device) -> Any:
+    """A causal language model of this configuration in float32, as it is loaded for training; on "meta", or among fake tensors, it holds nothing."""
+    from transformers import AutoModelForCausalLM
+
+    from tempering.models.gguf import quiet
+
+    with quiet(), device:
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+def _counted(work: Work, config: Any, device: torch.device, meter: Meter) -> Any:
+    with meter.fake:
+        model = build(config, device)
+        if work.quantise != "none":
+            with device:
+                stand_in(model, work.quantise)
+    meter.add([*model.parameters(), *model.buffers()])
+    return model
+
+
+def _alike(config: Any, depth: int) -> bool:
+    """Whether the blocks of the model all have parameters of the same names and shapes, and attend in the same way."""
+    kinds = getattr(config.get_text_config(), "layer_types", None)
+    model = build(config, torch.device("meta"))
+    blocks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    shapes = [{tuple((name, p.shape) for name, p in block.named_parameters()) for block in list_} for list_ in blocks]
+    return bool(blocks) and all(len(s) == 1 for s in shapes) and len(set(kinds or ())) <= 1
+
+
+class _Once:
+    """The same micro-batch for every step. The second finds gradients in place; `marks` are the bytes alive as a step begins."""
+
+    def __init__(self, micro: Parts, meter: Meter) -> None:
+        self.micro, self.meter, self.marks, self.live = micro, meter, [], None
+
+    def next(self, run: Run) -> Parts:
+        """The step's parts."""
+        self.live = run.roles["policy"]
+        self.marks.append(self.meter.now)
+        if len(self.marks) == 2:
+            for p in self.live.handle.params.values():
+                p.grad = torch.zeros_like(p)
+            self.meter.restart()
+        return self.micro
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: it never moves."""
+        return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Nothing to put back."""
+
+
+def _at(work: Work, config: Any) -> Counts:
+    from tempering.signals import engine_for
+
+    engine = engine_for(work.training)
+    meter = Meter(config.get_text_config().vocab_size)
+    model = _counted(work, config, engine.device, meter)
+    # It is where it will be; moving or copying storages that hold nothing is more than fake tensors do.
+    model.to = lambda *_: model
+    model.__deepcopy__ = lambda _: _counted(work, config, engine.device, meter)
+    stream = _Once(work.micro, meter)
+    # One micro-batch a step, whatever its size; what happens once at the end belongs to no step.
+    training = work.training.model_copy(update={"micro_tokens": 1 << 60, "eval_every": 0, "save_every": 0})
+    try:
+        with meter, judging_apart():
+            fit({"policy": Role(model, work.scope)}, work.objective, stream, steps=2, optimizer=work.optimizer, training=training, engine=engine)
+    except (RuntimeError, NotImplementedError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"{type(model).__name__} cannot be planned: it, or the optimizer, decides by what is in its tensors ({first}); "
+            "run it with --training.steps 1 instead"
+        ) from error
+    assert stream.live is not None
+    owned = {p.untyped_storage()._cdata: p.untyped_storage().nbytes() for p in [*stream.live.model.parameters(), *stream.live.model.buffers()]}
+    weights = sum(owned.values())
+    params = stream.live.handle.params.values()
+    unseen = UNSEEN.get(work.optimizer.name.partition(":")[0], 0) if engine.device.type == "cpu" else 0
+    gradients = sum(p.numel() * p.element_size() for p in params)
+    before, between = stream.marks
+    held = between + gradients
+    # The most may be alive in the head's forward pass, before everything is kept.
+    at_start, at_peak = (alive.total - alive.logits for alive in (meter.start, meter.peak))
+    return Counts(
+        parameters=parameters(stream.live.model),
+        trainable=sum(p.numel() for p in params),
+        weights=weights,
+        reference=before - weights,
+        gradients=gradients,
+        states=between - before,
+        activations=min(at_start, at_peak) - held,
+        logits=meter.peak.logits,
+        working=max(0, at_peak - at_start),
+        update=max(meter.after.total - held, unseen * max(p.numel() for p in params)),
+    )
