@@ -109,8 +109,11 @@ def _writes(positions: Sequence[int], slots: Sequence[int], device: torch.device
     by_page: dict[int, list[int]] = {}
     for t, position in enumerate(positions):
         by_page.setdefault(position // PAGE, []).append(t)
-    chosen = {page: [(t, slots[t], positions[t] % PAGE) for t in tokens] for page, tokens in by_page.items()}
-    return [(page, *torch.tensor(list(zip(*triples, strict=True)), device=device)) for page, triples in chosen.items()]
+    found = list[tuple[int, Tensor, Tensor, Tensor]]()
+    for page, tokens in by_page.items():
+        token_X, slot_X, place_X = torch.tensor([tokens, [slots[t] for t in tokens], [positions[t] % PAGE for t in tokens]], device=device)
+        found.append((page, token_X, slot_X, place_X))
+    return found
 
 
 class SlotLayer(CacheLayerMixin):
