@@ -1,7 +1,7 @@
 """Linear layers that stand in for quantised ones while a run is traced: the same bytes kept, expanded and saved, and no library behind them.
 
-bitsandbytes' own layers look into their weights. What they keep is written down here from their formats (`models/quantise.py`), and a test compares it
-with the real ones.
+bitsandbytes' own layers look into their weights. What they keep is written down here from their formats (`models/quantise.py`), and a test compares
+it with the real ones.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Quantised(nn.Linear):
         self.weight = nn.Parameter(packed, requires_grad=False)
         self.register_buffer("scales", scales)
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
+    def forward(self, input: Tensor) -> Tensor:
         """input [..., in_features] -> [..., out_features]."""
         out = _Expanded.apply(input, (self.out_features, self.in_features), self.kind == "int8")
         return out if self.bias is None else out + self.bias

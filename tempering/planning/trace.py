@@ -24,8 +24,8 @@ from tempering.planning.quantised import parameters, stand_in
 from tempering.types import Objective, Parts, Role, Run, Scope
 
 UNSEEN = {"bitsandbytes": 20}
-"""Package of an optimizer -> bytes that its step takes on a CPU for each element of the largest parameter, where one operation does it all and nothing
-can be watched: two states expanded, the gradient, and two temporaries, float32."""
+"""Package of an optimizer -> bytes that its step takes on a CPU for each element of the largest parameter, where one operation does it all and
+nothing can be watched: two states expanded, the gradient, and two temporaries, float32."""
 SHALLOW = (1, 2)
 """Blocks of the two traced models: the peak has everything kept for the backward pass in it, so it grows by a block's share."""
 

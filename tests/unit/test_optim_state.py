@@ -10,8 +10,8 @@ import torch
 
 from tempering.config import Optimizer, Training
 from tempering.data.streams import Shuffled
-from tempering.fit import Stopper, fit
 from tempering.errors import Interrupted
+from tempering.fit import Stopper, fit
 from tempering.methods.objectives.nll import NLL
 from tempering.methods.scopes.full import Full
 from tempering.optim import build
@@ -57,7 +57,9 @@ def test_8_bit_adam_keeps_two_bytes_for_each_weight_and_two_scales_for_256() -> 
     assert sum(x.nbytes for x in small.values()) == 2 * 4 * 64
 
 
-def _train(name: str, folder: Path | None, *, steps: int = 12, resume: bool = False, stop_at: int | None = None) -> tuple[list[float], dict[str, torch.Tensor]]:
+def _train(
+    name: str, folder: Path | None, *, steps: int = 12, resume: bool = False, stop_at: int | None = None
+) -> tuple[list[float], dict[str, torch.Tensor]]:
     rows, losses, stopper = toy_rows(8), [], Stopper()
 
     def note(metrics: object) -> None:

@@ -35,7 +35,9 @@ FP32 = Training(precision="fp32")
 PAIRS = ("chosen", "rejected")
 
 
-def work(scope: Any, objective: Any = None, *, layers: int = 2, optimizer: str = "adamw", parts: tuple[str, ...] = ("train",), **changes: Any) -> Work:
+def work(
+    scope: Any, objective: Any = None, *, layers: int = 2, optimizer: str = "adamw", parts: tuple[str, ...] = ("train",), **changes: Any
+) -> Work:
     training = FP32.model_copy(update={"checkpointing": changes.pop("checkpointing", False)})
     config = toy_llama(layers=layers).config
     return Work(config, scope, objective or NLL(), Optimizer(name=optimizer), training, collate(toy_rows(4, parts)), **changes)
@@ -130,7 +132,11 @@ def test_stand_ins_weigh_what_the_librarys_layers_do(kind: Any) -> None:
         pytest.skip("bitsandbytes is not installed")
     from tempering.planning.quantised import Quantised
 
-    layer: Any = next(m for m in tp.load("builtin:tiny", quantise=kind, say=lambda _: None).model.modules() if type(m).__name__.startswith("Linear") and "bit" in type(m).__name__)
+    layer: Any = next(
+        m
+        for m in tp.load("builtin:tiny", quantise=kind, say=lambda _: None).model.modules()
+        if type(m).__name__.startswith("Linear") and "bit" in type(m).__name__
+    )
     mine = Quantised(torch.nn.Linear(layer.in_features, layer.out_features, bias=False), kind)
     if kind == "int8":
         scales = layer.weight.SCB.nbytes
@@ -143,7 +149,9 @@ def test_stand_ins_weigh_what_the_librarys_layers_do(kind: Any) -> None:
 
 # ------------------------------------------------------------------------------------------------------------------------------------ adding up
 
-COUNTS = Counts(parameters=100, trainable=100, weights=400, reference=0, gradients=400, states=800, activations=600, logits=100, working=60, update=50)
+COUNTS = Counts(
+    parameters=100, trainable=100, weights=400, reference=0, gradients=400, states=800, activations=600, logits=100, working=60, update=50
+)
 
 
 def found(**changes: Any) -> Rehearsed:
@@ -239,9 +247,7 @@ def test_a_recipe_that_trains_nothing_has_no_plan(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "name", ["sft_full_2048", "sft_full_512", "sft_lora_2048", "dpo_lora_512", "dpo_lora_2048", "dpo_full_1024_checkpointing"]
-)
+@pytest.mark.parametrize("name", ["sft_full_2048", "sft_full_512", "sft_lora_2048", "dpo_lora_512", "dpo_lora_2048", "dpo_full_1024_checkpointing"])
 def test_within_15_percent_of_the_measured_peak(name: str) -> None:
     from benchmarks.plan import compare
 

@@ -156,7 +156,9 @@ def test_a_run_trains_on_a_quantised_base(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        report = tp.run("sft", model="builtin:tiny", quantise="nf4", steps=6, lr=2e-3, keep="none", max_test=4, precision="fp32", out=tmp_path / "run")
+        report = tp.run(
+            "sft", model="builtin:tiny", quantise="nf4", steps=6, lr=2e-3, keep="none", max_test=4, precision="fp32", out=tmp_path / "run"
+        )
     change = report.ledger.probe("held_loss")
     assert change.after.point < change.before.point - 1
     size = sum(p.numel() for p in load().model.parameters())
