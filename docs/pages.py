@@ -20,7 +20,7 @@ import yaml
 from tempering import index
 
 ROOT = Path(__file__).resolve().parent.parent
-WRITTEN = ("index.md", "quick-start.md", "data.md", "ledger.md", "logging.md", "serving.md", "performance.md", "scaling.md")
+WRITTEN = ("index.md", "quick-start.md", "data.md", "ledger.md", "logging.md", "serving.md", "performance.md", "memory.md", "scaling.md")
 """The pages of this folder, in the order of the navigation."""
 KINDS = {
     "objective": "What is wanted of the model: a loss on named parts of a batch.",

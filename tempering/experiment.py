@@ -114,7 +114,7 @@ class Experiment:
             if new_tokens:
                 models.resize_tokens(policy, new_tokens)
         origin = models.provenance(policy.model)
-        size = sum(p.numel() for p in policy.model.parameters())
+        size = policy.model.num_parameters()  # type: ignore[operator] # Counts a packed weight as the two it stands for.
         self.lock["model"] = {"source": spec, "parameters": size, "sha256": origin.base_sha256() if origin else None}
         self.display.say(f"model {spec}: {size:,} parameters")
         self._tokenizer = policy.tokenizer

@@ -43,9 +43,9 @@ def settings(kind: Quantise) -> dict[str, Any]:
 def settle_layers(model: Any) -> None:
     """Let quantised layers compute the same in training and evaluation mode, where bitsandbytes (0.50) has them take other ways on a CPU.
 
-    A 4-bit layer would turn to a form for inference alone in its first pass in evaluation mode, on some processors, and from then on no gradient goes
-    through it, without a word. An 8-bit layer would round its inputs to 8 bits too in evaluation mode: a reference would differ from the policy that
-    it is.
+    A 4-bit layer would turn to a form for inference alone in its first pass in evaluation mode, on some processors, and from then on no gradient
+    goes through it, without a word. An 8-bit layer would round its inputs to 8 bits too in evaluation mode: a reference would differ from the policy
+    that it is.
     """
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":

@@ -1,0 +1,254 @@
+"""`temper plan`: parameters, memory by term in closed form, depth left out exactly, what is said, and that nothing is loaded or left behind."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig
+
+import tempering as tp
+from tempering.cli import main
+from tempering.config import Optimizer, Training
+from tempering.errors import UserError
+from tempering.layout import collate
+from tempering.methods.objectives.dpo import DPO
+from tempering.methods.objectives.nll import NLL
+from tempering.methods.scopes.full import Full
+from tempering.methods.scopes.lora import LoRA
+from tempering.models import lighter
+from tempering.planning import terms, trace
+from tempering.planning.meter import Meter
+from tempering.planning.rehearse import Rehearsed
+from tempering.planning.terms import Plan, Switch, add_up
+from tempering.planning.trace import Counts, Work
+from tests.toy import toy_llama, toy_rows
+
+GIB = 2**30
+FP32 = Training(precision="fp32")
+PAIRS = ("chosen", "rejected")
+
+
+def work(
+    scope: Any, objective: Any = None, *, layers: int = 2, optimizer: str = "adamw", parts: tuple[str, ...] = ("train",), **changes: Any
+) -> Work:
+    training = FP32.model_copy(update={"checkpointing": changes.pop("checkpointing", False)})
+    config = toy_llama(layers=layers).config
+    return Work(config, scope, objective or NLL(), Optimizer(name=optimizer), training, collate(toy_rows(4, parts)), **changes)
+
+
+# ---------------------------------------------------------------------------------------------------------------------------------- closed forms
+
+
+def test_a_meter_counts_what_is_alive() -> None:
+    meter = Meter(vocabulary=7)
+    with meter.fake:
+        weight_VD = torch.nn.Parameter(torch.empty(7, 5))
+        x_ND = torch.empty(3, 5)
+    assert meter.add([weight_VD, x_ND]) == 4 * (7 * 5 + 3 * 5)
+    with meter:
+        logits_NV = x_ND @ weight_VD.T
+        assert (meter.now, meter.logits) == (4 * (35 + 15 + 21), 4 * 21)
+        loss = logits_NV.logsumexp(-1).sum()
+        loss.backward()
+        assert float(loss) == 1.0, "the contents that are asked for"
+    del logits_NV, loss
+    # What stays is the gradient, as large as the weight.
+    assert (meter.now, meter.logits) == (4 * (35 + 15 + 35), 0)
+    assert meter.peak.total > meter.now
+
+
+def test_full_scope_in_closed_form() -> None:
+    model = toy_llama()
+    size, count = sum(p.numel() for p in model.parameters()), len(list(model.parameters()))
+    found = trace.trace(work(Full()))
+    assert (found.parameters, found.trainable, found.reference) == (size, size, 0)
+    assert found.weights == 4 * size + sum(b.nbytes for b in model.buffers())
+    assert found.gradients == 4 * size
+    # Two moments of float32 for each weight, and a step for each tensor.
+    assert found.states == 2 * 4 * size + 4 * count
+
+
+def test_lora_trains_what_peft_says() -> None:
+    handle = LoRA(r=3).attach(toy_llama())
+    trained, every = handle.model.get_nb_trainable_parameters()
+    found = trace.trace(work(LoRA(r=3)))
+    assert (found.trainable, found.parameters) == (trained, every)
+    assert found.gradients == 4 * trained and found.states == 2 * 4 * trained + 4 * len(handle.params)
+
+
+def test_a_frozen_reference_is_a_second_model_and_an_adapter_needs_none() -> None:
+    full = trace.trace(work(Full(), DPO(), parts=PAIRS))
+    assert full.reference == full.weights
+    assert trace.trace(work(LoRA(), DPO(), parts=PAIRS)).reference == 0
+
+
+@pytest.mark.parametrize(("name", "less"), [("adafactor", 20), ("sgd", 1000)])
+def test_optimizers_with_less_state(name: str, less: int) -> None:
+    assert trace.trace(work(Full(), optimizer=name)).states * less < trace.trace(work(Full())).states
+
+
+@pytest.mark.parametrize("how", [{}, {"checkpointing": True}, {"quantise": "nf4"}])
+@pytest.mark.parametrize("scope", [Full(), LoRA()])
+def test_depth_is_left_out_exactly(scope: Any, how: dict[str, Any]) -> None:
+    """Two shallow models say what the whole one does, to the byte."""
+    if "quantise" in how and scope.kind == "full":
+        pytest.skip("quantised weights are not trained")
+    deep = work(scope, layers=5, **how)
+    assert vars(trace.trace(deep)) == pytest.approx(vars(trace._at(deep, deep.config)), rel=1e-3)
+    exact = ("parameters", "trainable", "weights", "gradients", "states", "activations")
+    assert all(getattr(trace.trace(deep), name) == getattr(trace._at(deep, deep.config), name) for name in exact)
+
+
+def test_recomputed_activations_are_fewer() -> None:
+    kept, recomputed = (trace.trace(work(Full(), layers=6, checkpointing=on)).activations for on in (False, True))
+    assert recomputed < 0.5 * kept
+
+
+def test_blocks_that_differ_are_traced_in_full_depth() -> None:
+    alike = LlamaConfig(vocab_size=61, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4)
+    assert trace._alike(alike, 4)
+    mixed = copy.deepcopy(alike)
+    mixed.layer_types = ["full_attention", "sliding_attention"] * 2
+    assert not trace._alike(mixed, 4)
+    assert trace.shallow(mixed, 3).layer_types == ["full_attention", "sliding_attention", "full_attention"]
+
+
+def test_what_is_found_on_models_without_contents_is_forgotten() -> None:
+    before = dict(lighter._VERDICTS)
+    trace.trace(work(LoRA()))
+    assert before == lighter._VERDICTS
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_stand_ins_weigh_what_the_librarys_layers_do(kind: Any) -> None:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        pytest.skip("bitsandbytes is not installed")
+    from tempering.planning.quantised import Quantised
+
+    layer: Any = next(
+        m
+        for m in tp.load("builtin:tiny", quantise=kind, say=lambda _: None).model.modules()
+        if type(m).__name__.startswith("Linear") and "bit" in type(m).__name__
+    )
+    mine = Quantised(torch.nn.Linear(layer.in_features, layer.out_features, bias=False), kind)
+    if kind == "int8":
+        scales = layer.weight.SCB.nbytes
+    else:
+        state = layer.weight.quant_state
+        scales = sum(x.nbytes for x in (state.absmax, state.code, state.state2.absmax, state.state2.code, state.offset))
+    assert mine.weight.nbytes == layer.weight.nbytes
+    assert sum(b.nbytes for b in mine.buffers()) == scales
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------ adding up
+
+COUNTS = Counts(
+    parameters=100, trainable=100, weights=400, reference=0, gradients=400, states=800, activations=600, logits=100, working=60, update=50
+)
+
+
+def found(**changes: Any) -> Rehearsed:
+    facts: dict[str, Any] = {"work": work(Full()), "model": "m", "tokens": 9, "accumulates": True, "saves": False, "best": False}
+    return Rehearsed(**facts | changes)
+
+
+def test_terms_add_up_to_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terms, "HEAP", 0.5)
+    plan = add_up("sft", found(), COUNTS, "cpu", 1000, None)
+    # Process, weights, states, gradients, what the passes keep; and half of what is freed and allocated again.
+    assert plan.peak == 1000 + 400 + 800 + (400 + 760) * 1.5 and plan.moment == "forward and backward passes"
+    assert sum(term.bytes for term in plan.terms if term.at_peak) == plan.peak
+    # Alone in its step, a micro-batch's activations are going as the gradients come: half of them are left with two blocks.
+    assert add_up("sft", found(accumulates=False), COUNTS, "cuda", 0, None).peak == max(400 + 800 + 760, 400 + 800 + 400 + 300 + 160)
+    # A copy to write checkpoints from: weights and states; and the weights of the best evaluation.
+    assert add_up("sft", found(saves=True), COUNTS, "cpu", 0, None).peak - add_up("sft", found(), COUNTS, "cpu", 0, None).peak == 400 + 800
+    assert add_up("sft", found(best=True), COUNTS, "cuda", 0, None).peak - add_up("sft", found(), COUNTS, "cuda", 0, None).peak == 400
+
+
+def test_a_large_update_is_the_peak() -> None:
+    plan = add_up("sft", found(), replace(COUNTS, update=5000), "cuda", 0, 10_000)
+    assert plan.moment == "optimizer step" and plan.peak == 400 + 800 + 400 + 5000 and plan.fits
+    assert {term.name for term in plan.terms if not term.at_peak} == {"activations", "logits", "working memory"}
+
+
+def test_the_last_sentence() -> None:
+    def sentence(peak: float, free: float | None, *switches: Switch) -> str:
+        size = None if free is None else int(free * GIB)
+        return Plan("sft", "m", "cpu", 1, 1, 1, "optimizer step", (), int(peak * GIB), size, switches).sentence()
+
+    lora, less = Switch("--scope lora", 2 * GIB), Switch("--checkpointing", 5 * GIB)
+    assert sentence(3, 8) == "It fits: the run needs 3.0 GiB at its peak (optimizer step), and 8.0 GiB are free here."
+    assert sentence(9, 6, lora, less).endswith("with --checkpointing it needs 5.0 GiB and fits."), "the least change that is enough"
+    assert sentence(9, 1, lora, less).endswith("no switch alone is enough, the best is --scope lora with 2.0 GiB.")
+    assert sentence(9, 1).endswith("so take a smaller model.")
+    assert sentence(9, None).endswith("how much is free here is unknown.")
+
+
+# -------------------------------------------------------------------------------------------------------------------------------- from the outside
+
+
+def test_the_command_prints_terms_and_loads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("weights are read")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", refuse)
+    assert main(["plan", "sft", "--model", "builtin:tiny", "--scope", "full", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    size = plan["parameters"]
+    by_name = {term["name"]: term["bytes"] for term in plan["terms"]}
+    assert size == plan["trainable"] == 1_263_488 and by_name["gradients"] == 4 * size
+    assert plan["peak"] == sum(term["bytes"] for term in plan["terms"] if term["at_peak"])
+    assert list(tmp_path.iterdir()) == []
+    assert main(["plan", "dpo", "--model", "builtin:tiny", "--switches"]) == 0
+    out = capsys.readouterr().out
+    assert "--checkpointing" in out and "weights" in out
+    assert out.strip().splitlines()[-1].startswith("It fits: the run needs 0.")
+
+
+def test_where_it_does_not_fit_switches_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terms, "free_bytes", lambda device: 1)
+    monkeypatch.setattr(terms, "resident", lambda: 0)
+    plan = tp.plan("sft", model="builtin:tiny", scope="full", limit=40)
+    assert plan.fits is False
+    flags = [switch.flag for switch in plan.switches]
+    assert {"--scope lora", "--optimizer adafactor", "--checkpointing"} <= set(flags)
+    assert [s.peak for s in plan.switches] == sorted(s.peak for s in plan.switches) and plan.switches[-1].peak < plan.peak
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--model", "no/such-model"], "there is no folder no/such-model here"),
+        (["--model", "builtin:tiny", "--data", "nothing.jsonl"], "nothing.jsonl"),
+        (["--model", "builtin:tiny", "--again"], "has no flag --again"),
+        (["--optimizer", "bitsandbyte:AdamW8bit", "--model", "builtin:tiny"], "the package before the colon"),
+    ],
+)
+def test_wrong_input_is_one_sentence(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "sft", *words]) == 2
+    err = capsys.readouterr().err
+    assert sentence in err and "Traceback" not in err
+
+
+def test_a_recipe_that_trains_nothing_has_no_plan(tmp_path: Path) -> None:
+    path = tmp_path / "idle.py"
+    path.write_text('"""Nothing."""\n\n\ndef idle(seed: int = 0) -> None:\n    """Nothing."""\n')
+    with pytest.raises(UserError, match="ended without training anything"):
+        tp.plan(f"{path}:idle")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ["sft_full_2048", "sft_full_512", "sft_lora_2048", "dpo_lora_512", "dpo_lora_2048", "dpo_full_1024_checkpointing"])
+def test_within_15_percent_of_the_measured_peak(name: str) -> None:
+    from benchmarks.plan import compare
+
+    assert 0.85 <= compare(name, "builtin:smollm2-135m")["ratio"] <= 1.15

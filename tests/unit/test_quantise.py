@@ -1,0 +1,165 @@
+"""Quantised bases for LoRA: how many bytes they take, how near they are, that gradients go through them, and what is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tempering import models
+from tempering.errors import UserError
+from tempering.methods.scopes.full import Full
+from tempering.methods.scopes.lora import LoRA
+from tempering.models.quantise import is_quantised, settings
+from tempering.types import Policy
+
+KINDS = ("nf4", "int8")
+TEXT = "Nora Felt was born in Bergen and works as a carpenter. She speaks Danish and keeps two cats."
+
+
+@pytest.fixture(autouse=True)
+def _installed() -> None:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        pytest.skip("bitsandbytes is not installed")
+
+
+def load(kind: Any = "none", spec: str = "builtin:tiny") -> Policy:
+    return models.load(spec, quantise=kind, say=lambda _: None)
+
+
+def linear_shapes(policy: Policy) -> list[torch.Size]:
+    """Weights of the linear layers inside of the blocks of an unquantised model."""
+    head: Any = policy.model.get_output_embeddings()  # type: ignore[operator]
+    return [m.weight.shape for m in policy.model.modules() if type(m) is torch.nn.Linear and m is not head]
+
+
+def logps(policy: Policy, text: str = TEXT) -> Tensor:
+    ids = torch.tensor([policy.tokenizer(text)["input_ids"]])
+    return policy.model(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)[0]
+
+
+def adapted(kind: Any) -> Policy:
+    """A model with an adapter that does something, the same for every kind."""
+    policy = load(kind)
+    handle = LoRA(r=4, quantise=kind).attach(policy.model)
+    with torch.no_grad():
+        for i, p in enumerate(handle.params.values()):
+            p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(i)) * 0.02)
+    return Policy(handle.model, policy.tokenizer, handle=handle, source=policy.source)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_of_the_base(kind: str) -> None:
+    plain, quantised = load(), load(kind)
+    size = sum(shape.numel() for shape in linear_shapes(plain))
+    rest = sum(p.nbytes for p in plain.model.parameters()) - 4 * size
+    bytes_for = {"nf4": size // 2, "int8": size}[kind]
+    assert sum(p.nbytes for p in quantised.model.parameters()) == rest + bytes_for
+    assert is_quantised(quantised.model) and not is_quantised(plain.model)
+
+
+# The tiny model's own distributions are sharp, so these bounds are wider than a large model's.
+@pytest.mark.parametrize(("kind", "bound"), [("nf4", 0.25), ("int8", 0.01)])
+def test_distributions_are_near_the_unquantised_ones(kind: str, bound: float) -> None:
+    with torch.no_grad():
+        plain, near = logps(load()), logps(load(kind))
+    kl = (plain.exp() * (plain - near)).sum(-1).mean()
+    assert 0 < kl < bound
+
+
+def gradient(policy: Policy) -> Tensor:
+    ids = torch.tensor(policy.tokenizer(TEXT)["input_ids"])
+    (-logps(policy)[:-1].gather(-1, ids[1:, None]).mean()).backward()
+    assert policy.handle is not None
+    return torch.cat([p.grad.flatten() for p in policy.handle.params.values() if p.grad is not None])
+
+
+@pytest.mark.parametrize(("kind", "least"), [("nf4", 0.75), ("int8", 0.99)])
+def test_gradients_point_the_same_way_after_an_evaluation_too(kind: str, least: float) -> None:
+    """bitsandbytes 0.50 would lose them after the first pass in evaluation mode (cosine 0.26)."""
+    plain, quantised = adapted("none"), adapted(kind)
+    before = gradient(adapted(kind))
+    with torch.no_grad():
+        logps(quantised)
+    after = gradient(quantised)
+    assert torch.equal(before, after)
+    assert torch.cosine_similarity(gradient(plain), after, dim=0) > least
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_and_evaluation_mode_compute_the_same(kind: str) -> None:
+    policy = adapted(kind)
+    with torch.no_grad():
+        evaluated = logps(policy)
+        policy.model.train()
+        assert torch.equal(logps(policy), evaluated)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_reference_is_the_base_with_the_adapter_off(kind: str) -> None:
+    policy = adapted(kind)
+    assert policy.handle is not None
+    with torch.no_grad(), policy.handle.off():
+        off = logps(policy)
+    with torch.no_grad():
+        assert torch.equal(off, logps(load(kind)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_adapter_is_plain_and_opens_on_the_unquantised_base(kind: str, tmp_path: Path) -> None:
+    policy = adapted(kind)
+    folder = models.save(policy, tmp_path / "adapter")
+    assert (folder / "adapter_model.safetensors").is_file()
+    opened = load(spec=str(folder))
+    assert not is_quantised(opened.model)
+    theirs = {n: p for n, p in opened.model.named_parameters() if "lora_" in n}
+    assert policy.handle is not None
+    assert all(torch.equal(p, theirs[n]) for n, p in policy.handle.params.items()) and len(theirs) == len(policy.handle.params)
+    # The same adapter on the unquantised base in memory.
+    with torch.no_grad():
+        assert torch.equal(logps(opened), logps(adapted("none")))
+    again = load(kind, spec=str(folder))
+    with torch.no_grad():
+        assert torch.equal(logps(again), logps(policy))
+
+
+def test_what_cannot_be_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    policy = adapted("nf4")
+    assert policy.handle is not None and policy.handle.bake() is None
+    with pytest.raises(UserError, match="cannot be folded into quantised weights without rounding them again; save it as an adapter"):
+        models.save(policy, tmp_path / "merged", merged=True)
+    assert not (tmp_path / "merged").exists()
+    with pytest.raises(UserError, match="scope full cannot train quantised weights"):
+        Full().attach(load("int8").model)
+    with pytest.raises(UserError, match="cannot be saved as plain ones"):
+        models.save(load("nf4"), tmp_path / "plain")
+    with pytest.raises(UserError, match="load it with quantise='nf4' too"):
+        LoRA(quantise="nf4").attach(load().model)
+
+
+def test_without_the_library_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install bitsandbytes"):
+        settings("nf4")
+    assert settings("none") == {}
+
+
+def test_a_run_trains_on_a_quantised_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tempering as tp
+
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = tp.run(
+            "sft", model="builtin:tiny", quantise="nf4", steps=6, lr=2e-3, keep="none", max_test=4, precision="fp32", out=tmp_path / "run"
+        )
+    change = report.ledger.probe("held_loss")
+    assert change.after.point < change.before.point - 1
+    size = sum(p.numel() for p in load().model.parameters())
+    assert json.loads((tmp_path / "run" / "lock.json").read_text())["model"]["parameters"] == size
