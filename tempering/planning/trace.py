@@ -18,6 +18,7 @@ from torch import nn
 from tempering.config import Optimizer, Training
 from tempering.errors import UserError
 from tempering.fit import fit
+from tempering.layout import select
 from tempering.models.lighter import judging_apart
 from tempering.planning.meter import Meter
 from tempering.planning.quantised import parameters, stand_in
@@ -127,8 +128,9 @@ def _alike(config: Any, depth: int) -> bool:
     return bool(blocks) and all(len(s) == 1 for s in shapes) and len(set(kinds or ())) <= 1
 
 
-class _Once:
-    """The same micro-batch for every step. The second finds gradients in place; `marks` are the bytes alive as a step begins."""
+class _Twice:
+    """A first group alone, for optimizer states to be made, then the micro-batch, which finds gradients in place; `marks` are the bytes alive as a step
+    begins."""
 
     def __init__(self, micro: Parts, meter: Meter) -> None:
         self.micro, self.meter, self.marks, self.live = micro, meter, [], None
@@ -137,10 +139,12 @@ class _Once:
         """The step's parts."""
         self.live = run.roles["policy"]
         self.marks.append(self.meter.now)
-        if len(self.marks) == 2:
-            for p in self.live.handle.params.values():
-                p.grad = torch.zeros_like(p)
-            self.meter.restart()
+        if len(self.marks) == 1:
+            group = min(int(batch.group_S[0]) for batch in self.micro.values() if batch.num_segments)
+            return {part: select(batch, batch.group_S == group) for part, batch in self.micro.items()}
+        for p in self.live.handle.params.values():
+            p.grad = torch.zeros_like(p)
+        self.meter.restart()
         return self.micro
 
     def state(self) -> dict[str, Any]:
@@ -160,7 +164,7 @@ def _at(work: Work, config: Any) -> Counts:
     # It is where it will be; moving or copying storages that hold nothing is more than fake tensors do.
     model.to = lambda *_: model
     model.__deepcopy__ = lambda _: _counted(work, config, engine.device, meter)
-    stream = _Once(work.micro, meter)
+    stream = _Twice(work.micro, meter)
     # One micro-batch a step, whatever its size; what happens once at the end belongs to no step.
     training = work.training.model_copy(update={"micro_tokens": 1 << 60, "eval_every": 0, "save_every": 0})
     try:
