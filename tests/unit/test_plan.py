@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib.util
 import json
 from dataclasses import replace
@@ -43,6 +44,12 @@ def work(
     return Work(config, scope, objective or NLL(), Optimizer(name=optimizer), training, collate(toy_rows(4, parts)), **changes)
 
 
+@functools.cache
+def plain() -> Counts:
+    """Adam on all weights of a toy model."""
+    return trace.trace(work(Full()))
+
+
 # ---------------------------------------------------------------------------------------------------------------------------------- closed forms
 
 
@@ -67,7 +74,7 @@ def test_a_meter_counts_what_is_alive() -> None:
 def test_full_scope_in_closed_form() -> None:
     model = toy_llama()
     size, count = sum(p.numel() for p in model.parameters()), len(list(model.parameters()))
-    found = trace.trace(work(Full()))
+    found = plain()
     assert (found.parameters, found.trainable, found.reference) == (size, size, 0)
     assert found.weights == 4 * size + sum(b.nbytes for b in model.buffers())
     assert found.gradients == 4 * size
@@ -78,35 +85,41 @@ def test_full_scope_in_closed_form() -> None:
 def test_lora_trains_what_peft_says() -> None:
     handle = LoRA(r=3).attach(toy_llama())
     trained, every = handle.model.get_nb_trainable_parameters()
+    verdicts = dict(lighter._VERDICTS)
     found = trace.trace(work(LoRA(r=3)))
+    assert verdicts == lighter._VERDICTS, "what is found on models without contents is forgotten"
     assert (found.trainable, found.parameters) == (trained, every)
     assert found.gradients == 4 * trained and 0 <= found.states - (2 * 4 * trained + 4 * len(handle.params)) < 500
 
 
-def test_a_frozen_reference_is_a_second_model_and_an_adapter_needs_none() -> None:
+def test_a_frozen_reference_is_a_second_model() -> None:
     full = trace.trace(work(Full(), DPO(), parts=PAIRS))
-    assert full.reference == full.weights
-    assert trace.trace(work(LoRA(), DPO(), parts=PAIRS)).reference == 0
+    assert full.reference == full.weights and plain().reference == 0
 
 
 @pytest.mark.parametrize(("name", "less"), [("adafactor", 20), ("sgd", 400)])
 def test_optimizers_with_less_state(name: str, less: int) -> None:
-    assert trace.trace(work(Full(), optimizer=name)).states * less < trace.trace(work(Full())).states
+    assert trace.trace(work(Full(), optimizer=name)).states * less < plain().states
 
 
-@pytest.mark.parametrize("how", [{}, {"checkpointing": True}, {"quantise": "nf4"}])
-@pytest.mark.parametrize("scope", [Full(), LoRA()])
+@pytest.mark.parametrize(
+    ("scope", "how"),
+    [
+        (Full(), {}),
+        pytest.param(LoRA(), {}, marks=pytest.mark.slow),
+        pytest.param(LoRA(), {"quantise": "nf4"}, marks=pytest.mark.slow),
+        pytest.param(Full(), {"checkpointing": True}, marks=pytest.mark.slow),
+        pytest.param(LoRA(), {"checkpointing": True}, marks=pytest.mark.slow),
+    ],
+)
 def test_depth_is_left_out_exactly(scope: Any, how: dict[str, Any]) -> None:
     """Two shallow models say what the whole one does, to the byte."""
-    if "quantise" in how and scope.kind == "full":
-        pytest.skip("quantised weights are not trained")
-    deep = work(scope, layers=4, **how)
+    deep = work(scope, layers=3, **how)
     assert vars(trace.trace(deep)) == vars(trace._at(deep, deep.config))
 
 
 def test_recomputed_activations_are_fewer() -> None:
-    kept, recomputed = (trace.trace(work(Full(), layers=6, checkpointing=on)).activations for on in (False, True))
-    assert recomputed < 0.5 * kept
+    assert trace.trace(work(Full(), checkpointing=True)).activations < 0.6 * plain().activations
 
 
 def test_blocks_that_differ_are_traced_in_full_depth() -> None:
@@ -116,12 +129,6 @@ def test_blocks_that_differ_are_traced_in_full_depth() -> None:
     mixed.layer_types = ["full_attention", "sliding_attention"] * 2
     assert not trace._alike(mixed, 4)
     assert trace.shallow(mixed, 3).layer_types == ["full_attention", "sliding_attention", "full_attention"]
-
-
-def test_what_is_found_on_models_without_contents_is_forgotten() -> None:
-    before = dict(lighter._VERDICTS)
-    trace.trace(work(LoRA()))
-    assert before == lighter._VERDICTS
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
@@ -211,6 +218,7 @@ def test_the_command_prints_terms_and_loads_nothing(tmp_path: Path, monkeypatch:
     assert out.strip().splitlines()[-1].startswith("It fits: the run needs 0.")
 
 
+@pytest.mark.slow
 def test_where_it_does_not_fit_switches_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terms, "free_bytes", lambda device: 1)
     monkeypatch.setattr(terms, "resident", lambda: 0)
