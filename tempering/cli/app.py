@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -112,6 +113,8 @@ def _quiet() -> None:
     # Libraries warn on stderr about things a user cannot act on; what matters is said by our own checks.
     for name, value in {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
         os.environ.setdefault(name, value)
+    # Wherever it is installed, PEFT loads it, and it tells of kernels that other machines have.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if not sys.warnoptions:
         import warnings
 

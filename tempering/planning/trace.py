@@ -8,7 +8,9 @@ each, so two depths give the share of a block and of the rest. Where a model's b
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,8 +131,8 @@ def _alike(config: Any, depth: int) -> bool:
 
 
 class _Twice:
-    """A first group alone, for optimizer states to be made, then the micro-batch, which finds gradients in place; `marks` are the bytes alive as a step
-    begins."""
+    """A first group alone, for optimizer states to be made, then the micro-batch, which finds gradients in place; `marks` are the bytes alive as a
+    step begins."""
 
     def __init__(self, micro: Parts, meter: Meter) -> None:
         self.micro, self.meter, self.marks, self.live = micro, meter, [], None
@@ -155,6 +157,17 @@ class _Twice:
         """Nothing to put back."""
 
 
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Torch prints the traceback of an operation that does not work on fake tensors, though it raises too."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 def _at(work: Work, config: Any) -> Counts:
     from tempering.signals import engine_for
 
@@ -168,13 +181,13 @@ def _at(work: Work, config: Any) -> Counts:
     # One micro-batch a step, whatever its size; what happens once at the end belongs to no step.
     training = work.training.model_copy(update={"micro_tokens": 1 << 60, "eval_every": 0, "save_every": 0})
     try:
-        with meter, judging_apart():
+        with meter, judging_apart(), _hushed():
             fit({"policy": Role(model, work.scope)}, work.objective, stream, steps=2, optimizer=work.optimizer, training=training, engine=engine)
     except (RuntimeError, NotImplementedError) as error:
         first = str(error).strip().split("\n")[0]
         raise UserError(
-            f"{type(model).__name__} cannot be planned: it, or the optimizer, decides by what is in its tensors ({first}); "
-            "run it with --training.steps 1 instead"
+            f"{type(model).__name__} with this optimizer cannot be planned, because it asks for what is in its tensors, or for an operation that "
+            f"does not work without ({first.rstrip('.')}); try the run itself with --steps 1"
         ) from error
     assert stream.live is not None
     owned = {p.untyped_storage()._cdata: p.untyped_storage().nbytes() for p in [*stream.live.model.parameters(), *stream.live.model.buffers()]}

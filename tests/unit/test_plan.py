@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import LlamaConfig, MixtralConfig
 
 import tempering as tp
 from tempering.cli import main
 from tempering.config import Optimizer, Training
 from tempering.errors import UserError
+from tempering.fit import fit
 from tempering.layout import collate
 from tempering.methods.objectives.dpo import DPO
 from tempering.methods.objectives.nll import NLL
@@ -29,6 +30,7 @@ from tempering.planning.meter import Meter
 from tempering.planning.rehearse import Rehearsed
 from tempering.planning.terms import Plan, Switch, add_up
 from tempering.planning.trace import Counts, Work
+from tempering.types import Role
 from tests.toy import toy_llama, toy_rows
 
 GIB = 2**30
@@ -42,6 +44,14 @@ def work(
     training = FP32.model_copy(update={"checkpointing": changes.pop("checkpointing", False)})
     config = toy_llama(layers=layers).config
     return Work(config, scope, objective or NLL(), Optimizer(name=optimizer), training, collate(toy_rows(4, parts)), **changes)
+
+
+def mixture() -> Work:
+    """A mixture of experts, whose products with sorted tokens torch cannot do in float32 without contents."""
+    config = MixtralConfig(
+        vocab_size=61, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, num_local_experts=4
+    )
+    return replace(work(Full()), config=config)
 
 
 @functools.cache
@@ -95,6 +105,27 @@ def test_lora_trains_what_peft_says() -> None:
 def test_a_frozen_reference_is_a_second_model() -> None:
     full = trace.trace(work(Full(), DPO(), parts=PAIRS))
     assert full.reference == full.weights and plain().reference == 0
+
+
+def test_a_real_step_keeps_as_much_as_is_traced() -> None:
+    """The same meter around two steps on a model with contents; what is asked for to log is then a few numbers of four bytes."""
+    asked = work(Full())
+    model, meter = toy_llama(), Meter(61)
+    meter.add([*model.parameters(), *model.buffers()])
+    stream = trace._Twice(asked.micro, meter)
+    with meter:
+        fit(
+            {"policy": Role(model, Full())},
+            NLL(),
+            stream,
+            steps=2,
+            optimizer=asked.optimizer,
+            training=asked.training.model_copy(update={"save_every": 0}),
+        )
+    held = stream.marks[1] + 4 * sum(p.numel() for p in model.parameters())
+    found = plain()
+    assert meter.start.total - meter.start.logits - held == pytest.approx(found.activations, rel=0.01)
+    assert meter.peak.total - held == pytest.approx(found.activations + found.logits + found.working, rel=0.01)
 
 
 @pytest.mark.parametrize(("name", "less"), [("adafactor", 20), ("sgd", 400)])
@@ -249,6 +280,12 @@ def test_a_recipe_that_trains_nothing_has_no_plan(tmp_path: Path) -> None:
     path.write_text('"""Nothing."""\n\n\ndef idle(seed: int = 0) -> None:\n    """Nothing."""\n')
     with pytest.raises(UserError, match="ended without training anything"):
         tp.plan(f"{path}:idle")
+
+
+def test_a_model_that_cannot_be_traced_is_refused_in_a_sentence(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(UserError, match=r"MixtralForCausalLM with this optimizer cannot be planned.*--steps 1") as caught:
+        trace.trace(mixture())
+    assert "\n" not in str(caught.value) and not caplog.records
 
 
 @pytest.mark.slow
