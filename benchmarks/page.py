@@ -39,7 +39,8 @@ READING = """## How to read this
 - **Peak** is the process's largest resident memory as the system counts it; **above imports** leaves out what the libraries alone occupy.
 - **Share of the roofline** is the time that the step's matrix products would take at the best speed measured in the same run, for the model's own
   shapes and any number of threads, divided by the time it took. Nothing else is counted, so 100% is out of reach.
-- A **peer** runs at its best: several of its settings are tried in the first round, and the fastest goes on. What was tried is below.
+- A **peer** has its settings tried in the first round where a benchmark names several, and the fastest goes on; what was tried is below. For SFT and
+  LoRA it names one, the fastest of a single small round on one busy thread: with others a peer may be faster than shown, read ratios so.
 - Rows, scored tokens and optimizer settings are equal, and asserted to be; the losses at the end agree within their spread over the seeds.
 - Machines differ by a factor of ten in matrix products. Compare ratios and shares, not seconds, and only on a machine like this one.
 """
