@@ -146,7 +146,8 @@ def losses(rows: Sequence[Row], profiles: Sequence[Mapping[str, Any]]) -> str:
     """Every target that is missed and every comparison that is lost, with what the profile says of it."""
     lines = ["## Where we lose, and why", ""]
     for row in rows:
-        missed, worse = row.get("target_met") is False, _worse(row)
+        # A plan is no contest: predicted and measured should be equal.
+        missed, worse = row.get("target_met") is False, row["benchmark"] != "plan" and _worse(row)
         if not missed and not worse:
             continue
         verdict = f"target {_bound(row)} missed" if missed else "the peer is better"
