@@ -111,14 +111,22 @@ def build(config: Any, device: torch.device) -> Any:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
-def _counted(work: Work, config: Any, device: torch.device, meter: Meter) -> Any:
+def _counted(work: Work, config: Any, device: torch.device, meter: Meter, sizes: list[int]) -> Any:
+    """A model without contents whose storages are counted; their bytes are appended to `sizes`."""
     with meter.fake:
         model = build(config, device)
         if work.quantise != "none":
             with device:
                 stand_in(model, work.quantise)
     meter.add([*model.parameters(), *model.buffers()])
+    sizes.append(_bytes(model))
     return model
+
+
+def _bytes(model: nn.Module) -> int:
+    """Of all parameters and buffers; what is tied counts once."""
+    storages = [t.untyped_storage() for t in (*model.parameters(), *model.buffers())]
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
 
 
 def _alike(config: Any, depth: int) -> bool:
@@ -173,10 +181,11 @@ def _at(work: Work, config: Any) -> Counts:
 
     engine = engine_for(work.training)
     meter = Meter(config.get_text_config().vocab_size)
-    model = _counted(work, config, engine.device, meter)
+    sizes: list[int] = []
+    model = _counted(work, config, engine.device, meter, sizes)
     # It is where it will be; moving or copying storages that hold nothing is more than fake tensors do.
     model.to = lambda *_: model
-    model.__deepcopy__ = lambda _: _counted(work, config, engine.device, meter)
+    model.__deepcopy__ = lambda _: _counted(work, config, engine.device, meter, sizes)
     stream = _Twice(work.micro, meter)
     # One micro-batch a step, whatever its size; what happens once at the end belongs to no step.
     training = work.training.model_copy(update={"micro_tokens": 1 << 60, "eval_every": 0, "save_every": 0})
@@ -190,8 +199,7 @@ def _at(work: Work, config: Any) -> Counts:
             f"does not work without ({first.rstrip('.')}); try the run itself with --steps 1"
         ) from error
     assert stream.live is not None
-    owned = {p.untyped_storage()._cdata: p.untyped_storage().nbytes() for p in [*stream.live.model.parameters(), *stream.live.model.buffers()]}
-    weights = sum(owned.values())
+    weights = _bytes(stream.live.model)
     params = stream.live.handle.params.values()
     unseen = UNSEEN.get(work.optimizer.name.partition(":")[0], 0) if engine.device.type == "cpu" else 0
     gradients = sum(p.numel() * p.element_size() for p in params)
@@ -203,7 +211,7 @@ def _at(work: Work, config: Any) -> Counts:
         parameters=parameters(stream.live.model),
         trainable=sum(p.numel() for p in params),
         weights=weights,
-        reference=before - weights,
+        reference=sum(sizes[1:]),
         gradients=gradients,
         states=between - before,
         activations=min(at_start, at_peak) - held,
