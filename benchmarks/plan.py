@@ -46,7 +46,9 @@ def measure(words: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "tempering", "run", *words, "--out", f"{folder}/run", "--again"]
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        _, error = child.communicate() if os.name != "posix" else (None, child.stderr.read() if child.stderr else b"")
+        assert child.stderr is not None
+        with child.stderr:
+            error = child.stderr.read()
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode:

@@ -90,7 +90,3 @@ def test_a_resumed_run_ends_with_the_same_bits(name: str, tmp_path: Path) -> Non
         _train(name, tmp_path / "cut", stop_at=5)
     _, resumed = _train(name, tmp_path / "cut", resume=True)
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[n], resumed[n]) for n in whole)
-
-
-# Not in the fast suite until its failures on the merged engine are understood (issue 3 is open): see the closing note.
-pytestmark = pytest.mark.slow

@@ -295,7 +295,3 @@ def test_within_15_percent_of_the_measured_peak(name: str) -> None:
     from benchmarks.plan import compare
 
     assert 0.85 <= compare(name, "builtin:smollm2-135m")["ratio"] <= 1.15
-
-
-# Not in the fast suite until its failures on the merged engine are understood (issue 3 is open): see the closing note.
-pytestmark = pytest.mark.slow

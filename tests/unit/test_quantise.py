@@ -163,7 +163,3 @@ def test_a_run_trains_on_a_quantised_base(tmp_path: Path, monkeypatch: pytest.Mo
     assert change.after.point < change.before.point - 1
     size = sum(p.numel() for p in load().model.parameters())
     assert json.loads((tmp_path / "run" / "lock.json").read_text())["model"]["parameters"] == size
-
-
-# Not in the fast suite until its failures on the merged engine are understood (issue 3 is open): see the closing note.
-pytestmark = pytest.mark.slow
