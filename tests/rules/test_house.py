@@ -28,7 +28,7 @@ HEAVY = {"torch", "transformers", "peft", "datasets", "scipy", "tokenizers", "ac
 HEAVY |= {"tensorboard", "trackio", "wandb", "mlflow"}
 """What takes a second or more to import, or comes with such a thing."""
 LIGHT = ("", "__main__", "cli", "config", "display", "doctor", "errors", "home", "index", "ledger", "ledger_types", "recipes", "runs", "types")
-LIGHT += ("logs", "options", "profiling", "watch")
+LIGHT += ("cases", "logs", "options", "profiling", "watch")
 LIGHT += ("methods.scopes",)
 """Modules and packages (with all that is in them) that `temper --help` and a recipe's signature may load."""
 
@@ -39,7 +39,8 @@ ALLOWED = {
     "reduce": {"types", "errors"},
     "forest": set(),
     "layout": {"types", "errors", "forest"},
-    "methods.objectives": {"types", "reduce", "config", "errors"},
+    "cases": {"types"},
+    "methods.objectives": {"types", "reduce", "config", "errors", "cases"},
     "methods.decodes": {"types", "config", "errors"},
     "methods.scopes": {"types", "config", "errors", "index"},
     "methods.probes": {"types", "reduce", "config", "errors", "items", "measure", "sample"},

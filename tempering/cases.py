@@ -1,0 +1,39 @@
+"""Hand-worked cases: what an objective gives for numbers small enough to check on paper.
+
+A method's file ends with `CASES = (Case(...), ...)`. The contract tests compute every case through the engine's own reduction, and a mutation pass
+changes the method's code (a sign, a mask, a normaliser) and expects some case to notice. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tempering.types import Objective
+
+Nested = Sequence[Any]
+"""Numbers by segment: [S][T_s] per token, [S][T_s][V] for logits, or a flat [S] for a column per segment."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One hand-worked input of an objective and what comes of it. Expected numbers come from paper or `math`, never from the code under test."""
+
+    what: str
+    """What the case is there to show: "the pair stands in the wrong order"."""
+    objective: Objective
+    signals: Mapping[str, Mapping[str, Nested]]
+    """part -> signal or column of the batch -> numbers."""
+    loss: float
+    """The step's loss, after the division by the objective's own norm."""
+    weights: Mapping[str, Nested] = field(default_factory=dict)
+    """part -> token weights [S][T_s]; 1 everywhere by default."""
+    groups: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """part -> the group of each segment [S]; 0, 1, ... by default."""
+    gradient: Mapping[str, Nested] = field(default_factory=dict)
+    """By name, "chosen/logp" -> d loss / d signal, nested as the signal is; only what was worked out."""
+    logs: Mapping[str, float] = field(default_factory=dict)
+    """Logged name -> mean."""
+    step: int = 0
+    """The optimizer step (0-based), for losses that know it."""
