@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,6 +37,43 @@ class ValueModel(nn.Module):
         if bias:
             nn.init.zeros_(self.value_head.bias)
         self.value_head.to(next(self.backbone.parameters()).device)
+
+    @classmethod
+    def of(cls, classifier: Any) -> ValueModel:
+        """The same weights as a transformers sequence classifier's, in place."""
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        made.backbone, made.config, made.value_head = classifier.base_model, classifier.config, classifier.score
+        return made
+
+    def classifier(self, pad_token_id: int | None) -> Any:
+        """A transformers sequence classifier with a copy of these weights, adapters folded in: it scores a text by its last token.
+
+        Raises:
+            UserError: transformers has no sequence classifier of this kind with such a head, or an adapter cannot be folded in.
+        """
+        from transformers import AutoModelForSequenceClassification
+
+        backbone: Any = copy.deepcopy(self.backbone)
+        if hasattr(backbone, "peft_config"):
+            if not all(p.is_floating_point() for p in backbone.parameters()):
+                raise UserError("an adapter cannot be folded into quantised weights; train the reward model on a base loaded without quantise")
+            backbone = backbone.merge_and_unload()
+        config = copy.deepcopy(self.config)
+        config.num_labels, config.get_text_config().pad_token_id, config.pad_token_id = self.value_head.out_features, pad_token_id, pad_token_id
+        try:
+            made: Any = AutoModelForSequenceClassification.from_config(config, dtype=backbone.dtype)
+        except ValueError:
+            made = None
+        if made is None or type(getattr(made, "score", None)) is not nn.Linear or made.score.bias is not None or self.value_head.bias is not None:
+            raise UserError(f"transformers has no sequence classifier of model type {config.model_type} with a head like this, so it cannot be saved")
+        setattr(made, made.base_model_prefix, backbone)
+        made.score.weight.data = self.value_head.weight.detach().to(backbone.dtype).clone()
+        return made.eval()
+
+    def get_input_embeddings(self) -> Any:
+        """The embedding layer, as a transformers model's method of this name."""
+        return self.backbone.get_input_embeddings()
 
     def forward(self, **inputs: Any) -> Tensor:
         """input_ids, position_ids [R, L] -> last hidden states [R, L, D]."""
