@@ -112,7 +112,8 @@ def pair_row(
 ) -> Row | None:
     """{"chosen": (segment,), "rejected": (segment,)} of one pair of responses, or None if either side was dropped.
 
-    `pair` is (better, worse); without it the record's one pair, else the best and the worst by score. Scores become the extra "score".
+    `pair` is (better, worse); without it the record's one pair, else the best and the worst by score. Scores become the extra "score", and
+    where both sides have one, their difference the extra "margin" of both.
     """
     report = _begin(report, max_length, truncate)
     found = [pair] if pair is not None else pairs(record, "best_worst")
@@ -130,6 +131,9 @@ def pair_row(
         return _drop(record, "too long", report)
     if np.array_equal(sides[0].ids, sides[1].ids):
         return _drop(record, "chosen and rejected are the same", report)
+    scores = [record.responses[index].score for index in found[0]]
+    if scores[0] is not None and scores[1] is not None:
+        sides = [Segment(s.ids, s.weight, {**s.extras, "margin": scores[0] - scores[1]}, s.source) for s in sides if s is not None]
     return _done({"chosen": (sides[0],), "rejected": (sides[1],)}, record, report)
 
 

@@ -146,8 +146,8 @@ def test_pairs() -> None:
     row = pair_row(scored, TOKENIZER)
     assert row is not None
     assert {part: [(trained(s), s.extras) for s in segments] for part, segments in row.items()} == {
-        "chosen": [("b<|im_end|>", {"score": 3.0})],
-        "rejected": [("a<|im_end|>", {"score": 1.0})],
+        "chosen": [("b<|im_end|>", {"score": 3.0, "margin": 2.0})],
+        "rejected": [("a<|im_end|>", {"score": 1.0, "margin": 2.0})],
     }
     own = pair_row(record(answer("a"), answer("b"), better=((0, 1),)), TOKENIZER)
     assert own is not None and (trained(own["chosen"][0]), trained(own["rejected"][0])) == ("a<|im_end|>", "b<|im_end|>")
