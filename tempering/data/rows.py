@@ -161,6 +161,25 @@ def unpaired_row(
     return _drop(record, "too long", report) if made is None else _done({"train": (made,)}, record, report)
 
 
+def ranked_row(
+    record: Record,
+    tokenizer: Any,
+    *,
+    max_length: int | None = None,
+    truncate: Truncate = "refuse_answer",
+    boundary: Boundary = "refuse",
+    report: RowReport | None = None,
+) -> Row | None:
+    """{"responses": segments} of all rated responses, each with the extra "score", or None where fewer than two are left (counted in `report`)."""
+    report = _begin(report, max_length, truncate)
+    rated = [r for r in _responses(record) if r.score is not None]
+    made = [_fit(_response_segment(record, r, tokenizer, boundary), tokenizer, max_length, truncate, report) for r in rated]
+    kept = tuple(s for s in made if s is not None)
+    if len(kept) < 2:
+        return _drop(record, "too long" if len(rated) > 1 else "fewer than two rated answers", report)
+    return _done({"responses": kept}, record, report)
+
+
 def text_row(record: Record, tokenizer: Any, *, max_length: int | None = None, report: RowReport | None = None) -> Row:
     """{"train": windows} of a plain text, all in one row (an empty row if nothing can be trained). `text_rows` gives each window a row."""
     report = _begin(report, max_length, "drop")
