@@ -60,6 +60,8 @@ def _constant(node: ast.expr, names: Mapping[str, ast.expr]) -> Any:
         return _constant(names[node.id], {k: v for k, v in names.items() if k != node.id})
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
         return _OPERATORS[type(node.op)](_constant(node.left, names), _constant(node.right, names))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_constant(node.operand, names)
     try:
         return ast.literal_eval(node)
     except ValueError:

@@ -193,7 +193,7 @@ class Experiment:
                 **start,
                 "new_tokens": self.new_tokens,
                 "seed": self.values.get("seed", 0),
-                "table": getattr(rows, "fingerprint", rows.table.fingerprint),
+                "table": rows.fingerprint,
                 "of": rows.indices,
             }
             with self.display.phase("reference log-probs") as phase:

@@ -16,6 +16,7 @@ class Rows(Sequence[Row]):
 
     def __init__(self, table: Any, indices: Sequence[int]) -> None:
         self.table, self.indices = table, indices
+        self.fingerprint: str = table.fingerprint
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -25,7 +26,7 @@ class Rows(Sequence[Row]):
 
 
 def target_probes(held: Sequence[Row], most: int) -> tuple[Probe, ...]:
-    """What to measure on held rows: pairs by preference; labelled answers by their order; demonstrations by loss, and by generated answer where answers are short."""
+    """What to measure on held rows: pairs by preference; labelled answers by order; demonstrations by loss and, if short, by generated answer."""
     import numpy as np
 
     from tempering.methods.probes.held_answer import HeldAnswer, prompt_and_answer

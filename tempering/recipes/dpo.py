@@ -1,7 +1,8 @@
 """Direct preference optimisation: prefer the chosen answer to the rejected one, without a reward model.
 
 Rafailov et al. 2023, arXiv 2305.18290 (`methods/objectives/dpo.py`). The reference is the starting model: with LoRA the adapter is switched off, so
-no second copy is held; `reference="cached"` computes its log-probs once before training. The steps are those of `prefer`; this recipe keeps the loss's fields as its own.
+no second copy is held; `reference="cached"` computes its log-probs once before training. The steps
+are those of `prefer`; this recipe keeps the loss's fields as its own.
 """
 
 from __future__ import annotations
@@ -54,4 +55,4 @@ def dpo(
         seed: of shuffling, dropout, initialisation and sampling.
     """
     run = Experiment.begin(dpo, locals())
-    return on_pairs(run, choices.choice("dpo")(beta=beta, label_smoothing=label_smoothing).build())
+    return on_pairs(run, choices.choice("dpo").model_validate({"beta": beta, "label_smoothing": label_smoothing}).build())

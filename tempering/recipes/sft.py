@@ -1,7 +1,7 @@
 """Supervised fine-tuning: teach a model to answer as the rows do.
 
-The loss is the negative log-likelihood of the assistant's tokens, averaged over the step's tokens (`methods/objectives/nll.py`), or any objective whose
-file says `FAMILY = "tokens"`. Ends with a ledger:
+The loss is the negative log-likelihood of the assistant's tokens, averaged over the step's tokens (`methods/objectives/nll.py`), or any objective
+whose file says `FAMILY = "tokens"`. Ends with a ledger:
 what the task gained, and what of a fixed battery was kept and lost.
 """
 

@@ -91,7 +91,7 @@ class Mismatched(Rows):
     def __init__(self, rows: Rows, max_length: int) -> None:
         super().__init__(rows.table, rows.indices)
         self.rows, self.max_length = rows, max_length
-        self.fingerprint = f"{rows.table.fingerprint}+kl{max_length}"
+        self.fingerprint = f"{rows.fingerprint}+kl{max_length}"
 
     def __getitem__(self, i: Any) -> Any:
         own = self.rows[i]
