@@ -189,7 +189,13 @@ class Experiment:
         start = {"weights": origin.base_sha256(), "source": content_of(origin.source) or origin.source} if origin else {"run": str(self.folder.path)}
         found = []
         for rows in groups:
-            inputs = {**start, "new_tokens": self.new_tokens, "seed": self.values.get("seed", 0), "table": rows.table.fingerprint, "of": rows.indices}
+            inputs = {
+                **start,
+                "new_tokens": self.new_tokens,
+                "seed": self.values.get("seed", 0),
+                "table": rows.fingerprint,
+                "of": rows.indices,
+            }
             with self.display.phase("reference log-probs") as phase:
                 how = {"micro_tokens": training.micro_tokens, "progress": phase.advance}
                 compute = partial(cached, policy, rows, engine_for(training), inputs, **how)

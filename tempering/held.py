@@ -16,6 +16,7 @@ class Rows(Sequence[Row]):
 
     def __init__(self, table: Any, indices: Sequence[int]) -> None:
         self.table, self.indices = table, indices
+        self.fingerprint: str = table.fingerprint
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -25,16 +26,19 @@ class Rows(Sequence[Row]):
 
 
 def target_probes(held: Sequence[Row], most: int) -> tuple[Probe, ...]:
-    """What to measure on held rows: pairs by preference; demonstrations by loss, and by generated answer where answers are short."""
+    """What to measure on held rows: pairs by preference; labelled answers by order; demonstrations by loss and, if short, by generated answer."""
     import numpy as np
 
     from tempering.methods.probes.held_answer import HeldAnswer, prompt_and_answer
+    from tempering.methods.probes.held_labels import HeldLabels
     from tempering.methods.probes.held_loss import HeldLoss
     from tempering.methods.probes.held_pairs import HeldPairs
 
     first = held[0]
     if "chosen" in first:
         return (HeldPairs(rows=held, limit=most),)
+    if "label" in first["train"][0].extras:
+        return (HeldLabels(rows=held, limit=most),)
     probes: tuple[Probe, ...] = (HeldLoss(rows=held, limit=most),)
     some = [prompt_and_answer(held[i]["train"][0]) for i in range(min(len(held), 50))]
     if all(prompt for prompt, _ in some) and np.median([len(answer) for _, answer in some]) <= 48:

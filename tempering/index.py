@@ -31,7 +31,7 @@ from tempering.errors import UserError
 from tempering.home import home
 
 PACKAGE = Path(__file__).parent
-_FORMAT = 3
+_FORMAT = 4
 """Of the cache file: raise it when `Entry` changes."""
 
 
@@ -69,6 +69,8 @@ class Entry:
     arxiv: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
     """Method modules that a recipe imports, anywhere in the file."""
+    family: str = ""
+    """What the file says in `FAMILY`: the kind of feedback an objective learns from; of a recipe, whose objectives it runs."""
 
 
 def _is_public(name: str, stem: str) -> bool:
@@ -111,7 +113,15 @@ def read_entry(path: Path, kind: str, module: str) -> Entry | None:
         detail=(ast.get_docstring(public) or "") if public else "",
         arxiv=tuple(dict.fromkeys(found)),
         uses=tuple(sorted(uses)),
+        family=next((text for node in tree.body if (text := _family(node))), ""),
     )
+
+
+def _family(node: ast.stmt) -> str:
+    """ "pairs" of the line `FAMILY = "pairs"`, "" of any other."""
+    if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "FAMILY"):
+        return ""
+    return str(node.value.value) if isinstance(node.value, ast.Constant) else ""
 
 
 def _files(root: Path) -> Iterator[tuple[Path, str, str]]:
@@ -189,6 +199,25 @@ def recipes() -> dict[str, Entry]:
     return {entry.name: entry for entry in entries() if entry.kind == "recipe"}
 
 
+def recipe_of_family(family: str) -> Entry:
+    """The recipe that runs the objectives of a family.
+
+    Raises:
+        UserError: no recipe does.
+    """
+    found = [entry for entry in recipes().values() if entry.family == family]
+    if not found:
+        raise UserError(f"no recipe runs objectives of the family {family!r}")
+    return found[0]
+
+
+def aliases() -> dict[str, Entry]:
+    """Objectives that are run by their own name, as their family's recipe with that loss; a recipe file of the name wins."""
+    known = recipes()
+    served = {entry.family for entry in known.values()} - {""}
+    return {entry.name: entry for entry in methods("objective") if entry.family in served and entry.name not in known}
+
+
 def methods(kind: str | None = None) -> tuple[Entry, ...]:
     """The package's methods, of one kind or all."""
     return tuple(entry for entry in entries() if entry.kind != "recipe" and kind in (None, entry.kind))
@@ -197,7 +226,11 @@ def methods(kind: str | None = None) -> tuple[Entry, ...]:
 def recipes_of(entry: Entry) -> tuple[str, ...]:
     """Names of the recipes that import this method, or the union of its whole kind (`AnyScope`)."""
     package = entry.module.rpartition(".")[0]
-    return tuple(recipe.name for recipe in recipes().values() if entry.module in recipe.uses or package in recipe.uses)
+    named = [recipe.name for recipe in recipes().values() if entry.module in recipe.uses or package in recipe.uses]
+    if entry.family and entry.kind != "recipe":
+        named += [recipe.name for recipe in recipes().values() if recipe.family == entry.family]
+        named += [entry.name] if entry.name in aliases() else []
+    return tuple(dict.fromkeys(named))
 
 
 def closest(name: str, known: Any, *, start: str = "did you mean") -> str:
@@ -240,8 +273,12 @@ def load_recipe(spec: str) -> Callable[..., Any]:
     if not re.search(r"\.py(:|$)", spec):
         name = spec.replace("-", "_")
         known = recipes()
+        if name in (named := aliases()):
+            from tempering import choices
+
+            return choices.alias(named[name])
         if name not in known:
-            hint = closest(spec, known) or f"; there are: {', '.join(known)}"
+            hint = closest(spec, (*known, *named)) or f"; there are: {', '.join(known)}"
             raise UserError(f"there is no recipe {spec!r}{hint} (your own is path/to/file.py:function)")
         return load(known[name])
     place, _, function = spec.rpartition(".py")
@@ -277,7 +314,8 @@ def _import_file(path: Path) -> ModuleType:
 
 
 @lru_cache(maxsize=256)
-def _class_docs(path: str) -> dict[str, dict[str, str]]:
+def class_docs(path: str) -> dict[str, dict[str, str]]:
+    """Class -> field -> the docstring under it, by a file's syntax tree."""
     docs: dict[str, dict[str, str]] = {}
     for node in ast.parse(Path(path).read_text(encoding="utf-8")).body:
         if not isinstance(node, ast.ClassDef):
@@ -297,7 +335,7 @@ def field_docs(cls: type) -> dict[str, str]:
     for base in reversed(cls.__mro__):
         path = getattr(importlib.import_module(base.__module__), "__file__", None) if base.__module__.startswith("tempering") else _source(base)
         if path and str(path).endswith(".py"):
-            docs.update(_class_docs(str(path)).get(base.__name__, {}))
+            docs.update(class_docs(str(path)).get(base.__name__, {}))
     return docs
 
 

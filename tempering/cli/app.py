@@ -126,7 +126,7 @@ def _dispatch(argv: list[str]) -> int:
         say(WELCOME.format(recipes=", ".join(index.recipes())))
         return 0
     tokens = list(argv)
-    if tokens[0] not in _WITH_RECIPES and (tokens[0].replace("-", "_") in index.recipes() or ".py" in tokens[0]):
+    if tokens[0] not in _WITH_RECIPES and (tokens[0].replace("-", "_") in {**index.recipes(), **index.aliases()} or ".py" in tokens[0]):
         tokens.insert(0, "run")  # `temper sft` is `temper run sft`
     if tokens[0] in _WITH_RECIPES:
         if len(tokens) == 1:
@@ -151,7 +151,7 @@ def _recipe_tokens(tokens: list[str]) -> list[str]:
             f"temper {tokens[0]}: the recipe comes first, for example `temper {tokens[0]} {next(iter(index.recipes()), 'sft')} {tokens[1]} ...`"
         )
     signature, generic = Signature(index.load_recipe(tokens[1])), PlanOptions if tokens[0] == "plan" else Generic
-    name = tokens[1].replace("-", "_") if tokens[1].replace("-", "_") in index.recipes() else tokens[1]
+    name = tokens[1].replace("-", "_") if tokens[1].replace("-", "_") in {**index.recipes(), **index.aliases()} else tokens[1]
     return [tokens[0], name, *normalise([t for t in tokens[2:] if t != "--debug"], signature, generic)]
 
 
@@ -160,7 +160,7 @@ def _sentence(error: CycloptsError, app: App, tokens: Sequence[str]) -> str:
     error.verbose = False
     command = " ".join(("temper", *(error.command_chain or ())))
     if isinstance(error, UnknownCommand) or (not error.command_chain and isinstance(error, UnusedCliTokensError | UnknownOptionError)):
-        names = [name for name in app if name.startswith("-") == tokens[0].startswith("-")] + list(index.recipes())
+        names = [name for name in app if name.startswith("-") == tokens[0].startswith("-")] + [*index.recipes(), *index.aliases()]
         what = "flag" if tokens[0].startswith("-") else "command"
         return f"there is no {what} {tokens[0]!r}{index.closest(tokens[0], names)}; `temper --help` lists them"
     if isinstance(error, UnusedCliTokensError):

@@ -38,7 +38,7 @@ def command(
     signature = Signature(recipe, spec)
     parameters = []
     groups: dict[str, Group] = {}
-    order = ["", *dict.fromkeys(field.group for field in signature.fields.values() if field.group), "run"]
+    order = list(dict.fromkeys([*(field.group for field in signature.fields.values()), "", "run"]))
 
     def group(name: str) -> Group:
         if name not in groups:

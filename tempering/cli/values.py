@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
+from tempering import choices
 from tempering.cli import fields as f
 from tempering.cli.files import Located, text_value
 from tempering.errors import UserError
@@ -128,20 +129,25 @@ class Signature:
             if field is not None and latest.get(one.path) is not one:
                 check(one, Literal[field.choices] if field.path[-1] == "kind" else field.hint)
         arguments = {}
-        for name, parameter in self.parameters.items():
+        overrides: Mapping[str, Any] = {}
+        # An objective first: its file may set other defaults of the recipe.
+        for name, parameter in sorted(self.parameters.items(), key=lambda item: not _is_choice(item[1].hint)):
+            default = choices.over(parameter.default, name, overrides)
             mine = {path: one for path, one in latest.items() if path[0] == name}
             classes = f.values_of(parameter.hint)
             if classes:
-                arguments[name] = self._value((name,), classes, parameter.default, mine)
+                arguments[name] = self._value((name,), classes, default, mine)
+                overrides = getattr(arguments[name], "overrides", overrides)
                 continue
-            arguments[name] = self._leaf(self.fields[name], self.fields[name].hint, parameter.default, mine)
+            arguments[name] = self._leaf(self.fields[name], self.fields[name].hint, default, mine)
             if arguments[name] is f.MISSING:
                 raise UserError(f"--{name.replace('_', '-')} is required: {parameter.doc or f.expected(parameter.hint)}")
-        return arguments
+        return {name: arguments[name] for name in self.parameters}
 
     def _value(self, path: f.Path, classes: tuple[type[BaseModel], ...], default: Any, given: Mapping[f.Path, Given]) -> Any:
         whole = given.get(path)
         if whole is not None:
+            whole = replace(whole, value=choices.value(whole.value))  # an objective's dataclass instance
             if not isinstance(whole.value, classes) and not (whole.value is None and f.allows_none(self.parameters[path[0]].hint)):
                 raise UserError(f"{whole.origin}: expected a {' or '.join(c.__name__ for c in classes)}, got {whole.value!r}")
             default, given = whole.value, {p: one for p, one in given.items() if p != path}
@@ -198,6 +204,10 @@ class Signature:
                 inner = one.value if one.form != "text" else text_value(str(one.value))
                 value = {**(value or {}), ".".join(path[len(field.path) :]): inner}
         return value
+
+
+def _is_choice(hint: Any) -> bool:
+    return any(issubclass(cls, choices.Choice) for cls in f.values_of(hint))
 
 
 def _without_replaced(given: Sequence[Given]) -> list[Given]:

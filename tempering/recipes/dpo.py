@@ -1,7 +1,8 @@
 """Direct preference optimisation: prefer the chosen answer to the rejected one, without a reward model.
 
 Rafailov et al. 2023, arXiv 2305.18290 (`methods/objectives/dpo.py`). The reference is the starting model: with LoRA the adapter is switched off, so
-no second copy is held; `reference="cached"` computes its log-probs once before training.
+no second copy is held; `reference="cached"` computes its log-probs once before training. The steps
+are those of `prefer`; this recipe keeps the loss's fields as its own.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from tempering import choices
 from tempering.config import Budget, Optimizer, Schedule, Training
 from tempering.experiment import Experiment, Report
 from tempering.methods.scopes import AnyScope
 from tempering.methods.scopes.lora import LoRA
+from tempering.recipes.prefer import on_pairs
 
 
 def dpo(
@@ -51,15 +54,5 @@ def dpo(
         scope: which weights may move: full or lora.
         seed: of shuffling, dropout, initialisation and sampling.
     """
-    from tempering.data import pair_row
-    from tempering.methods.objectives.dpo import DPO
-
     run = Experiment.begin(dpo, locals())
-    policy = run.load(model, template=template)
-    train, held = run.rows(data, test, pair_row, shape=shape, limit=limit, max_length=max_length)
-    before = run.measure("before", policy, held)
-    if reference == "cached" or (reference == "auto" and scope.kind != "lora"):
-        train, held = run.cache_reference(policy, train, held)
-    tuned = run.fit("fit", policy, DPO(beta=beta, label_smoothing=label_smoothing), train, held)
-    after = run.measure("after", tuned, held)
-    return run.finish(tuned, before, after)
+    return on_pairs(run, choices.choice("dpo").model_validate({"beta": beta, "label_smoothing": label_smoothing}).build())

@@ -27,7 +27,23 @@ MAX_LINES = 400
 HEAVY = {"torch", "transformers", "peft", "datasets", "scipy", "tokenizers", "accelerate", "sklearn", "pandas", "lm_eval", "trl"}
 HEAVY |= {"tensorboard", "trackio", "wandb", "mlflow"}
 """What takes a second or more to import, or comes with such a thing."""
-LIGHT = ("", "__main__", "cli", "config", "display", "doctor", "errors", "home", "index", "ledger", "ledger_types", "recipes", "runs", "types")
+LIGHT = (
+    "",
+    "__main__",
+    "choices",
+    "cli",
+    "config",
+    "display",
+    "doctor",
+    "errors",
+    "home",
+    "index",
+    "ledger",
+    "ledger_types",
+    "recipes",
+    "runs",
+    "types",
+)
 LIGHT += ("cases", "logs", "options", "profiling", "watch")
 LIGHT += ("methods.scopes",)
 """Modules and packages (with all that is in them) that `temper --help` and a recipe's signature may load."""

@@ -10,21 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from tempering.reduce import segment_sum
 from tempering.types import Context, Objective, Parts, Signals
+
+FAMILY = "pairs"
 
 
 @dataclass(frozen=True)
 class DPO(Objective):
     """Sigmoid loss on the margin between chosen and rejected."""
 
-    beta: float = 0.1
+    beta: Annotated[float, Field(gt=0)] = 0.1
     """Strength of the pull towards the reference (paper, appendix B)."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Probability that a pair is labelled the wrong way round; 0 is the paper's loss."""
     norm = "segments"
     part = "chosen"

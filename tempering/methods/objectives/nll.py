@@ -15,6 +15,8 @@ from torch import Tensor
 
 from tempering.types import Context, Norm, Objective, Parts, Signals
 
+FAMILY = "tokens"
+
 
 @dataclass(frozen=True)
 class NLL(Objective):

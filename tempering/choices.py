@@ -1,0 +1,207 @@
+"""Objectives as light values: what a recipe's signature offers of a whole family, without importing torch.
+
+An objective's file says `FAMILY = "pairs"`; its frozen dataclass is read from the syntax tree and becomes a pydantic value with `kind: "simpo"`, the
+same fields, limits and docs, and `build()`, which imports the file. A recipe file that says the same family runs all of them. A new objective is so
+reachable by its file's name, and nothing else has to know it.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import operator
+from collections.abc import Callable, Mapping
+from functools import lru_cache, reduce
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Optional
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from tempering import index
+from tempering.errors import UserError
+from tempering.types import Norm
+
+STRUCTURE = ("part",)
+"""Fields that say where an objective stands in a batch: the recipe's business, no flag."""
+_TYPES = {"float": float, "int": int, "bool": bool, "str": str, "None": None, "Norm": Norm, "Coefficient": float}
+_OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.Pow: operator.pow}
+
+
+class Choice(BaseModel):
+    """An objective by name with its values; `build` makes it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    entry: ClassVar[index.Entry]
+    overrides: ClassVar[Mapping[str, Any]] = {}
+    """Defaults of the recipe that the method's file sets (`RECIPE`), by dotted name."""
+
+    def build(self) -> Any:
+        """The objective itself; its file is imported here.
+
+        Raises:
+            UserError: the objective refuses its values.
+        """
+        values = {name: getattr(self, name) for name in type(self).model_fields if name != "kind"}
+        try:
+            return index.load(self.entry)(**values)
+        except ValueError as error:
+            raise UserError(f"loss {self.entry.name}: {error}") from None
+
+
+class Unreadable(Exception):
+    """An annotation or a default that the syntax tree does not tell."""
+
+
+def _constant(node: ast.expr, names: Mapping[str, ast.expr]) -> Any:
+    """Literals, constants of the same file, and arithmetic on them."""
+    if isinstance(node, ast.Name) and node.id in names:
+        return _constant(names[node.id], {k: v for k, v in names.items() if k != node.id})
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        return _OPERATORS[type(node.op)](_constant(node.left, names), _constant(node.right, names))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_constant(node.operand, names)
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise Unreadable(ast.unparse(node)) from None
+
+
+def _annotation(node: ast.expr, names: Mapping[str, ast.expr]) -> Any:
+    if isinstance(node, ast.Name) and node.id in _TYPES:
+        return _TYPES[node.id]
+    if isinstance(node, ast.Name) and node.id in names:
+        return _annotation(names[node.id], {k: v for k, v in names.items() if k != node.id})
+    if isinstance(node, ast.Constant) and node.value is None:
+        return None
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        left, right = _annotation(node.left, names), _annotation(node.right, names)
+        if left is None or right is None:
+            return Optional[right if left is None else left]  # noqa: UP045 - the member is only known at run time
+        return left | right
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+        inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        if node.value.id == "Literal":
+            return Literal[tuple(_constant(item, names) for item in inner)]
+        if node.value.id == "Annotated":
+            return Annotated[_annotation(inner[0], names), *(_limits(item, names) for item in inner[1:])]
+        if node.value.id == "tuple":
+            return tuple[tuple(... if _is_ellipsis(item) else _annotation(item, names) for item in inner)]
+    raise Unreadable(ast.unparse(node))
+
+
+def _is_ellipsis(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is ...
+
+
+def _limits(node: ast.expr, names: Mapping[str, ast.expr]) -> Any:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Field":
+        return Field(**{str(k.arg): _constant(k.value, names) for k in node.keywords})
+    raise Unreadable(ast.unparse(node))
+
+
+def read(entry: index.Entry) -> type[Choice]:
+    """The value class of one objective, by its file's syntax tree.
+
+    Raises:
+        UserError: a field's annotation or default is not one that can be read without running the file.
+    """
+    path = Path(entry.path)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names: dict[str, ast.expr] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            names[node.targets[0].id] = node.value
+    owner = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == entry.public)
+    docs = index.class_docs(entry.path).get(entry.public, {})
+    fields: dict[str, Any] = {"kind": (Literal[entry.name], entry.name)}
+    overrides: Mapping[str, Any] = {}
+    try:
+        overrides = _constant(names["RECIPE"], names) if "RECIPE" in names else {}
+        for node in owner.body:
+            if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.target.id in STRUCTURE:
+                continue
+            name = node.target.id
+            default = _constant(node.value, names) if node.value is not None else ...
+            fields[name] = (_annotation(node.annotation, names), Field(default, description=docs.get(name, "")))
+    except Unreadable as error:
+        raise UserError(
+            f"{entry.path}: {error} cannot be read without running the file; use float, int, bool, str, Literal, tuple or Annotated[..., Field(...)]"
+        ) from None
+    made = create_model(entry.public, __base__=Choice, __module__=__name__, __doc__=entry.summary, **fields)
+    made.entry, made.overrides = entry, overrides
+    return made
+
+
+@lru_cache(maxsize=1)
+def _members() -> dict[str, type[Choice]]:
+    return {}
+
+
+def choice(name: str) -> type[Choice]:
+    """The value class of the objective of this name, read once.
+
+    Raises:
+        UserError: nothing has this name.
+    """
+    made = _members()
+    if name not in made:
+        made[name] = read(index.find(name, "objective"))
+    return made[name]
+
+
+def family(name: str) -> Any:
+    """The discriminated union of every objective whose file says `FAMILY = name`."""
+    members = [choice(entry.name) for entry in index.methods("objective") if entry.family == name]
+    return members[0] if len(members) == 1 else Annotated[reduce(operator.or_, members), Field(discriminator="kind")]
+
+
+def value(objective: Any) -> Any:
+    """The light value of an objective that was given as a dataclass instance; anything else as it is.
+
+    Raises:
+        UserError: its values are outside the limits that its file states.
+    """
+    entry = next((e for e in index.methods("objective") if e.module == type(objective).__module__ and e.public == type(objective).__name__), None)
+    if entry is None or not entry.family or not dataclasses.is_dataclass(objective):
+        return objective
+    cls = choice(entry.name)
+    try:
+        return cls(**{name: getattr(objective, name) for name in cls.model_fields if name != "kind"})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{entry.public}.{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from None
+
+
+def over(default: Any, name: str, overrides: Mapping[str, Any]) -> Any:
+    """A recipe parameter's default with a method's own defaults laid over it."""
+    if name in overrides:
+        return overrides[name]
+    mine = {key.partition(".")[2]: new for key, new in overrides.items() if key.startswith(f"{name}.")}
+    return default.model_copy(update=mine) if mine else default
+
+
+def alias(entry: index.Entry) -> Callable[..., Any]:
+    """The recipe of an objective's family with this objective as its loss and the defaults of its file.
+
+    Its `loss` comes first and takes this objective only, so that help shows its own fields.
+    """
+    recipe = index.load(index.recipe_of_family(entry.family))
+    cls = choice(entry.name)
+
+    @functools.wraps(recipe)
+    def named(**values: Any) -> Any:
+        return recipe(**values)
+
+    found = dict(inspect.signature(recipe).parameters)
+    loss = found.pop("loss").replace(default=cls(), kind=inspect.Parameter.KEYWORD_ONLY)
+    rest = [p.replace(default=over(p.default, p.name, cls.overrides), kind=inspect.Parameter.KEYWORD_ONLY) for p in found.values()]
+    named.__signature__ = inspect.Signature([loss, *rest])  # type: ignore[attr-defined]
+    named.__annotations__ = {**recipe.__annotations__, "loss": cls}
+    told = "".join(f"\n    {name} = {new!r} by default here, from {Path(entry.path).name}." for name, new in cls.overrides.items())
+    named.__doc__ = f"{entry.summary}{told}\n\n{inspect.cleandoc(recipe.__doc__ or '')}"
+    return named
+
+
+__all__ = ["Choice", "alias", "choice", "family", "over", "read", "value"]

@@ -1,0 +1,73 @@
+"""Simple preference optimisation: the chosen answer's log-prob per token above the rejected one's by a target margin, without a reference.
+
+    loss = - log sigmoid( beta * [ mean_t log pi(y_w) - mean_t log pi(y_l) ] - gamma ),   gamma = beta * gamma_beta_ratio
+
+Meng et al. 2024, arXiv 2405.14734, equation 6; beta = 2.0 and gamma / beta = 0.5 where the paper starts its search (section 3, appendix B).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from tempering.cases import Case
+from tempering.reduce import segment_mean
+from tempering.types import Context, Objective, Parts, Signals
+
+FAMILY = "pairs"
+
+
+@dataclass(frozen=True)
+class SimPO(Objective):
+    """Sigmoid loss on the margin of length-normalised log-probs, less a target margin."""
+
+    beta: Annotated[float, Field(gt=0)] = 2.0
+    """Scale of the difference of mean log-probs."""
+    gamma_beta_ratio: Annotated[float, Field(ge=0)] = 0.5
+    """Target margin in units of beta: the mean log-probs must differ by this much."""
+    norm = "segments"
+    part = "chosen"
+    per = "segment"
+
+    @property
+    def needs(self) -> Mapping[str, frozenset[str]]:
+        return {part: frozenset({"logp"}) for part in ("chosen", "rejected")}
+
+    def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
+        mean_S = {part: segment_mean(signals[part]["logp"], parts[part]) for part in self.needs}
+        margin_S = self.beta * (mean_S["chosen"] - mean_S["rejected"])
+        ctx.log(margin=margin_S, accuracy=(margin_S > 0).float())
+        return -F.logsigmoid(margin_S - self.beta * self.gamma_beta_ratio)
+
+
+def _soft(x: float) -> float:
+    return math.log1p(math.exp(x))
+
+
+CASES = (
+    # Means: -0.5 and -1.0 against -1.5 and -0.25, so the margins are 2 * 1.0 and 2 * -0.75; the target margin is 2 * 0.25.
+    Case(
+        "two pairs of unequal lengths, the second in the wrong order, and a token of weight 0 that must not count",
+        SimPO(beta=2.0, gamma_beta_ratio=0.25),
+        {"chosen": {"logp": [[9.0, -0.2, -0.8], [-1.0]]}, "rejected": {"logp": [[-1.5], [-0.1, -0.4, 9.0]]}},
+        weights={"chosen": [[0, 1, 1], [1]], "rejected": [[1], [1, 1, 0]]},
+        loss=(_soft(-(2.0 - 0.5)) + _soft(-(-1.5 - 0.5))) / 2,
+        gradient={"chosen/logp": [[0.0, *[-0.5 / (1 + math.exp(1.5))] * 2], [-1 / (1 + math.exp(-2.0))]]},
+        logs={"margin": 0.25, "accuracy": 0.5},
+    ),
+    # beta and the ratio apart: 0.5 * (-1 - -3) = 1 less 0.5 * 3 = 1.5.
+    Case(
+        "weights that are no ones, and a margin short of its target",
+        SimPO(beta=0.5, gamma_beta_ratio=3.0),
+        {"chosen": {"logp": [[-0.5, -2.0]]}, "rejected": {"logp": [[-3.0]]}},
+        weights={"chosen": [[2, 1]], "rejected": [[1]]},
+        loss=_soft(0.5),
+        logs={"margin": 1.0, "accuracy": 1.0},
+    ),
+)
