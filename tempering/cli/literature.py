@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from tempering import board as literature
 from tempering import index
-from tempering.board import Replication, Row
+from tempering.board import Replication, Row, evidence
 from tempering.cli.show import say, table, width
 from tempering.errors import UserError
 
@@ -188,11 +188,9 @@ def _cases(entry: index.Entry) -> None:
 
 
 def _replication_lines(found: Sequence[Replication]) -> list[str]:
-    from tempering.board.evidence import stale
-
     lines = []
     for one in found:
-        told = f"{one.verdict}{', stale: the code changed since' if stale(one) else ''}"
+        told = f"{one.verdict}{', stale: the code changed since' if evidence.stale(one) else ''}"
         lines.append(f"tried    {told}" + (f" ({one.claim})" if one.claim else ""))
         if one.effect is not None:
             against = f" over {one.baseline}" if one.baseline else ""

@@ -28,7 +28,7 @@ HEAVY = {"torch", "transformers", "peft", "datasets", "scipy", "tokenizers", "ac
 HEAVY |= {"tensorboard", "trackio", "wandb", "mlflow"}
 """What takes a second or more to import, or comes with such a thing."""
 LIGHT = ("", "__main__", "cli", "config", "display", "doctor", "errors", "home", "index", "ledger", "ledger_types", "recipes", "runs", "types")
-LIGHT += ("cases", "logs", "options", "profiling", "watch")
+LIGHT += ("board", "cases", "logs", "options", "profiling", "watch")
 LIGHT += ("methods.scopes",)
 """Modules and packages (with all that is in them) that `temper --help` and a recipe's signature may load."""
 
@@ -56,6 +56,7 @@ FORBIDDEN = {
     "models": {"methods", "recipes", "cli", "report", "experiment", "fit", "measure"},
     "report": {"methods", "recipes", "cli", "experiment", "fit", "measure", "models", "sample"},
     "ledger": {"methods", "recipes", "cli", "report", "experiment", "fit", "measure", "models", "sample"},
+    "board": {"methods", "recipes", "cli", "experiment", "fit", "measure", "models", "sample"},
     "experiment": {"recipes", "cli"},
     "recipes": {"cli", "report", "signals", "checkpoint", "optim", "stages"},
 }
