@@ -5,6 +5,8 @@ The files are data: one that is broken, or lacks what a replication needs, is le
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import math
 from collections.abc import Mapping
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tempering import index
+from tempering.errors import UserError
 
 VERDICTS = ("replicated", "partly", "not replicated", "inconclusive")
 
@@ -43,14 +46,21 @@ class Replication:
 
 
 def folder() -> Path:
-    """Where replications are stored: beside the package in a checkout, in it where it was installed."""
-    inside = index.PACKAGE / "replications"
-    return inside if inside.is_dir() else index.PACKAGE.parent / "replications"
+    """Where results are stored: beside the package in a checkout; in it where there is none beside."""
+    places = (index.PACKAGE.parent / "replications", index.PACKAGE / "replications")
+    return next((place for place in places if any(place.glob("*.json"))), places[0])
 
 
 def stale(found: Replication) -> bool:
-    """Whether the code or the core's numerics changed since; False where the file does not say with what it was made."""
-    return False
+    """Whether the files it rests on, or the core's numerics, changed since; False where the file has no digest to compare with."""
+    stored = found.whole.get("digest")
+    if not isinstance(stored, str) or importlib.util.find_spec("tempering.proof") is None:
+        return False
+    digest = importlib.import_module("tempering.proof.digest")
+    try:
+        return digest.combined(digest.digests(found.name)) != stored
+    except (UserError, OSError):  # the claim itself is gone
+        return True
 
 
 def replications(place: Path | None = None) -> tuple[tuple[Replication, ...], tuple[str, ...]]:

@@ -81,7 +81,7 @@ def _row(row: Row, link: Callable[[Entry], str], bounds: dict[str, float]) -> di
         "order": STATES.index(row.word),
         "effect": max(effects, key=abs) if effects else "",
         "files": [(f"{entry.kind}/{entry.name}", link(entry), entry.summary) for entry in row.entries],
-        "arxiv": list(dict.fromkeys(paper for entry in row.entries for paper in entry.arxiv)) if len(row.entries) == 1 else [],
+        "arxiv": [(paper, f"https://arxiv.org/abs/{paper}") for paper in row.entries[0].arxiv] if len(row.entries) == 1 else [],
         "plots": [_plot(one, bounds.get(one.metric, 1.0), one.name in row.stale) for one in row.replications],
     }  # fmt: skip
 
