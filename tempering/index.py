@@ -267,7 +267,7 @@ def find(name: str, kind: str | None = None) -> Entry:
     what = kind or "method or recipe"
     every = sorted({entry.name for entry in among})
     listing = f"; there are: {', '.join(every)}" if len(every) <= 12 else "; `temper methods` lists them"
-    raise UserError(f"there is no {what} named {name!r}{closest(name, every)}{listing}")
+    raise UserError(f"there is no {what} named {name!r}{closest(wanted, every)}{listing}")
 
 
 def load(entry: Entry) -> Any:
