@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from tempering import index
+from tempering import board, index
+from tempering.board.page import render
 
 ROOT = Path(__file__).resolve().parent.parent
 WRITTEN = ("index.md", "quick-start.md", "data.md", "ledger.md", "logging.md", "serving.md", "performance.md", "memory.md", "scaling.md")
@@ -89,8 +90,14 @@ def method_page(entry: index.Entry) -> str:
         lines += ["\n".join([*table, *(f"| `{name}` | `{escaped(default)}` | {escaped(text)} |" for name, default, text in rows)])]
     facts = [f"[arXiv {paper}](https://arxiv.org/abs/{paper})" for paper in entry.arxiv]
     facts += [f"recipe [{name}](../../recipes/{name}.md)" for name in index.recipes_of(entry)]
+    facts += [f"paper [{one}](../../literature.html#{one}) of the board" for one in entry.catalogue]
     if facts:
         lines += ["Source and use: " + ", ".join(facts) + "."]
+    if entry.confused:
+        lines += [f"Not to be confused with {confusions(entry)}."]
+    tried = [f"- {one.verdict}: {escaped(one.claim or one.metric)}" for one in replications_of(entry)]
+    if tried:
+        lines += ["Tried here:", "\n".join(tried)]
     return "\n\n".join(lines) + "\n"
 
 
@@ -221,6 +228,47 @@ def filled(text: str) -> str:
     return re.sub(r"<!-- (\w+) -->", lambda found: MADE[found.group(1)](), text)
 
 
+def replications_of(entry: index.Entry) -> list[board.Replication]:
+    """The stored replications of a method or recipe."""
+    return [one for one in board.replications()[0] if one.method == entry.name or set(one.catalogue) & set(entry.catalogue)]
+
+
+def confusions(entry: index.Entry) -> str:
+    """What a method is taken for, and what that is."""
+    return "; ".join(f"{escaped(other)} ({escaped(meaning)})" for other, meaning in entry.confused)
+
+
+def line_of(entry: index.Entry, root: str) -> str:
+    """A method's or recipe's row of the overview."""
+    papers = [
+        *(f"[arXiv {paper}](https://arxiv.org/abs/{paper})" for paper in entry.arxiv),
+        *(f"[{one}](../literature.html#{one})" for one in entry.catalogue),
+    ]
+    recipes = [f"[{name}](../recipes/{name}.md)" for name in index.recipes_of(entry)]
+    verdicts = list(dict.fromkeys(one.verdict for one in replications_of(entry)))
+    summary = escaped(entry.summary) + (f" Not to be confused with {confusions(entry)}." if entry.confused else "")
+    cells = [f"[{entry.name}]({link(entry).removeprefix(root)})", summary, ", ".join(papers), ", ".join(recipes), ", ".join(verdicts)]
+    return f"| {' | '.join(cells if entry.kind != 'recipe' else [*cells[:3], cells[4]])} |"
+
+
+def board_page() -> str:
+    """What stands of the literature, as a table; literature.html has every paper."""
+    rows, _ = board.rows()
+    counts = {word: sum(row.word == word for row in rows) for word in board.STATES}
+    said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    lines = [
+        "# The executable literature",
+        f"{len(rows)} papers: {said}. [Every paper, to sort and filter](literature.html). This is `temper board`.",
+    ]
+    table = [
+        f"| [{row.paper.id}](literature.html#{row.paper.id}) | {escaped(row.paper.name)} | {row.word}{', stale' if row.stale else ''} "
+        f"| {', '.join(f'[{entry.name}]({link(entry)})' for entry in row.entries)} | {escaped('; '.join(row.missing) or row.paper.outside)} |"
+        for row in rows
+        if row.state != "planned"
+    ]
+    return "\n\n".join([*lines, "\n".join(["| id | paper | state | code | missing, or why not |", "| --- | --- | --- | --- | --- |", *table])]) + "\n"
+
+
 def overview(title: str, about: str, entries: Iterable[index.Entry], root: str) -> str:
     """A table of entries by kind, with links."""
     lines = [f"# {title}", about]
@@ -230,8 +278,9 @@ def overview(title: str, about: str, entries: Iterable[index.Entry], root: str) 
     for kind in sorted(by_kind, key=lambda k: [*KINDS, k].index(k)):
         if kind != "recipe":
             lines += [f"## {kind.capitalize()}", KINDS.get(kind, "")]
-        rows = [f"| [{e.name}]({link(e).removeprefix(root)}) | {escaped(e.summary)} |" for e in by_kind[kind]]
-        lines += ["\n".join(["| name | what it is |", "| --- | --- |", *rows])]
+        columns = ["name", "what it is", "source", *(["recipe"] if kind != "recipe" else []), "replication"]
+        head = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
+        lines += ["\n".join([*head, *(line_of(entry, root) for entry in by_kind[kind])])]
     return "\n\n".join(part for part in lines if part) + "\n"
 
 
@@ -257,7 +306,8 @@ def write(out: Path) -> dict[str, Any]:
     pages |= {link(entry): recipe_page(entry) for entry in recipes}
     pages["methods/index.md"] = overview("Methods", "One paper, one file, one public name. This is `temper methods`.", methods, "methods/")
     pages["recipes/index.md"] = overview("Recipes", "Typed functions that put methods together: `temper run NAME`.", recipes, "recipes/")
-    pages |= {"cli.md": command_page(), "python.md": python_page()}
+    pages |= {"cli.md": command_page(), "python.md": python_page(), "board.md": board_page()}
+    pages["literature.html"] = render(board.rows()[0], lambda entry: link(entry).removesuffix(".md") + ".html")
     for name, text in pages.items():
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -269,6 +319,7 @@ def write(out: Path) -> dict[str, Any]:
     nav += [
         {"Methods": ["methods/index.md", *({kind.capitalize(): [{e.name: link(e)} for e in methods if e.kind == kind]} for kind in _kinds(methods))]}
     ]
+    nav += [{"Literature": "board.md"}]
     nav += [{"Reference": [{"Command line": "cli.md"}, {"Python": "python.md"}]}]
     nav += [{"Project": [{"Architecture": "architecture.md"}, {"Contributing": "contributing.md"}, {"Changelog": "changelog.md"}, {"Log": "LOG.md"}]}]
     return {"INHERIT": str(ROOT / "mkdocs.yml"), "docs_dir": str(out), "site_dir": str(ROOT / "site"), "nav": nav}

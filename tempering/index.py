@@ -19,7 +19,7 @@ import pkgutil
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, reduce
 from operator import or_
@@ -31,7 +31,7 @@ from tempering.errors import UserError
 from tempering.home import home
 
 PACKAGE = Path(__file__).parent
-_FORMAT = 4
+_FORMAT = 5
 """Of the cache file: raise it when `Entry` changes."""
 
 
@@ -71,6 +71,12 @@ class Entry:
     """Method modules that a recipe imports, anywhere in the file."""
     family: str = ""
     """What the file says in `FAMILY`: the kind of feedback an objective learns from; of a recipe, whose objectives it runs."""
+    catalogue: tuple[str, ...] = ()
+    """Ids of the papers of the board that this file is about: its `CATALOGUE`."""
+    cases: int = 0
+    """How many hand-worked cases the file has: the elements of its `CASES`."""
+    confused: tuple[tuple[str, str], ...] = ()
+    """(what it is often taken for, what that is): its `CONFUSED_WITH`."""
 
 
 def _is_public(name: str, stem: str) -> bool:
@@ -100,6 +106,7 @@ def read_entry(path: Path, kind: str, module: str) -> Entry | None:
             uses.update(f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             uses.update(alias.name for alias in node.names if alias.name.startswith("tempering.methods."))
+    constants = dict(_constants(tree))
     found = re.findall(r"arxiv(?:\.org/abs/|[: ]\s*)(\d{4}\.\d{4,5})", doc, flags=re.IGNORECASE)
     return Entry(
         kind=kind,
@@ -113,15 +120,38 @@ def read_entry(path: Path, kind: str, module: str) -> Entry | None:
         detail=(ast.get_docstring(public) or "") if public else "",
         arxiv=tuple(dict.fromkeys(found)),
         uses=tuple(sorted(uses)),
-        family=next((text for node in tree.body if (text := _family(node))), ""),
+        family=next(iter(_words(constants.get("FAMILY"))), ""),
+        catalogue=_words(constants.get("CATALOGUE")),
+        cases=_length(constants.get("CASES")),
+        confused=_pairs(constants.get("CONFUSED_WITH")),
     )
 
 
-def _family(node: ast.stmt) -> str:
-    """ "pairs" of the line `FAMILY = "pairs"`, "" of any other."""
-    if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "FAMILY"):
-        return ""
-    return str(node.value.value) if isinstance(node.value, ast.Constant) else ""
+def _constants(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            yield from ((target.id, node.value) for target in node.targets if isinstance(target, ast.Name))
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            yield node.target.id, node.value
+
+
+def _words(value: ast.expr | None) -> tuple[str, ...]:
+    """The strings of a tuple or list, or a single string."""
+    elements = value.elts if isinstance(value, ast.Tuple | ast.List) else [value]
+    return tuple(node.value for node in elements if isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
+def _pairs(value: ast.expr | None) -> tuple[tuple[str, str], ...]:
+    """A dictionary of strings."""
+    given = zip(value.keys, value.values, strict=True) if isinstance(value, ast.Dict) else ()
+    return tuple((*_words(key), *_words(text)) for key, text in given if len((*_words(key), *_words(text))) == 2)  # type: ignore[misc]
+
+
+def _length(value: ast.expr | None) -> int:
+    """Elements of a tuple or list as it is written; sums of such are added, and anything else counts as one."""
+    if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add):
+        return _length(value.left) + _length(value.right)
+    return 0 if value is None else len(value.elts) if isinstance(value, ast.Tuple | ast.List) else 1
 
 
 def _files(root: Path) -> Iterator[tuple[Path, str, str]]:
@@ -166,7 +196,7 @@ def scan(root: Path = PACKAGE, cache: Path | None = None) -> tuple[Entry, ...]:
         known = old.get(str(path))
         try:
             entry = _from_cache(known) if known and known.get("stamp") == stamp else read_entry(path, kind, module)
-        except (TypeError, KeyError, AttributeError):  # a cache file that someone edited
+        except (TypeError, KeyError, ValueError, AttributeError):  # a cache file that someone edited
             entry = read_entry(path, kind, module)
         if entry is not None:
             entries.append(entry)
@@ -177,7 +207,9 @@ def scan(root: Path = PACKAGE, cache: Path | None = None) -> tuple[Entry, ...]:
 
 
 def _from_cache(known: Mapping[str, Any]) -> Entry:
-    return Entry(**{**known["entry"], "arxiv": tuple(known["entry"]["arxiv"]), "uses": tuple(known["entry"]["uses"])})
+    entry = known["entry"]
+    lists = {name: tuple(entry[name]) for name in ("arxiv", "uses", "catalogue")}
+    return Entry(**{**entry, **lists, "confused": tuple((name, text) for name, text in entry["confused"])})
 
 
 def _write_cache(file: Path, files: Mapping[str, Any]) -> None:
@@ -225,12 +257,18 @@ def methods(kind: str | None = None) -> tuple[Entry, ...]:
 
 def recipes_of(entry: Entry) -> tuple[str, ...]:
     """Names of the recipes that import this method, or the union of its whole kind (`AnyScope`)."""
+    return reaching(entry, recipes().values())
+
+
+def reaching(entry: Entry, among: Iterable[Entry]) -> tuple[str, ...]:
+    """Names of those of the entries that are recipes and import this method, or the union of its whole kind."""
     package = entry.module.rpartition(".")[0]
-    named = [recipe.name for recipe in recipes().values() if entry.module in recipe.uses or package in recipe.uses]
-    if entry.family and entry.kind != "recipe":
-        named += [recipe.name for recipe in recipes().values() if recipe.family == entry.family]
-        named += [entry.name] if entry.name in aliases() else []
-    return tuple(dict.fromkeys(named))
+    recipes = [recipe for recipe in among if recipe.kind == "recipe"]
+    named = [recipe.name for recipe in recipes if entry.module in recipe.uses or package in recipe.uses]
+    if entry.family and entry.kind != "recipe" and (runs := [recipe.name for recipe in recipes if recipe.family == entry.family]):
+        # The family's recipe by its own name, and by the method's: an alias, or a recipe file of that name.
+        named += [*runs, entry.name]
+    return tuple(dict.fromkeys(sorted(named, key=lambda name: name != entry.name)))
 
 
 def closest(name: str, known: Any, *, start: str = "did you mean") -> str:
@@ -256,7 +294,7 @@ def find(name: str, kind: str | None = None) -> Entry:
     what = kind or "method or recipe"
     every = sorted({entry.name for entry in among})
     listing = f"; there are: {', '.join(every)}" if len(every) <= 12 else "; `temper methods` lists them"
-    raise UserError(f"there is no {what} named {name!r}{closest(name, every)}{listing}")
+    raise UserError(f"there is no {what} named {name!r}{closest(wanted, every)}{listing}")
 
 
 def load(entry: Entry) -> Any:

@@ -1,4 +1,4 @@
-"""What is there: `temper methods`, `show`, `schema`, and `new`, which starts a file of your own."""
+"""What is there: `temper methods`, `schema`, and `new`, which starts a file of your own."""
 
 from __future__ import annotations
 
@@ -25,85 +25,6 @@ def methods(*query: str) -> int:
     rows = [(row.entry.kind, row.entry.name, row.entry.summary, " ".join(row.entry.arxiv), " ".join(row.recipes)) for row in found]
     table(("kind", "name", "what it is", "arXiv", "recipe"), rows, wrap=(2, 4))
     return 0
-
-
-def show(name: str, /) -> int:
-    """Show one method or recipe: what it is, where it comes from, its defaults, its recipe and its tests.
-
-    Args:
-        name: as `temper methods` lists it; objective/dpo where a method and a recipe share a name.
-    """
-    entry = index.find(name)
-    say(f"{entry.public or entry.name} ({entry.kind})\n")
-    say(entry.doc)
-    loaded = index.load(entry) if entry.public else None
-    rows = _defaults(loaded)
-    if rows:
-        say()
-        table(("field", "default", "meaning"), rows, wrap=(1, 2))
-    say(f"\nsource   {_short(Path(entry.path))}:{entry.line}")
-    for paper in entry.arxiv:
-        say(f"paper    https://arxiv.org/abs/{paper}")
-    if entry.kind == "recipe":
-        used = [e for e in index.methods() if e.module in entry.uses]
-        say(f"run      temper run {entry.name} --help")
-        say(f"uses     {', '.join(f'{e.kind}/{e.name}' for e in used) or 'no method of this package'}")
-    else:
-        say(f"recipe   {', '.join(index.recipes_of(entry)) or 'none yet'}")
-    cases = getattr(loaded, "CASES", None)
-    if isinstance(cases, list | tuple):
-        say(f"cases    {len(cases)} worked by hand")
-    for test in _tests(entry):
-        say(f"test     {_short(test)}")
-    twin = [e for e in index.entries() if e.name == entry.name and e.kind != entry.kind]
-    if twin:
-        say(f"also     {', '.join(f'temper show {e.kind}/{e.name}' for e in twin)}")
-    return 0
-
-
-def _short(path: Path) -> str:
-    root = index.PACKAGE.parent
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
-
-
-def _tests(entry: index.Entry) -> list[Path]:
-    tests = index.PACKAGE.parent / "tests"
-    return sorted(path for path in tests.rglob("test_*.py") if re.search(rf"(^|_){re.escape(entry.name)}(_|$)", path.stem[5:]))
-
-
-def _defaults(loaded: Any) -> list[tuple[str, str, str]]:
-    import dataclasses
-
-    if loaded is None:
-        return []
-    if isinstance(loaded, type) and dataclasses.is_dataclass(loaded):
-        docs = index.field_docs(loaded)
-        missing = dataclasses.MISSING
-        return [
-            (
-                field.name,
-                "required" if field.default is missing and field.default_factory is missing else _default_of(field),
-                docs.get(field.name, ""),
-            )
-            for field in dataclasses.fields(loaded)
-        ]
-    if isinstance(loaded, type) and hasattr(loaded, "model_fields"):
-        docs = index.field_docs(loaded)
-        return [
-            (name, "required" if info.is_required() else repr(info.get_default(call_default_factory=True)), docs.get(name, ""))
-            for name, info in loaded.model_fields.items()
-        ]
-    if callable(loaded) and not isinstance(loaded, type):
-        from tempering.cli import fields as f
-
-        return [(field.dotted, "required" if field.default is f.MISSING else repr(field.default), field.doc) for field in f.fields(loaded).values()]
-    return []
-
-
-def _default_of(field: Any) -> str:
-    import dataclasses
-
-    return repr(field.default if field.default is not dataclasses.MISSING else field.default_factory())
 
 
 def schema(recipe: str, /) -> int:

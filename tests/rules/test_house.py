@@ -27,24 +27,8 @@ MAX_LINES = 400
 HEAVY = {"torch", "transformers", "peft", "datasets", "scipy", "tokenizers", "accelerate", "sklearn", "pandas", "lm_eval", "trl"}
 HEAVY |= {"tensorboard", "trackio", "wandb", "mlflow"}
 """What takes a second or more to import, or comes with such a thing."""
-LIGHT = (
-    "",
-    "__main__",
-    "choices",
-    "cli",
-    "config",
-    "display",
-    "doctor",
-    "errors",
-    "home",
-    "index",
-    "ledger",
-    "ledger_types",
-    "recipes",
-    "runs",
-    "types",
-)
-LIGHT += ("cases", "logs", "options", "profiling", "watch")
+LIGHT = ("", "__main__", "cli", "config", "display", "doctor", "errors", "home", "index", "ledger", "ledger_types", "recipes", "runs", "types")
+LIGHT += ("board", "cases", "choices", "logs", "options", "profiling", "watch")
 LIGHT += ("methods.scopes",)
 """Modules and packages (with all that is in them) that `temper --help` and a recipe's signature may load."""
 
@@ -72,6 +56,7 @@ FORBIDDEN = {
     "models": {"methods", "recipes", "cli", "report", "experiment", "fit", "measure"},
     "report": {"methods", "recipes", "cli", "experiment", "fit", "measure", "models", "sample"},
     "ledger": {"methods", "recipes", "cli", "report", "experiment", "fit", "measure", "models", "sample"},
+    "board": {"methods", "recipes", "cli", "experiment", "fit", "measure", "models", "sample"},
     "experiment": {"recipes", "cli"},
     "recipes": {"cli", "report", "signals", "checkpoint", "optim", "stages"},
 }

@@ -64,7 +64,7 @@ def test_everything_in_the_package_is_in_the_wheel(wheel: Path) -> None:
     assert {name for name in packed if not name.startswith("tempering/")} == {
         f"tempering-{PROJECT['version']}.dist-info/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")
     }
-    for kind in ("py.typed", ".safetensors", ".jsonl", ".css", "tokenizer.json"):
+    for kind in ("py.typed", ".safetensors", ".jsonl", ".css", ".js", ".tsv", "tokenizer.json"):
         assert any(name.endswith(kind) for name in packed), f"no {kind} in the wheel"
     assert wheel.stat().st_size < 15_000_000
 
