@@ -60,6 +60,11 @@ def link(entry: index.Entry) -> str:
     return f"recipes/{entry.name}.md" if entry.kind == "recipe" else f"methods/{entry.kind}/{entry.name}.md"
 
 
+def _recipe(name: str, up: str) -> str:
+    """A link to a recipe's page; a method's own name for its family's recipe has none."""
+    return f"[{name}]({up}recipes/{name}.md)" if name in index.recipes() else f"`{name}`"
+
+
 def fields_of(entry: index.Entry) -> Iterator[tuple[str, str, str]]:
     """Field, default and meaning of a method's own settings, from its class body; the constants that every objective has are not settings."""
     for node in ast.parse(Path(entry.path).read_text(encoding="utf-8")).body:
@@ -89,7 +94,7 @@ def method_page(entry: index.Entry) -> str:
         table = ["| field | default | meaning |", "| --- | --- | --- |"]
         lines += ["\n".join([*table, *(f"| `{name}` | `{escaped(default)}` | {escaped(text)} |" for name, default, text in rows)])]
     facts = [f"[arXiv {paper}](https://arxiv.org/abs/{paper})" for paper in entry.arxiv]
-    facts += [f"recipe [{name}](../../recipes/{name}.md)" for name in index.recipes_of(entry)]
+    facts += [f"recipe {_recipe(name, '../../')}" for name in index.recipes_of(entry)]
     facts += [f"paper [{one}](../../literature.html#{one}) of the board" for one in entry.catalogue]
     if facts:
         lines += ["Source and use: " + ", ".join(facts) + "."]
@@ -244,7 +249,7 @@ def line_of(entry: index.Entry, root: str) -> str:
         *(f"[arXiv {paper}](https://arxiv.org/abs/{paper})" for paper in entry.arxiv),
         *(f"[{one}](../literature.html#{one})" for one in entry.catalogue),
     ]
-    recipes = [f"[{name}](../recipes/{name}.md)" for name in index.recipes_of(entry)]
+    recipes = [_recipe(name, "../") for name in index.recipes_of(entry)]
     verdicts = list(dict.fromkeys(one.verdict for one in replications_of(entry)))
     summary = escaped(entry.summary) + (f" Not to be confused with {confusions(entry)}." if entry.confused else "")
     cells = [f"[{entry.name}]({link(entry).removeprefix(root)})", summary, ", ".join(papers), ", ".join(recipes), ", ".join(verdicts)]

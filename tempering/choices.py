@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal, Optional
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from tempering import index
+from tempering import docstrings, index
 from tempering.errors import UserError
 from tempering.types import Norm
 
@@ -114,7 +114,7 @@ def read(entry: index.Entry) -> type[Choice]:
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
             names[node.targets[0].id] = node.value
     owner = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == entry.public)
-    docs = index.class_docs(entry.path).get(entry.public, {})
+    docs = docstrings.class_docs(entry.path).get(entry.public, {})
     fields: dict[str, Any] = {"kind": (Literal[entry.name], entry.name)}
     overrides: Mapping[str, Any] = {}
     try:

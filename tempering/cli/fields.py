@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
-from tempering import index
+from tempering import docstrings
 from tempering.errors import UserError
 
 Path = tuple[str, ...]
@@ -117,7 +117,7 @@ def parameters(recipe: Callable[..., Any]) -> dict[str, Parameter]:
         hints = get_type_hints(recipe, include_extras=True)
     except NameError as error:
         raise UserError(f"recipe {recipe.__name__}: an annotation names something that its file does not define at the top: {error}") from None
-    docs = index.argument_docs(recipe.__doc__ or "")
+    docs = docstrings.argument_docs(recipe.__doc__ or "")
     found = {}
     for name, parameter in inspect.signature(recipe).parameters.items():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
@@ -148,7 +148,7 @@ def fields(recipe: Callable[..., Any]) -> dict[str, Field]:
 def _of_values(path: Path, classes: tuple[type[BaseModel], ...], default: Any) -> list[Field]:
     merged: dict[str, list[tuple[str, FieldInfo, str]]] = {}
     for cls in classes:
-        docs = index.field_docs(cls)
+        docs = docstrings.field_docs(cls)
         for name, info in cls.model_fields.items():
             merged.setdefault(name, []).append((kind_of(cls), info, docs.get(name, info.description or "")))
     found = []

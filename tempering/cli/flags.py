@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from tempering.cli import fields as f
 from tempering.cli.values import Signature
+from tempering.docstrings import field_docs
 from tempering.errors import UserError
-from tempering.index import closest, field_docs
+from tempering.index import closest
 
 LATEST, WINDOW = "latest", "3:3"
 

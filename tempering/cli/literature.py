@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from tempering import board as literature
-from tempering import index
+from tempering import docstrings, index
 from tempering.board import Replication, Row, evidence
 from tempering.cli.show import say, table, width
 from tempering.errors import UserError
@@ -215,7 +215,7 @@ def _defaults(loaded: Any) -> list[tuple[str, str, str]]:
     if loaded is None:
         return []
     if isinstance(loaded, type) and dataclasses.is_dataclass(loaded):
-        docs = index.field_docs(loaded)
+        docs = docstrings.field_docs(loaded)
         missing = dataclasses.MISSING
         return [
             (
@@ -226,7 +226,7 @@ def _defaults(loaded: Any) -> list[tuple[str, str, str]]:
             for field in dataclasses.fields(loaded)
         ]
     if isinstance(loaded, type) and hasattr(loaded, "model_fields"):
-        docs = index.field_docs(loaded)
+        docs = docstrings.field_docs(loaded)
         return [
             (name, "required" if info.is_required() else repr(info.get_default(call_default_factory=True)), docs.get(name, ""))
             for name, info in loaded.model_fields.items()

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from tempering import index
+from tempering import docstrings, index
 from tempering.cli.show import say, table
 from tempering.errors import UserError
 
@@ -69,7 +69,7 @@ def json_schema(recipe: Any) -> dict[str, Any]:
 
 
 def _describe(part: dict[str, Any], cls: type) -> None:
-    for name, doc in index.field_docs(cls).items():
+    for name, doc in docstrings.field_docs(cls).items():
         if name in part.get("properties", {}):
             part["properties"][name]["description"] = doc
 

@@ -18,8 +18,9 @@ from tempering.cli.several import elsewhere
 from tempering.cli.show import say, show_ledger
 from tempering.cli.values import Given, Signature, jsonable
 from tempering.distributed import word
+from tempering.docstrings import field_docs
 from tempering.errors import GateFailed, Interrupted, UserError
-from tempering.index import field_docs, first_sentence, load_recipe
+from tempering.index import first_sentence, load_recipe
 
 if TYPE_CHECKING:
     from tempering.experiment import Report

@@ -153,7 +153,7 @@ def _weights(folder: Path, dtype: str, quantise: Quantise) -> Any:
         if type(getattr(model, "score", None)) is not nn.Linear:
             raise UserError(f"the model in {folder} is a classifier with another head than one linear layer named score; it cannot be loaded")
         model = ValueModel.of(model)
-        model.generation_config = GenerationConfig()
+        model.generation_config = GenerationConfig()  # type: ignore[assignment] # A module takes plain attributes too.
     return model.eval()
 
 

@@ -28,7 +28,7 @@ HEAVY = {"torch", "transformers", "peft", "datasets", "scipy", "tokenizers", "ac
 HEAVY |= {"tensorboard", "trackio", "wandb", "mlflow"}
 """What takes a second or more to import, or comes with such a thing."""
 LIGHT = ("", "__main__", "cli", "config", "display", "doctor", "errors", "home", "index", "ledger", "ledger_types", "recipes", "runs", "types")
-LIGHT += ("board", "cases", "choices", "logs", "options", "profiling", "watch")
+LIGHT += ("board", "cases", "choices", "docstrings", "logs", "options", "profiling", "watch")
 LIGHT += ("methods.scopes",)
 """Modules and packages (with all that is in them) that `temper --help` and a recipe's signature may load."""
 

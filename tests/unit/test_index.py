@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tempering import index
+from tempering import docstrings, index
 from tempering.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -163,13 +163,13 @@ def test_argument_docs_keep_continuation_lines() -> None:
     Returns:
         d: not an argument.
     """
-    assert index.argument_docs(doc) == {"a": "first, and more of it.", "b_c": "second."}
+    assert docstrings.argument_docs(doc) == {"a": "first, and more of it.", "b_c": "second."}
 
 
 def test_field_docs_are_the_text_under_the_field() -> None:
     from tempering.config import Training
 
-    assert index.field_docs(Training)["steps"] == "Optimizer steps."
+    assert docstrings.field_docs(Training)["steps"] == "Optimizer steps."
 
 
 @pytest.mark.parametrize(
