@@ -57,6 +57,7 @@ def check(cases: Sequence[Case], model: nn.Module | None = None) -> None:
     needs(cases)
     for case in cases:
         masks(case)
+        state(case)
     slopes = [slope(case) for case in cases]
     if not any(s.length for s in slopes):
         raise AssertionError(f"{type(cases[0].objective).__name__}: no case has a gradient; add one where the loss moves the policy")
@@ -145,6 +146,31 @@ def _with_junk(given: hand.Input, junk: float) -> tuple[hand.Input, Mapping[str,
         extras = {name: signals[part][name] for name in batch.extras}
         parts[part] = Batch(wide(batch.ids_T, 3), segment_T[order_T], weight_T, batch.group_S, extras)
     return replace(given, parts=parts, signals=signals), kept
+
+
+# ----------------------------------------------------------------------------------------------------------------------------------------- state
+
+
+def state(case: Case) -> None:
+    """What an objective keeps between steps: the same names and shapes after a step, the old state untouched, and the same when saved and loaded."""
+    given = hand.tensors(case)
+    for _, term in case.objective.terms():
+        first = dict(term.initial()) if hasattr(term, "initial") else {}  # type: ignore[attr-defined]
+        if not first:
+            continue
+        saved = {name: (tuple(x.shape), x.double().flatten().tolist()) for name, x in first.items()}
+        with torch.no_grad():
+            stats = term.stats(given.parts, given.signals)
+            second = term.advance(first, stats)  # type: ignore[attr-defined]
+            loaded = {name: torch.tensor(values, dtype=torch.float64).reshape(shape) for name, (shape, values) in saved.items()}
+            again = term.advance(loaded, stats)  # type: ignore[attr-defined]
+        who = f"{type(term).__name__}.advance"
+        if {name: x.shape for name, x in second.items()} != {name: x.shape for name, x in first.items()}:
+            raise AssertionError(f"{who}: the state has other names or shapes after a step")
+        if any(x.double().flatten().tolist() != saved[name][1] for name, x in first.items()):
+            raise AssertionError(f"{who}: changes the state it is given in place; return a new one")
+        if any(not torch.equal(x.double(), again[name].double()) for name, x in second.items()):
+            raise AssertionError(f"{who}: goes on differently from a state that was saved and loaded")
 
 
 # ----------------------------------------------------------------------------------------------------------------------------------------- slopes
@@ -265,11 +291,12 @@ def roles_for(case: Case, model: nn.Module) -> dict[str, Live]:
     roles = {}
     for seed, (name, signals) in enumerate(sorted(asked.items())):
         generator = torch.Generator().manual_seed(seed)
-        mine: nn.Module = ValueModel(copy.deepcopy(model)) if "value" in signals else copy.deepcopy(model)
+        valued = bool(signals & {"value", "values", "reward", "rewards"})
+        mine: nn.Module = ValueModel(copy.deepcopy(model)) if valued else copy.deepcopy(model)
         with torch.no_grad():
             for p in mine.parameters():
                 p.add_(0.05 * torch.randn(p.shape, generator=generator))
-        scope: Any = Full() if name == "policy" or "value" in signals else None
+        scope: Any = Full() if name == "policy" or valued else None
         roles[name] = Live.attach(Role(mine, scope))
     return roles
 
