@@ -61,6 +61,9 @@ def check(cases: Sequence[Case], model: nn.Module | None = None) -> None:
     slopes = [slope(case) for case in cases]
     if not any(s.length for s in slopes):
         raise AssertionError(f"{type(cases[0].objective).__name__}: no case has a gradient; add one where the loss moves the policy")
+    if any(s.stopped for s in slopes) and not any(case.gradient for case in cases):
+        who = type(cases[0].objective).__name__
+        raise AssertionError(f"{who}: this loss stops gradients, so its value says too little; give at least one case a `gradient`")
     most = max(range(len(cases)), key=lambda i: (slopes[i].exact and slopes[i].length > 0, sum(map(len, cases[i].objective.needs.values()))))
     model = model or toy()
     for i in sorted({0, most}):
@@ -178,10 +181,11 @@ def state(case: Case) -> None:
 
 @dataclass(frozen=True)
 class Slope:
-    """Length of a case's gradient, and whether it is the slope of the loss (not so where gradients are stopped, or at a kink)."""
+    """Length of a case's gradient, whether it is the slope of the loss, and if not whether gradients are stopped (else it is at a kink)."""
 
     length: float
     exact: bool
+    stopped: bool = False
 
 
 def slope(case: Case, width: float = 1e-3) -> Slope:
@@ -194,8 +198,9 @@ def slope(case: Case, width: float = 1e-3) -> Slope:
     outcome = hand.run(case.objective, given)
     gradient = {key: outcome.gradient["/".join(key)] for key in given.trained()}
     length = math.sqrt(sum(float((g**2).sum()) for g in gradient.values()))
-    if length == 0:
-        return Slope(0.0, True)
+    if length * width < 1e-9 * max(1.0, abs(outcome.loss)):
+        # Nothing that differences could show.
+        return Slope(length, length == 0)
     contexts = [hand.context(term, given, given.signals, Means()) for _, term in case.objective.terms()]
 
     def at(step: float) -> float:
@@ -216,9 +221,7 @@ def slope(case: Case, width: float = 1e-3) -> Slope:
             f"{hand.name_of(case)}: along its gradient the loss changes by {(before + after) / (2 * width):.6g} a unit, but the gradient says "
             f"{-length:.6g}: some of the computation is lost to autograd (float(), item(), tensor()), or is stopped and does not say so by detach()"
         )
-    if not any(numbers for numbers in case.gradient.values()):
-        raise AssertionError(f"{hand.name_of(case)}: this loss stops gradients, so its value says too little; give the case a `gradient`")
-    return Slope(length, False)
+    return Slope(length, False, stopped=True)
 
 
 def _stops_gradients(objective: Objective) -> bool:

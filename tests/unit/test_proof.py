@@ -359,16 +359,18 @@ def test_a_broken_objective_is_told(broken: type[Objective], message: str) -> No
 def test_a_gradient_that_is_not_the_slope_is_told(package: Path) -> None:
     import importlib
 
-    source = METHOD.replace("@MORE@", MORE).replace('parts["chosen"])\n', 'parts["chosen"]) * signals["chosen"]["logp"].sum().@STOP@\n')
+    source = METHOD.replace("@MORE@", MORE).replace(
+        'parts["chosen"])\n', 'parts["chosen"]) * segment_sum(signals["chosen"]["logp"], parts["chosen"]).sum().@STOP@\n'
+    )
     for name, stop in (("_proof_lost", "tolist()"), ("_proof_stopped", "detach()")):
         (package / f"{name}.py").write_text(source.replace("@STOP@", stop))
         case = replace(importlib.import_module(name).CASES[1], loss=0)
-        message = "is lost to autograd" if stop == "tolist()" else "give the case a `gradient`"
-        with pytest.raises(AssertionError, match=message):
-            contract.slope(case)
         if stop == "detach()":
-            stopped = contract.slope(replace(case, gradient={"chosen/logp": [[0, 0], [0], [0]]}))
-            assert stopped.length > 0 and not stopped.exact
+            stopped = contract.slope(case)
+            assert stopped.length > 0 and not stopped.exact and stopped.stopped
+        message = "is lost to autograd" if stop == "tolist()" else "give at least one case a `gradient`"
+        with pytest.raises(AssertionError, match=message):
+            contract.check([case])
 
 
 class Kept(Square):
