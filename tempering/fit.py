@@ -217,7 +217,7 @@ def fit(
         sharded = Sharded(live, frozen, world, engine.device, engine.dtype)
         engine = replace(engine, run=sharded.run)
         # Initialisation was the same everywhere; dropout must not be.
-        torch.manual_seed(seed + world.rank)
+        torch.manual_seed(seed + world.hand)
     settings = {name: roles[name].optimizer or optimizer for name in trainable}
     optimizers = {name: optim.build(settings[name], role.handle.params) for name, role in trainable.items()}  # type: ignore[union-attr]
     progress = Progress(live, optimizers, stream, folder, training.save_every, training.keep_checkpoints, say, world)
@@ -251,8 +251,8 @@ def fit(
             }
             for name, opt in optimizers.items():
                 params = [p for group in opt.param_groups for p in group["params"]]
-                norm = torch.nn.utils.clip_grad_norm_(params, training.clip if training.clip is not None else math.inf)
-                metrics["grad_norm" if name == "policy" else f"{name}.grad_norm"] = float(norm) if sharded is None else sharded.number(norm)
+                clip = torch.nn.utils.clip_grad_norm_ if sharded is None else sharded.clip
+                metrics["grad_norm" if name == "policy" else f"{name}.grad_norm"] = float(clip(params, training.clip or math.inf))
                 optim.set_rate(opt, settings[name].lr * factor)
                 opt.step()
                 opt.zero_grad(set_to_none=True)

@@ -38,7 +38,11 @@ def build(config: Optimizer, params: Mapping[str, nn.Parameter]) -> torch.optim.
     ]
     options = dict(config.options)
     if cls in FUSED and not options.keys() & {"foreach", "fused", "differentiable", "maximize"}:
-        options["fused"] = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params.values())
+        # Parameters that lie on meshes of several shapes are updated one by one: no operation takes them together.
+        alike = len({getattr(p, "device_mesh", None) for p in params.values()}) == 1
+        options["fused"] = alike and all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params.values())
+        if not alike:
+            options["foreach"] = False
     try:
         return cls([group for group in groups if group["params"]], lr=config.lr, **options)
     except (TypeError, ValueError) as error:

@@ -30,7 +30,7 @@ from tempering.methods.scopes.lora import LoRA
 from tempering.types import Role, Segment
 from tests.contract.test_stretch import KTO
 from tests.nursery import Nursery, nursery
-from tests.toy import toy_llama, toy_rows
+from tests.toy import VOCAB, toy_llama, toy_rows
 
 END = "end.safetensors"
 STEPS = 6
@@ -70,7 +70,30 @@ CASES: Mapping[str, tuple[Any, Any]] = {
 }
 
 
-def train(path: str, case: str, scope: str, stop_at: int | None = None, checkpointing: bool = False) -> int:
+def toy(family: str) -> Any:
+    """Three layers of a family: Qwen3 has norms inside of its heads, Phi-3 one matrix for queries, keys and values."""
+    if family == "llama":
+        return toy_llama(layers=3)
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    if family == "qwen3":
+        sizes |= {"head_dim": 8, "tie_word_embeddings": True}
+    config = AutoConfig.for_model(family, vocab_size=VOCAB, hidden_size=32, intermediate_size=64, initializer_range=0.1, **sizes)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def train(
+    path: str,
+    case: str,
+    scope: str,
+    stop_at: int | None = None,
+    checkpointing: bool = False,
+    tensor: int = 1,
+    family: str = "llama",
+    optimizer: str = "adamw",
+) -> int:
     """What each process does."""
     folder = Path(path)
     objective, stream = CASES[case]
@@ -80,11 +103,11 @@ def train(path: str, case: str, scope: str, stop_at: int | None = None, checkpoi
         if metrics["step"] == stop_at and world.rank == world.size - 1:
             stopper("a test")
 
-    with joined() as world:
+    with joined(tensor) as world:
         try:
             fitted = fit(
-                {"policy": Role(toy_llama(layers=3), Full() if scope == "full" else LoRA(r=4))}, objective, stream(), steps=STEPS,
-                optimizer=Optimizer(lr=3e-3, weight_decay=0.1),
+                {"policy": Role(toy(family), Full() if scope == "full" else LoRA(r=4))}, objective, stream(), steps=STEPS,
+                optimizer=Optimizer(name=optimizer, lr=3e-3 if optimizer == "adamw" else 0.3, weight_decay=0.1),
                 training=Training(micro_tokens=30, precision="fp32", save_every=4, clip=0.5, checkpointing=checkpointing),
                 evaluation=Evaluation(lambda: passes(stream().rows, 4), every=2) if case in ("sft", "dpo") else None,
                 folder=folder, resume=True, seed=11, say=lambda text: None, on_metrics=watch, stopper=stopper,
