@@ -24,6 +24,7 @@ from tempering.distributed.shares import same, share
 from tempering.distributed.world import ALONE, World, current
 from tempering.errors import Interrupted, UserError
 from tempering.layout import to
+from tempering.models.later import release, waits
 from tempering.models.lighter import lighter
 from tempering.progress import Progress
 from tempering.reduce import count, reduce
@@ -195,8 +196,15 @@ def fit(
     world = world or current()
     torch.manual_seed(seed)
     for role in roles.values():
-        role.model.to(engine.device)
+        if not waits(role.model):
+            role.model.to(engine.device)
+        elif world.size == 1:
+            raise ValueError("a model whose weights are left in its files is for several processes; load it without `later`")
     live = {name: Live.attach(role) for name, role in sorted(roles.items())}
+    for role in live.values():
+        if waits(role.model):
+            with role.replacing():
+                release(role.model, engine.device)
     trainable = {name: role for name, role in live.items() if role.handle is not None}
     if not trainable:
         raise ValueError("nothing trains: no role has a scope")

@@ -1,7 +1,7 @@
 """Where each weight lies: FSDP2 (`fully_shard`), one unit for each transformer block and one for the rest, on a mesh of hands x tensor.
 
-Where processes side by side share each matrix (tensor.py), a block's pieces are cut once more over the hands; the rest lies in pieces on all processes,
-though each side computes it in whole: of its gradients, which are then the same on every side, one counts.
+Where processes side by side share each matrix (tensor.py), a block's pieces are cut once more over the hands; the rest lies in pieces on all
+processes, though each side computes it in whole: of its gradients, which are then the same on every side, one counts.
 
 Every process loads the whole model, gives all but its piece away, and gathers a block's weights while that block computes. The unit of the rest is a
 wrapper whose forward pass is whatever the engine wants to do with the model (`run`), so body and head can be called one by one, several times, and
@@ -29,7 +29,8 @@ from torch.distributed.tensor import DTensor
 from tempering.distributed.tensor import cut
 from tempering.distributed.world import World
 from tempering.errors import UserError
-from tempering.models.heads import attends_by_segments, body_and_head, packs
+from tempering.models import later
+from tempering.models.heads import VERDICTS, attends_by_segments, body_and_head, packs
 from tempering.models.lighter import lighter
 from tempering.signals import Live
 
@@ -84,22 +85,25 @@ class Sharded:
                         )
                 if world.first:
                     self._whole[name] = _skeleton(role.model)
-            mine = {} if role.handle is None else {n: names[id(p)] for n, p in role.handle.params.items()}
-            self._shard(role.model)
-            if role.handle is not None:
-                now = dict(role.model.named_parameters())
-                role.handle.params = {n: now[theirs] for n, theirs in mine.items()}
+            with role.replacing():
+                self._shard(role.model)
         for model in frozen:
             self._shard(model)
 
     def _shard(self, model: nn.Module) -> None:
         if id(model) in self._roots:
             return
-        # The verdicts about a model and its modules are found with whole weights, and kept.
-        for verdict in (body_and_head, packs, attends_by_segments):
-            verdict(model)
-        with lighter(model):
-            pass
+        waiting = later.waits(model)
+        # The verdicts about a model and its modules are found with whole weights, and kept; all must come to the same.
+        known = later.stand_in(model) if waiting else model
+        if known is not None:
+            for verdict in (body_and_head, packs, attends_by_segments):
+                verdict(known)
+            with lighter(known):
+                pass
+        for name in VERDICTS:
+            model.__dict__[name] = all(self._world.gather(known is not None and known.__dict__.get(name, False)))
+        del known
         if self._world.tensor > 1:
             cut(model, self._sides)
         low = self._dtype if self._dtype != torch.float32 else None
@@ -120,6 +124,9 @@ class Sharded:
             # Experts that saw no token on one process have a gradient on another.
             unit.set_reduce_scatter_unused_params(True, recurse=False)
         self._roots[id(model)] = root
+        if waiting:
+            root._apply(lambda t: torch.empty_like(t, device=self._device) if t.is_meta else t)
+            later.read(model)
 
     def run(self, model: nn.Module, action: Callable[[], T]) -> T:
         """Do something with a sharded model as if its weights were whole. Every process must do it as often, with the same modules."""

@@ -30,7 +30,7 @@ def cut(model: nn.Module, mesh: DeviceMesh) -> None:
         model: a transformers causal language model, plain or wrapped by PEFT.
 
     Raises:
-        UserError: the family brings no plan, or one that is not known here; heads or widths that N does not divide; an adapter that has no place in it.
+        UserError: the family brings no plan, or one that is not known here; heads or widths that N does not divide; an adapter other than LoRA.
     """
     inner: Any = model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
     who = f"tensor parallelism: {type(inner).__name__}"
@@ -46,8 +46,8 @@ def cut(model: nn.Module, mesh: DeviceMesh) -> None:
         if local and (heads := getattr(config, what, None)) is not None and heads % size:
             raise UserError(f"{who} has {heads} {what.removeprefix('num_').replace('_', ' ')}, which {size} does not divide; {_LESS}")
     # All is looked at before anything is cut.
-    for module, style in [found for name, module, kind in planned for found in _styles(who, name, module, kind, config, size)]:
-        parallelize_module(module, mesh, style, src_data_rank=None)
+    for layer, style in [found for name, module, kind in planned for found in _styles(who, name, module, kind, config, size)]:
+        parallelize_module(layer, mesh, style, src_data_rank=None)
 
 
 def _kind(plan: Mapping[str, str], name: str) -> str:
@@ -63,8 +63,9 @@ def _styles(who: str, name: str, module: nn.Module, kind: str, config: Any, size
     }
     if kind == "replicated_with_grad_allreduce":
         # A norm inside of each head [1, T, heads, D]: its weight is whole, its gradient the sum over all heads.
-        weight = getattr(module, "weight", None)
-        if weight is None or weight.ndim != 1 or weight.shape[0] != getattr(config, "head_dim", None):
+        weight: Any = getattr(module, "weight", None)
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        if weight is None or tuple(weight.shape) != (head,):
             raise UserError(f"{who}: {name} is no norm inside of a head, which is what {kind!r} is taken for here; run it without --tensor-parallel")
         return [(module, SequenceParallel(sequence_dim=2, use_local_output=True))]
     if kind not in styles:

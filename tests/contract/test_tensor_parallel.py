@@ -94,7 +94,14 @@ def refuse(path: str) -> int:
         ),
         "experts": lambda: AutoModelForCausalLM.from_config(
             AutoConfig.for_model(
-                "qwen3_moe", **sizes, num_attention_heads=4, num_key_value_heads=2, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16
+                "qwen3_moe",
+                **sizes,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                num_experts=4,
+                num_experts_per_tok=2,
+                moe_intermediate_size=16,
+                head_dim=8,
             )
         ),
         "dora": lambda: toy("llama"),
