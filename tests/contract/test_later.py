@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tempering.config import Optimizer, Training
 from tempering.data.streams import Shuffled
+from tempering.distributed.shard import Sharded
 from tempering.distributed.world import joined
 from tempering.fit import fit
 from tempering.methods.objectives.dpo import DPO
 from tempering.methods.scopes.full import Full
 from tempering.methods.scopes.lora import LoRA
 from tempering.models.later import build, release, stand_in, waits
+from tempering.signals import Live
 from tempering.types import Role
 from tests.contract.test_processes import toy
 from tests.nursery import Nursery, nursery
@@ -120,3 +125,56 @@ def test_a_stand_in_has_a_layer_of_every_sort(tmp_path: Path) -> None:
     assert stand_in(made).config.num_hidden_layers == 2  # type: ignore[union-attr]
     release(made, torch.device("cpu"))
     assert all(p.is_meta for p in made.parameters()) and not any(b.is_meta for b in made.buffers())
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------ how much memory
+
+
+def hold(path: str, later: bool) -> int:
+    """Each process cuts the model over all and notes by how many bytes its own memory rose at most, and what its pieces take."""
+    folder, peak, done = Path(path), [0], threading.Event()
+
+    def own() -> int:
+        # Without what is mapped from files, which the system may drop at any time and all processes share.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+    def look() -> None:
+        while not done.is_set():
+            peak[0] = max(peak[0], own())
+            done.wait(0.001)
+
+    with joined() as world:
+        before = own()
+        watching = threading.Thread(target=look)
+        watching.start()
+        made = build(folder / "model", torch.float32) if later else LlamaForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+        live = Live.attach(Role(made, Full()))  # type: ignore[arg-type]
+        if later:
+            with live.replacing():
+                release(live.model, torch.device("cpu"))
+        Sharded({"policy": live}, [], world, torch.device("cpu"), torch.float32)
+        done.set()
+        watching.join()
+        pieces = sum(p.to_local().untyped_storage().nbytes() for p in live.model.parameters())  # type: ignore[attr-defined]
+        (folder / f"{later}-{world.rank}.json").write_text(json.dumps({"rose": peak[0] - before, "pieces": pieces}))
+    return 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of memory")
+def test_a_process_takes_little_more_than_its_pieces(children: Nursery, tmp_path: Path) -> None:
+    config = LlamaConfig(
+        **json.loads(os.environ.get("TEMPERING_TEST_SIZES", '{"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 16}'))
+    )
+    whole = LlamaForCausalLM(config)
+    size = sum(4 * p.numel() for p in whole.parameters())
+    # In bfloat16, as models are published: a float32 file would only be mapped.
+    whole.bfloat16().save_pretrained(tmp_path / "model")
+    found = {}
+    for later in (False, True):
+        children.run(f"{__name__}:hold", str(tmp_path), later, processes=2)
+        found[later] = [json.loads((tmp_path / f"{later}-{rank}.json").read_text()) for rank in range(2)]
+    print(f"{size // 4:,} parameters, {size / 2**20:.0f} MiB: {found}")
+    assert all(about["rose"] > 0.9 * size for about in found[False])
+    assert all(about["rose"] < 1.3 * about["pieces"] < 0.7 * size for about in found[True])

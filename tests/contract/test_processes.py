@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -27,7 +28,9 @@ from tempering.methods.objectives.dpo import DPO
 from tempering.methods.objectives.nll import NLL
 from tempering.methods.scopes.full import Full
 from tempering.methods.scopes.lora import LoRA
-from tempering.types import Role, Segment
+from tempering.reference import columns
+from tempering.signals import engine_for
+from tempering.types import Policy, Role, Segment
 from tests.contract.test_stretch import KTO
 from tests.nursery import Nursery, nursery
 from tests.toy import VOCAB, toy_llama, toy_rows
@@ -199,6 +202,28 @@ def test_recomputed_activations_change_nothing(children: Nursery, tmp_path: Path
     children.run(TRAIN, str(tmp_path / "one"), "sft", "full")
     children.run(TRAIN, str(tmp_path / "many"), "sft", "full", None, True, processes=2)
     assert_same(tmp_path / "one", tmp_path / "many")
+
+
+def start_from_cached(path: str) -> int:
+    """What each process does: DPO in bfloat16 against log-probs that the same weights gave before they were cut."""
+    training = Training(micro_tokens=60, precision="bf16")
+    with joined() as world:
+        model = toy_llama(layers=3)
+        for name, p in model.named_parameters():
+            if "norm" in name:
+                # Numbers that bfloat16 does not have.
+                torch.nn.init.uniform_(p.data, 0.5, 1.5)
+        rows = list(columns(Policy(model, None), toy_rows(9, ("chosen", "rejected")), engine_for(training)))
+        fitted = fit({"policy": Role(model, Full())}, DPO(beta=0.5), Shuffled(rows, 9, seed=1), steps=1, training=training, say=lambda text: None)
+        if world.first:
+            Path(path).write_text(json.dumps(fitted.metrics))
+    return 0
+
+
+def test_in_bfloat16_norms_compute_as_on_one_process(children: Nursery, tmp_path: Path) -> None:
+    """The policy is still the reference, so the first loss is that of a margin of 0: only if cut weights compute to the same bits."""
+    children.run(f"{__name__}:start_from_cached", str(tmp_path / "metrics.json"), processes=2)
+    assert json.loads((tmp_path / "metrics.json").read_text())["loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
 def test_a_process_that_dies_ends_the_others_and_the_run_can_be_resumed(children: Nursery, tmp_path: Path) -> None:
