@@ -62,7 +62,8 @@ def train(bench: Bench, tensor: int) -> dict[str, Any]:
     with joined(tensor) as world:
         fitted = fit(
             {"policy": Role(bench.model(), scope)}, DPO(beta=0.5), Shuffled(bench.rows(12, ("chosen", "rejected")), 5, seed=1), steps=STEPS,
-            optimizer=Optimizer(name="sgd", lr=0.1), schedule=Schedule(name="constant", warmup=0), training=Training(precision="fp32", micro_tokens=90),
+            optimizer=Optimizer(name="sgd", lr=0.1), schedule=Schedule(name="constant", warmup=0),
+            training=Training(precision="fp32", micro_tokens=90),
             engine=Engine(device=bench.device), seed=2, say=lambda _: None, on_metrics=lambda m: losses.append(m["loss"]),
         )  # fmt: skip
     handle = fitted.roles["policy"].handle
