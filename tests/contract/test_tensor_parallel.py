@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import distributed as dist
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tempering import checkpoint
-from tempering.config import Training
+from tempering.config import Optimizer, Training
 from tempering.distributed.world import World, joined
 from tempering.errors import Interrupted, UserError
 from tempering.fit import fit
@@ -137,3 +138,61 @@ def test_numbers_that_several_processes_share_count_once(monkeypatch: pytest.Mon
     assert world.sums([2.0, 20.0]) == [3.0, 30.0]
     said[:] = [[torch.tensor([float(i // 2)])] for i in range(4)]  # type: ignore[list-item]
     assert world.add([torch.tensor([1.0])])[0].tolist() == [1.0]
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------- other families
+
+TYPES: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": 5},
+    "qwen2": {"tie_word_embeddings": True},
+    "gemma": {"head_dim": 8},
+    "gemma2": {"head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 8, "final_logit_softcapping": 3.0},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]},
+    "smollm3": {},
+    "olmo2": {},
+    "granite": {"logits_scaling": 2.0},
+    "cohere": {},
+    "glm": {"head_dim": 8},
+    "starcoder2": {},
+}
+
+
+def each(path: str, tensor: int) -> int:
+    """Two plain gradient steps of every family; losses and weights, or the sentence of the refusal."""
+    sizes = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes |= {"initializer_range": 0.1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    found: dict[str, torch.Tensor] = {}
+    told: dict[str, str] = {}
+    with joined(tensor) as world:
+        for name, more in TYPES.items():
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **(sizes | more)))
+            losses: list[float] = []
+            scope: Any = Full()
+            try:
+                fitted = fit(
+                    {"policy": Role(model, scope)}, NLL(), CASES["sft"][1](), steps=2, optimizer=Optimizer(name="sgd", lr=0.1),
+                    training=Training(precision="fp32", micro_tokens=40), say=lambda text: None,
+                    on_metrics=lambda m, into=losses: into.append(m["loss"]),
+                )  # fmt: skip
+            except UserError as error:
+                told[name] = str(error)
+                continue
+            if world.first:
+                found |= {f"{name}/{n}": p.detach().clone() for n, p in fitted.roles["policy"].model.named_parameters()}
+                found[f"{name}/losses"] = torch.tensor(losses)
+        if world.first:
+            save_file(found, f"{path}-{tensor}.safetensors")
+            Path(f"{path}-{tensor}.json").write_text(json.dumps(told))
+    return 0
+
+
+@pytest.mark.slow
+def test_other_families_with_a_plan(children: Nursery, tmp_path: Path) -> None:
+    children.run(f"{__name__}:each", str(tmp_path / "end"), 1)
+    children.run(f"{__name__}:each", str(tmp_path / "end"), 2, processes=2)
+    assert json.loads((tmp_path / "end-2.json").read_text()) == {}
+    one, two = (load_file(tmp_path / f"end-{tensor}.safetensors") for tensor in (1, 2))
+    assert {name.split("/")[0] for name in one} == set(TYPES) and one.keys() == two.keys()
+    off = {name: float((one[name] - two[name]).abs().max()) for name in one if not torch.allclose(one[name], two[name], rtol=1e-5, atol=1e-5)}
+    assert off == {}
