@@ -103,9 +103,13 @@ class Sharded:
                 pass
         for name in VERDICTS:
             model.__dict__[name] = all(self._world.gather(known is not None and known.__dict__.get(name, False)))
-        del known
         if self._world.tensor > 1:
-            cut(model, self._sides)
+            if waiting and known is None:
+                raise UserError("tensor parallelism: no small model of this kind can be made to try the cut on; load it without `later`")
+            if waiting:
+                cut(known, self._sides)  # type: ignore[arg-type]
+            cut(model, self._sides, check=not waiting)
+        del known
         low = self._dtype if self._dtype != torch.float32 else None
         policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None, cast_forward_inputs=False)
         plain = MixedPrecisionPolicy(cast_forward_inputs=False)

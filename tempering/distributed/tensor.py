@@ -13,9 +13,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import Replicate
+from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, SequenceParallel, parallelize_module
 
 from tempering.errors import UserError
@@ -23,14 +24,18 @@ from tempering.errors import UserError
 _LESS = "run it with fewer processes side by side (--tensor-parallel)"
 
 
-def cut(model: nn.Module, mesh: DeviceMesh) -> None:
+def cut(model: nn.Module, mesh: DeviceMesh, check: bool = True) -> None:
     """Cut a model's matrices over a one-dimensional mesh, in place; every process holds the same whole model before.
+
+    No plan is trusted: what the model gives for a few tokens, and the gradients of its vectors, are compared before and after.
 
     Args:
         model: a transformers causal language model, plain or wrapped by PEFT.
+        check: whether to compare; not for a model without weights, in whose stead a smaller one was checked.
 
     Raises:
-        UserError: the family brings no plan, or one that is not known here; heads or widths that N does not divide; an adapter other than LoRA.
+        UserError: the family brings no plan, or one that is not known here or gives something else; heads or widths that N does not divide; an
+            adapter other than LoRA.
     """
     inner: Any = model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
     who = f"tensor parallelism: {type(inner).__name__}"
@@ -41,13 +46,51 @@ def cut(model: nn.Module, mesh: DeviceMesh) -> None:
     if config is None or not any(kind.startswith("rowwise") for _, _, kind in planned):
         raise UserError(f"{who} brings no plan of how to cut it (base_model_tp_plan in its config); run it without --tensor-parallel")
     size = mesh.size()
-    local = any(kind == "colwise" and name.endswith(("q_proj", "k_proj", "qkv_proj")) for name, _, kind in planned)
+    local = any(kind == "colwise" for _, _, kind in planned)
     for what in ("num_attention_heads", "num_key_value_heads"):
         if local and (heads := getattr(config, what, None)) is not None and heads % size:
             raise UserError(f"{who} has {heads} {what.removeprefix('num_').replace('_', ' ')}, which {size} does not divide; {_LESS}")
     # All is looked at before anything is cut.
-    for layer, style in [found for name, module, kind in planned for found in _styles(who, name, module, kind, config, size)]:
+    steps = [found for name, module, kind in planned for found in _styles(who, name, module, kind, config, size)]
+    before = _probe(model, config) if check else []
+    for layer, style in steps:
         parallelize_module(layer, mesh, style, src_data_rank=None)
+    try:
+        after = _probe(model, config) if check else []
+        same = all(_close(a, b) for a, b in zip(after, before, strict=True))
+    # Shapes that do not fit together, or an operation that pieces do not know.
+    except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError, IndexError):
+        same = False
+    if not same:
+        raise UserError(f"{who} does not give the same when it is cut by its own plan; run it without --tensor-parallel")
+
+
+def _probe(model: nn.Module, config: Any) -> list[Tensor]:
+    """Logits of a few tokens, and the gradient that every vector (norms, biases) has from them, by name."""
+    vectors = {name: p for name, p in sorted(model.named_parameters()) if p.ndim == 1 and p.is_floating_point()}
+    frozen, training = [p for p in vectors.values() if not p.requires_grad], [m for m in model.modules() if m.training]
+    device = next(model.parameters()).device
+    ids = (7 * torch.arange(1, 7, device=device) % config.vocab_size)[None]
+    model.eval()
+    try:
+        for p in frozen:
+            p.requires_grad_(True)
+        with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            logits = model(input_ids=ids, position_ids=torch.arange(6, device=device)[None], use_cache=False).logits
+            # Every logit counts differently, so that nothing cancels.
+            turn = torch.cos(torch.arange(logits.numel(), device=device, dtype=torch.float32)).view(logits.shape)
+            grads = torch.autograd.grad((logits.float() * turn).sum(), list(vectors.values()), allow_unused=True) if vectors else ()
+    finally:
+        for p in frozen:
+            p.requires_grad_(False)
+        for m in training:
+            m.training = True
+    return [logits.detach(), *(g.full_tensor() if isinstance(g, DTensor) else g for g in grads if g is not None)]
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    tolerance = 1e-3 if b.dtype in (torch.float32, torch.float64) else 5e-2
+    return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1e-6))
 
 
 def _kind(plan: Mapping[str, str], name: str) -> str:

@@ -84,6 +84,12 @@ def test_recomputed_activations_of_matrices_in_pieces_change_nothing(children: N
 # --------------------------------------------------------------------------------------------------------------------------- what is refused, and how
 
 
+def without(layer: str, model: Any) -> Any:
+    """The model with a plan that forgets a layer."""
+    model._tp_plan = {name: kind for name, kind in model._tp_plan.items() if layer not in name}
+    return model
+
+
 def refuse(path: str) -> int:
     """What each process meets for models that cannot be cut in two; the first notes the sentences."""
     sizes = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "pad_token_id": 0}
@@ -106,6 +112,8 @@ def refuse(path: str) -> int:
             )
         ),
         "dora": lambda: toy("llama"),
+        "gradient": lambda: without("q_norm", toy("qwen3")),
+        "output": lambda: without("o_proj", toy("llama")),
     }
     told = {}
     with joined(2) as world:
@@ -128,6 +136,8 @@ def test_what_cannot_be_cut_is_refused_in_a_sentence(children: Nursery, tmp_path
     assert "the width of model.layers.0.mlp.gate_proj is 65, which 2 does not divide" in told["width"]
     assert "Qwen3MoeForCausalLM wants model.layers.0.mlp" in told["experts"]
     assert "adapter that is not plain LoRA" in told["dora"]
+    assert "Qwen3ForCausalLM does not give the same when it is cut by its own plan" in told["gradient"]
+    assert "LlamaForCausalLM does not give the same when it is cut by its own plan" in told["output"]
 
 
 def test_numbers_that_several_processes_share_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
