@@ -241,5 +241,6 @@ def restore_rest(optimizer: torch.optim.Optimizer, names: Mapping[int, str], res
         prefix = names[id(parameter)] + "/"
         state.update({slot.removeprefix(prefix): value for slot, value in rest["slots"].items() if slot.startswith(prefix)})
     for group, then in zip(optimizer.param_groups, rest["groups"], strict=True):
-        # JSON turns tuples (betas) into lists.
+        # JSON turns tuples (betas) into lists. How the update is computed hangs on where the weights lie now.
+        then = {name: value for name, value in then.items() if name not in ("fused", "foreach")}
         group.update({name: tuple(value) if isinstance(group.get(name), tuple) else value for name, value in then.items()})

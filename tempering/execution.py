@@ -63,7 +63,7 @@ def execute(recipe: Callable[..., Report], arguments: Mapping[str, Any], options
         options = replace(options, display=Display(Console(quiet=True)))
     tokens = OPTIONS.set(options), CURRENT.set(held)
     try:
-        with _signals(held), _joined():
+        with _signals(held), _joined(options.tensor):
             return recipe(**arguments)
     except AlreadyDone as done:
         options.display.say(f"already done with the same code and inputs: {done.folder} (--again runs it once more)")
@@ -90,12 +90,13 @@ def execute(recipe: Callable[..., Report], arguments: Mapping[str, Any], options
         CURRENT.reset(tokens[1])
 
 
-def _joined() -> AbstractContextManager[Any]:
+def _joined(tensor: int) -> AbstractContextManager[Any]:
+    word.divides(tensor, word.number())
     if not word.several():
         return nullcontext()
     from tempering.distributed.world import joined
 
-    return joined()
+    return joined(tensor)
 
 
 def world_of_run() -> World:

@@ -108,7 +108,9 @@ class Experiment:
         torch.manual_seed(int(self.values.get("seed", 0)))
         self.model_spec, self.new_tokens = spec, tuple(new_tokens)
         with self.display.phase("loading the model"):
-            policy = models.load(spec, quantise=self._quantise, say=self.display.say)
+            # The first process measures the whole model; the others only train pieces of it.
+            later = word.several() and not world_of_run().first and not new_tokens
+            policy = models.load(spec, quantise=self._quantise, later=later, say=self.display.say)
             if template is not None:
                 policy.tokenizer = with_template(policy.tokenizer, template)
             if new_tokens:

@@ -25,6 +25,7 @@ from tempering.distributed.shares import same, share
 from tempering.distributed.world import ALONE, World, current
 from tempering.errors import Interrupted, UserError
 from tempering.layout import to
+from tempering.models.later import release, waits
 from tempering.models.lighter import lighter
 from tempering.progress import Progress
 from tempering.reduce import count, reduce
@@ -208,8 +209,15 @@ def fit(
     world = world or current()
     torch.manual_seed(seed)
     for role in roles.values():
-        role.model.to(engine.device)
+        if not waits(role.model):
+            role.model.to(engine.device)
+        elif world.size == 1:
+            raise ValueError("a model whose weights are left in its files is for several processes; load it without `later`")
     live = {name: Live.attach(role) for name, role in sorted(roles.items())}
+    for role in live.values():
+        if waits(role.model):
+            with role.replacing():
+                release(role.model, engine.device)
     trainable = {name: role for name, role in live.items() if role.handle is not None}
     if not trainable:
         raise ValueError("nothing trains: no role has a scope")
@@ -230,7 +238,7 @@ def fit(
         sharded = Sharded(live, frozen, world, engine.device, engine.dtype)
         engine = replace(engine, run=sharded.run)
         # Initialisation was the same everywhere; dropout must not be.
-        torch.manual_seed(seed + world.rank)
+        torch.manual_seed(seed + world.hand)
     settings = {name: roles[name].optimizer or optimizer for name in trainable}
     optimizers = {name: optim.build(settings[name], role.handle.params) for name, role in trainable.items()}  # type: ignore[union-attr]
     memory = Memory(objective, engine.device)
@@ -265,8 +273,8 @@ def fit(
             }
             for name, opt in optimizers.items():
                 params = [p for group in opt.param_groups for p in group["params"]]
-                norm = torch.nn.utils.clip_grad_norm_(params, training.clip if training.clip is not None else math.inf)
-                metrics["grad_norm" if name == "policy" else f"{name}.grad_norm"] = float(norm) if sharded is None else sharded.number(norm)
+                clip = torch.nn.utils.clip_grad_norm_ if sharded is None else sharded.clip
+                metrics["grad_norm" if name == "policy" else f"{name}.grad_norm"] = float(clip(params, training.clip or math.inf))
                 optim.set_rate(opt, settings[name].lr * factor)
                 opt.step()
                 opt.zero_grad(set_to_none=True)

@@ -38,7 +38,13 @@ def build(config: Optimizer, params: Mapping[str, nn.Parameter]) -> torch.optim.
     ]
     options = dict(config.options)
     if cls in FUSED and not options.keys() & {"foreach", "fused", "differentiable", "maximize"}:
-        options["fused"] = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params.values())
+        # Parameters that lie on meshes of several shapes are updated one by one: no operation takes them together. Nor has SGD one for pieces.
+        meshes = {getattr(p, "device_mesh", None) for p in params.values()}
+        whole = meshes == {None}
+        plain = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params.values())
+        options["fused"] = plain and len(meshes) == 1 and (whole or cls is not torch.optim.SGD)
+        if len(meshes) > 1:
+            options["foreach"] = False
     try:
         return cls([group for group in groups if group["params"]], lr=config.lr, **options)
     except (TypeError, ValueError) as error:

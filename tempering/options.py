@@ -26,6 +26,8 @@ class Options:
     """Trackers by name (`logs.chosen`)."""
     profile: Window | None = None
     """Which steps to profile."""
+    tensor: int = 1
+    """How many processes of the run share each matrix, side by side."""
     command: str = ""
     display: Display = field(default_factory=Display)
     rehearse: Callable[[str, Mapping[str, Any], Options], Experiment] | None = None

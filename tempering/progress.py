@@ -141,7 +141,7 @@ class Progress:
 
     @property
     def _mine(self) -> str:
-        return f"random/{self.world.rank}"
+        return f"random/{self.world.hand}"
 
     def _names(self, role: str) -> dict[int, str]:
         return {id(p): name for name, p in self.live[role].handle.params.items()}  # type: ignore[union-attr]

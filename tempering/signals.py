@@ -11,8 +11,8 @@ policy with its scope switched off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,6 +89,15 @@ class Live:
             return Live(role.model.requires_grad_(False).eval())
         handle = role.scope.attach(role.model)
         return Live(handle.model, handle)
+
+    @contextmanager
+    def replacing(self) -> Iterator[None]:
+        """Around what puts other tensors in the place of the model's parameters: the handle's follow, by their names in the model."""
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        yield
+        now = dict(self.model.named_parameters())
+        if self.handle is not None:
+            self.handle.params = {name: now.get(names.get(id(p), ""), p) for name, p in self.handle.params.items()}
 
 
 def owner(signal: str) -> tuple[str, str]:

@@ -34,6 +34,8 @@ class Generic:
     """Print the resolved values and stop."""
     processes: int = 1
     """Processes of this machine that share the weights and each step (FSDP2), one for each GPU; torchrun may be used instead."""
+    tensor_parallel: int = 1
+    """How many of these processes share each matrix side by side (tensor parallelism); the number of processes must be a multiple of it."""
     cluster: str | None = None
     """A Ray cluster that runs the processes: ray://host:port, or local for a small one here; needs the extra "ray"."""
     debug: bool = False
@@ -41,7 +43,7 @@ class Generic:
 
 
 METAVARS = {"config": "FILE", "out": "FOLDER", "resume": "[RUN]", "log": "TRACKER", "profile": "[START:STEPS]"}
-METAVARS |= {"processes": "N", "cluster": "ADDRESS"}
+METAVARS |= {"processes": "N", "tensor_parallel": "N", "cluster": "ADDRESS"}
 """Options that take a value -> what help calls it."""
 IN_FILES = {"log": "a tracker's name, or a list of them", "profile": "START:STEPS, in quotes"}
 """The run's options that a config file may hold -> what they are."""

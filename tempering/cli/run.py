@@ -71,7 +71,7 @@ def command(
         if takes(name) == "switch":
             add(f"run__{name}", bool | None, name=[hyphened(name)], negative="", help=about, group=group("run"), show_default=False)
         else:
-            kind: Any = {"log": list[str], "processes": int}.get(name, str)
+            kind: Any = {"log": list[str], "processes": int, "tensor_parallel": int}.get(name, str)
             metavar = METAVARS[name]
             add(f"run__{name}", kind | None, name=[hyphened(name)], help=about, group=group("run"), metavar=metavar, show_default=False)
 
@@ -126,7 +126,7 @@ def execute(signature: Signature, given: Sequence[Given], generic: Generic) -> i
     if generic.dry_run:
         say(json.dumps({"recipe": signature.name, "values": jsonable(arguments)}, indent=2, ensure_ascii=False))
         return 0
-    if (code := elsewhere(generic.processes, generic.cluster)) is not None:
+    if (code := elsewhere(generic.processes, generic.cluster, generic.tensor_parallel)) is not None:
         return code
     report = call(signature, arguments, watched(signature, generic), resume, shlex.join(["temper", *sys.argv[1:]]))
     if report is None:
@@ -228,6 +228,7 @@ def call(signature: Signature, arguments: Mapping[str, Any], generic: Generic, r
         log=chosen(generic.log or ()),
         profile=Window.parse(generic.profile) if generic.profile else None,
         command=command,
+        tensor=generic.tensor_parallel,
     )
     try:
         return execute(signature.recipe, arguments, options)

@@ -1,32 +1,43 @@
-"""Where each weight lies: FSDP2 (`fully_shard`) over all processes of the run, one unit for each transformer block and one for the rest.
+"""Where each weight lies: FSDP2 (`fully_shard`), one unit for each transformer block and one for the rest, on a mesh of hands x tensor.
+
+Where processes side by side share each matrix (tensor.py), a block's pieces are cut once more over the hands; the rest lies in pieces on all
+processes, though each side computes it in whole: of its gradients, which are then the same on every side, one counts.
 
 Every process loads the whole model, gives all but its piece away, and gathers a block's weights while that block computes. The unit of the rest is a
 wrapper whose forward pass is whatever the engine wants to do with the model (`run`), so body and head can be called one by one, several times, and
 the model itself stays what it was. Gradients are summed, not averaged: each process's loss is already its share of the step's.
 
-In bfloat16 a block's weights travel and multiply in bfloat16, as autocast would have it, and gradients are summed in float32; embeddings, head and
-last norm stay float32. The one difference to a single process is that a block's norm weights are rounded to bfloat16 too.
+In bfloat16 a block's weights travel and multiply in bfloat16, as autocast would have it, and gradients are summed in float32. What
+autocast leaves alone stays float32: embeddings, head, last norm, and the norms of a block, which are a small unit of their own.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from tempering.distributed.tensor import cut
 from tempering.distributed.world import World
 from tempering.errors import UserError
-from tempering.models.heads import attends_by_segments, body_and_head, packs
+from tempering.models import later
+from tempering.models.heads import VERDICTS, attends_by_segments, body_and_head, packs
 from tempering.models.lighter import lighter
 from tempering.signals import Live
 
 T = TypeVar("T")
+
+# Gathering a matrix that is cut twice along one side is told as slow at every weight; it happens once, at the end.
+logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
 
 
 class _Root(nn.Module):
@@ -50,12 +61,16 @@ class Sharded:
         dtype: of matmuls.
 
     Raises:
-        UserError: a scope trains weights that are not its model's own, or a single number; these cannot be cut.
+        UserError: a scope trains weights that are not its model's own, or a single number; these cannot be cut. A model that tensor parallelism
+            cannot cut.
     """
 
     def __init__(self, live: Mapping[str, Live], frozen: Iterable[nn.Module], world: World, device: torch.device, dtype: torch.dtype) -> None:
         self._live, self._world = live, world
-        self._mesh = init_device_mesh(device.type, (world.size,))
+        self._device = device
+        mesh = init_device_mesh(device.type, (world.hands, world.tensor), mesh_dim_names=("hands", "tensor"))
+        self._hands, self._sides = mesh["hands"], mesh["tensor"]
+        self._all = mesh._flatten("all") if world.tensor > 1 else self._hands
         self._dtype = dtype
         self._roots: dict[int, _Root] = {}
         self._whole: dict[str, nn.Module] = {}
@@ -70,43 +85,74 @@ class Sharded:
                         )
                 if world.first:
                     self._whole[name] = _skeleton(role.model)
-            mine = {} if role.handle is None else {n: names[id(p)] for n, p in role.handle.params.items()}
-            self._shard(role.model)
-            if role.handle is not None:
-                now = dict(role.model.named_parameters())
-                role.handle.params = {n: now[theirs] for n, theirs in mine.items()}
+            with role.replacing():
+                self._shard(role.model)
         for model in frozen:
             self._shard(model)
 
     def _shard(self, model: nn.Module) -> None:
         if id(model) in self._roots:
             return
-        # The verdicts about a model and its modules are found with whole weights, and kept.
-        for verdict in (body_and_head, packs, attends_by_segments):
-            verdict(model)
-        with lighter(model):
-            pass
+        waiting = later.waits(model)
+        # The verdicts about a model and its modules are found with whole weights, and kept; all must come to the same.
+        known = later.stand_in(model) if waiting else model
+        if known is not None:
+            for verdict in (body_and_head, packs, attends_by_segments):
+                verdict(known)
+            with lighter(known):
+                pass
+        for name in VERDICTS:
+            model.__dict__[name] = all(self._world.gather(known is not None and known.__dict__.get(name, False)))
+        if self._world.tensor > 1:
+            if waiting and known is None:
+                raise UserError("tensor parallelism: no small model of this kind can be made to try the cut on; load it without `later`")
+            if waiting:
+                cut(known, self._sides)  # type: ignore[arg-type]
+            cut(model, self._sides, check=not waiting)
+        del known
         low = self._dtype if self._dtype != torch.float32 else None
         policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None, cast_forward_inputs=False)
-        units = [fully_shard(block, mesh=self._mesh, mp_policy=policy) for block in _blocks(model)]
+        plain = MixedPrecisionPolicy(cast_forward_inputs=False)
+        units: list[Any] = []
+        for block in _blocks(model):
+            if low is not None and (norms := _norms(block)):
+                units.append(fully_shard(norms, mesh=self._hands, mp_policy=plain)[0])
+            units.append(fully_shard(block, mesh=self._hands, mp_policy=policy))
         root = _Root(model)
         # Without resharding after the forward pass, an evaluation would leave whole weights where the optimizer expects pieces.
-        units.append(fully_shard(root, mesh=self._mesh, reshard_after_forward=True, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False)))
+        units.append(fully_shard(root, mesh=self._all, reshard_after_forward=True, mp_policy=plain))
         for unit in units:
-            unit.set_gradient_divide_factor(1.0)
+            unit.set_gradient_divide_factor(float(self._world.tensor) if unit is units[-1] else 1.0)
             # gloo cannot scale while it sums.
             unit.set_force_sum_reduction_for_comms(True)
             # Experts that saw no token on one process have a gradient on another.
             unit.set_reduce_scatter_unused_params(True, recurse=False)
         self._roots[id(model)] = root
+        if waiting:
+            root._apply(lambda t: torch.empty_like(t, device=self._device) if t.is_meta else t)
+            later.read(model)
 
     def run(self, model: nn.Module, action: Callable[[], T]) -> T:
         """Do something with a sharded model as if its weights were whole. Every process must do it as often, with the same modules."""
         return self._roots[id(model)](action)
 
-    def number(self, value: Tensor) -> float:
-        """A single number that may be the sum of what each process holds, such as the norm of gradients in pieces. Every process calls it at once."""
-        return float(value.full_tensor() if isinstance(value, DTensor) else value)
+    def clip(self, params: Sequence[nn.Parameter], limit: float) -> float:
+        """`clip_grad_norm_` over gradients in pieces on meshes of several shapes; the norm before. Every process calls it at once."""
+        total = torch.zeros((), device=self._device)
+        grads = [p.grad for p in params if p.grad is not None]
+        for grad in grads:
+            mine, holders = grad, 1
+            if isinstance(grad, DTensor):
+                mine = grad.to_local()
+                holders = math.prod(n for n, placed in zip(grad.device_mesh.shape, grad.placements, strict=True) if not placed.is_replicate())
+            # What other processes hold too counts once.
+            total += mine.float().square().sum() * (holders / self._world.size)
+        dist.all_reduce(total)
+        norm = float(total.sqrt())
+        if norm > limit:
+            for grad in grads:
+                grad.mul_(limit / (norm + 1e-6))
+        return norm
 
     def gather(self) -> None:
         """Put whole weights back into the trained roles of the first process; elsewhere they stay in pieces. Every process calls it at once."""
@@ -133,6 +179,11 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
         return blocks
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     return list(max(lists, key=len)) if lists else []
+
+
+def _norms(block: nn.Module) -> list[nn.Module]:
+    """Modules that hold vectors alone: autocast does not touch their weights."""
+    return [m for m in block.modules() if (own := list(m.parameters(recurse=False))) and all(p.ndim == 1 for p in own)]
 
 
 def _skeleton(model: nn.Module) -> nn.Module:

@@ -21,10 +21,10 @@ def share(parts: Parts, micro_tokens: int | None, world: World) -> list[Parts]:
         parts: the whole step, the same on every process.
         micro_tokens: tokens of one micro-batch, see `layout.split`.
     """
-    if world.size == 1:
+    if world.hands == 1:
         return split(parts, micro_tokens)
-    everyone = [split(_take(parts, groups), micro_tokens) for groups in deal(parts, world.size)]
-    mine = everyone[world.rank]
+    everyone = [split(_take(parts, groups), micro_tokens) for groups in deal(parts, world.hands)]
+    mine = everyone[world.hand]
     return mine + [_take(parts, set())] * (max(map(len, everyone)) - len(mine))
 
 

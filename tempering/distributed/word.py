@@ -10,6 +10,8 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tempering.errors import UserError
+
 FOLDER = "TEMPERING_WORD"
 """Environment: the folder where each process of a launched run leaves word; not set where another launcher (torchrun) looks after them."""
 
@@ -28,9 +30,22 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def number() -> int:
+    """How many processes this one's run has."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def several() -> bool:
     """Whether this process is one of several of a run."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return number() > 1
+
+
+def divides(tensor: int, processes: int) -> None:
+    """Raise UserError where `tensor` processes side by side cannot share each matrix of a run of so many."""
+    if tensor < 1 or processes % tensor:
+        raise UserError(
+            f"--tensor-parallel: expected a divisor of the number of processes ({processes}, set by --processes or torchrun), got {tensor}"
+        )
 
 
 def launched() -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -31,11 +31,25 @@ PATIENCE = timedelta(days=7)
 
 @dataclass(frozen=True)
 class World:
-    """This process among those of the run: `rank` of `size`; `group` carries what they say to each other (None where there is nobody else)."""
+    """This process among those of the run: `rank` of `size`; `group` carries what they say to each other (None where there is nobody else).
+
+    `tensor` of them side by side (ranks 0 to N - 1, and so on) hold pieces of the same matrices and see the same rows: together they are one hand.
+    """
 
     rank: int = 0
     size: int = 1
     group: Any = None
+    tensor: int = 1
+
+    @property
+    def hands(self) -> int:
+        """How many take different rows of a step."""
+        return self.size // self.tensor
+
+    @property
+    def hand(self) -> int:
+        """Which of them this process belongs to."""
+        return self.rank // self.tensor
 
     @property
     def first(self) -> bool:
@@ -44,7 +58,7 @@ class World:
 
     def beside(self) -> World:
         """The same processes with a line of their own, for a thread that talks while training does. Every process must ask for it at once."""
-        return World(self.rank, self.size, dist.new_group(backend="gloo", timeout=PATIENCE)) if self.size > 1 else self
+        return replace(self, group=dist.new_group(backend="gloo", timeout=PATIENCE)) if self.size > 1 else self
 
     def gather(self, value: T) -> list[T]:
         """Everyone's value, by rank."""
@@ -59,12 +73,12 @@ class World:
         return self.gather(value)[0]
 
     def sums(self, values: Sequence[float]) -> list[float]:
-        """Element-wise sums over all processes."""
-        return [sum(column) for column in zip(*self.gather(list(values)), strict=True)]
+        """Element-wise sums over all hands."""
+        return [sum(column) for column in zip(*self.gather(list(values))[:: self.tensor], strict=True)]
 
     def add(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Element-wise sums of tensors [any shape] over all processes, on their own devices."""
-        everyone = self.gather([t.detach().cpu() for t in tensors])
+        """Element-wise sums of tensors [any shape] over all hands, on their own devices."""
+        everyone = self.gather([t.detach().cpu() for t in tensors])[:: self.tensor]
         return [torch.stack(column).sum(0).to(mine.device) for mine, column in zip(tensors, zip(*everyone, strict=True), strict=True)]
 
     def lead(self, action: Callable[[], T]) -> T:
@@ -116,9 +130,17 @@ def current() -> World:
 
 
 @contextmanager
-def joined() -> Iterator[World]:
-    """Join the processes this one was started with, by the variables that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK); alone without them."""
+def joined(tensor: int = 1) -> Iterator[World]:
+    """Join the processes this one was started with, by the variables that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK); alone without them.
+
+    Args:
+        tensor: how many side by side share each matrix.
+
+    Raises:
+        UserError: it does not divide the number of processes.
+    """
     global _joined
+    word.divides(tensor, word.number())
     if not word.several() or _joined is not ALONE:
         yield _joined
         return
@@ -134,7 +156,7 @@ def joined() -> Iterator[World]:
         world_size=size,
         timeout=PATIENCE,
     )
-    _joined = World(rank, size, dist.new_group(backend="gloo", timeout=PATIENCE))
+    _joined = World(rank, size, dist.new_group(backend="gloo", timeout=PATIENCE), tensor)
     try:
         yield _joined
     finally:

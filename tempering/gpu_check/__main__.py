@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from tempering.gpu_check.bench import Bench, NotHere
-from tempering.gpu_check.exact import exact, resume, sampling
+from tempering.gpu_check.exact import FP32, exact, resume, sampling
+from tempering.gpu_check.several import apart
 from tempering.gpu_check.speed import peak, speed
 
 RESULTS = Path("benchmarks/results")
@@ -62,7 +63,8 @@ def checks(bench: Bench, report: Callable[[Check], None]) -> list[Check]:
         note(f"{work}.tokens_per_s", None, partial(speed, bench, work, peaks))
         note(f"{work}.peak_gib", None, partial(peak, peaks, work))
     note("compile", None, _compile)
-    note("two_gpus", None, partial(_two_gpus, bench))
+    for how, tensor in (("pieces", 1), ("tensor", 2)):
+        note(f"two_gpus.{how}", FP32, partial(_two_gpus, bench, tensor))
     return done
 
 
@@ -74,12 +76,12 @@ def _compile() -> float:
     return 1.0  # The switch is among those that `exact` tries both ways.
 
 
-def _two_gpus(bench: Bench) -> float:
+def _two_gpus(bench: Bench, tensor: int) -> float:
     import torch
 
     if bench.device.type != "cuda" or torch.cuda.device_count() < 2:
         raise NotHere("fewer than two GPUs")
-    raise NotHere("training on several GPUs is not checked by this command yet")
+    return apart(bench, tensor)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 _SPLITS = "_tempering_splits"
 _PACKS = "_tempering_packs"
 _SEGMENTS = "_tempering_segments"
+VERDICTS = (_SPLITS, _PACKS, _SEGMENTS)
+"""Under which names a model keeps what was found out about it."""
 
 
 @dataclass(frozen=True)

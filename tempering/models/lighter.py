@@ -106,11 +106,20 @@ def _half(x: Tensor) -> torch.dtype | None:
 # ------------------------------------------------------------------------------------------------------------------------------------------ norms
 
 
+def _plain(module: Any, *tensors: Tensor) -> bool:
+    """Whether these are ordinary tensors: one that lies in pieces on several processes (tensor parallelism) goes the module's own way."""
+    return not any(hasattr(t, "device_mesh") for t in (*tensors, *module.parameters(recurse=False)))
+
+
 def _norm(self: Any, hidden_states: Tensor) -> Tensor:
+    if not _plain(self, hidden_states):
+        return type(self).forward(self, hidden_states)
     return _Norm.apply(hidden_states, self.weight, _eps(self), 0.0, _half(hidden_states) or hidden_states.dtype)
 
 
 def _norm_from_one(self: Any, hidden_states: Tensor) -> Tensor:
+    if not _plain(self, hidden_states):
+        return type(self).forward(self, hidden_states)
     return _Norm.apply(hidden_states, self.weight, _eps(self), 1.0, _half(hidden_states) or hidden_states.dtype)
 
 
@@ -168,7 +177,7 @@ def _lora(self: Any, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
     """PEFT's `lora.Linear` with one plain adapter switched on over a plain frozen layer; anything else goes PEFT's way."""
     names = self.active_adapters
     plain = len(names) == 1 and names[0] in self.lora_A and names[0] not in self.lora_variant and type(self.base_layer) is nn.Linear
-    frozen = plain and not self.base_layer.weight.requires_grad and "forward" not in self.base_layer.__dict__
+    frozen = plain and _plain(self.base_layer) and not self.base_layer.weight.requires_grad and "forward" not in self.base_layer.__dict__
     if arguments or keywords or not frozen or self.disable_adapters or self.merged or not self.lora_A[names[0]].weight.requires_grad:
         return type(self).forward(self, x, *arguments, **keywords)
     name = names[0]

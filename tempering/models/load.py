@@ -48,7 +48,7 @@ class Provenance:
         return weights_sha256(Path(self.base_folder))
 
 
-def load(spec: str | Path, *, dtype: str = "float32", quantise: Quantise = "none", say: Callable[[str], None] = print) -> Policy:
+def load(spec: str | Path, *, dtype: str = "float32", quantise: Quantise = "none", later: bool = False, say: Callable[[str], None] = print) -> Policy:
     """Load a model with its tokenizer.
 
     Args:
@@ -56,6 +56,8 @@ def load(spec: str | Path, *, dtype: str = "float32", quantise: Quantise = "none
             an optional `@revision`.
         dtype: float32, bfloat16, float16, or "auto" for the one it was saved in.
         quantise: "nf4" or "int8" keeps the weights of linear layers in 4 or 8 bits, for adapters to be trained on.
+        later: leave the weights of a plain model in its files, where that can be done: nothing can be computed with it until `fit` on several
+            processes has cut it, of which each reads its own pieces.
         say: where notes go: what was converted, chosen or decided.
 
     Raises:
@@ -65,7 +67,9 @@ def load(spec: str | Path, *, dtype: str = "float32", quantise: Quantise = "none
     if dtype not in DTYPES:
         near = difflib.get_close_matches(str(dtype), DTYPES, n=1)
         raise UserError(f"dtype {dtype!r} is not known; " + (f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(DTYPES)}."))
-    return _load(find(spec, say), dtype, quantise, say, depth=0)
+    place = find(spec, say)
+    later = later and place.kind == "model" and quantise == "none" and dtype != "auto"
+    return _load(place, dtype, quantise, say, depth=0, later=later)
 
 
 def load_tokenizer(spec: str | Path, *, say: Callable[[str], None] = print) -> Any:
@@ -97,12 +101,12 @@ def weights_sha256(folder: Path) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _load(place: Place, dtype: str, quantise: Quantise, say: Callable[[str], None], depth: int) -> Policy:
+def _load(place: Place, dtype: str, quantise: Quantise, say: Callable[[str], None], depth: int, later: bool = False) -> Policy:
     if depth > _DEPTH:
         raise UserError(f"{place.spec}: adapters on adapters more than {_DEPTH} deep; merge them first.")
     if place.kind == "adapter":
         return _load_adapter(place, dtype, quantise, say, depth)
-    model = _weights(place.folder, dtype, quantise)
+    model = (_later(place.folder, dtype) if later else None) or _weights(place.folder, dtype, quantise)
     tokenizer = read_tokenizer(place.folder)
     decisions = (*_earlier_decisions(place.folder), *settle(model, tokenizer, place.spec, say))
     record(model, Provenance(place.spec, place.spec, str(place.folder), decisions))
@@ -113,6 +117,14 @@ def _earlier_decisions(folder: Path) -> tuple[str, ...]:
     file = folder / "policy.json"
     found = read_json(file).get("decisions") if file.is_file() else None
     return tuple(str(line) for line in found) if isinstance(found, list) else ()
+
+
+def _later(folder: Path, dtype: str) -> Any | None:
+    import torch
+
+    from tempering.models.later import build
+
+    return build(folder, getattr(torch, dtype))
 
 
 def _weights(folder: Path, dtype: str, quantise: Quantise) -> Any:

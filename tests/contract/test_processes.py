@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -27,11 +28,13 @@ from tempering.methods.objectives.dpo import DPO
 from tempering.methods.objectives.nll import NLL
 from tempering.methods.scopes.full import Full
 from tempering.methods.scopes.lora import LoRA
-from tempering.types import Role, Segment
+from tempering.reference import columns
+from tempering.signals import engine_for
+from tempering.types import Policy, Role, Segment
 from tests.contract.test_coupling import Running, Sorted
 from tests.contract.test_stretch import KTO
 from tests.nursery import Nursery, nursery
-from tests.toy import toy_llama, toy_rows
+from tests.toy import VOCAB, toy_llama, toy_rows
 
 END = "end.safetensors"
 STEPS = 6
@@ -72,7 +75,30 @@ CASES: Mapping[str, tuple[Any, Any]] = {
 }
 
 
-def train(path: str, case: str, scope: str, stop_at: int | None = None, checkpointing: bool = False) -> int:
+def toy(family: str) -> Any:
+    """Three layers of a family: Qwen3 has norms inside of its heads, Phi-3 one matrix for queries, keys and values."""
+    if family == "llama":
+        return toy_llama(layers=3)
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    if family == "qwen3":
+        sizes |= {"head_dim": 8, "tie_word_embeddings": True}
+    config = AutoConfig.for_model(family, vocab_size=VOCAB, hidden_size=32, intermediate_size=64, initializer_range=0.1, **sizes)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def train(
+    path: str,
+    case: str,
+    scope: str,
+    stop_at: int | None = None,
+    checkpointing: bool = False,
+    tensor: int = 1,
+    family: str = "llama",
+    optimizer: str = "adamw",
+) -> int:
     """What each process does."""
     folder = Path(path)
     objective, stream = CASES[case]
@@ -82,11 +108,11 @@ def train(path: str, case: str, scope: str, stop_at: int | None = None, checkpoi
         if metrics["step"] == stop_at and world.rank == world.size - 1:
             stopper("a test")
 
-    with joined() as world:
+    with joined(tensor) as world:
         try:
             fitted = fit(
-                {"policy": Role(toy_llama(layers=3), Full() if scope == "full" else LoRA(r=4))}, objective, stream(), steps=STEPS,
-                optimizer=Optimizer(lr=3e-3, weight_decay=0.1),
+                {"policy": Role(toy(family), Full() if scope == "full" else LoRA(r=4))}, objective, stream(), steps=STEPS,
+                optimizer=Optimizer(name=optimizer, lr=3e-3 if optimizer == "adamw" else 0.3, weight_decay=0.1),
                 training=Training(micro_tokens=30, precision="fp32", save_every=4, clip=0.5, checkpointing=checkpointing),
                 evaluation=Evaluation(lambda: passes(stream().rows, 4), every=2) if case in ("sft", "dpo") else None,
                 folder=folder, resume=True, seed=11, say=lambda text: None, on_metrics=watch, stopper=stopper,
@@ -179,6 +205,28 @@ def test_recomputed_activations_change_nothing(children: Nursery, tmp_path: Path
     children.run(TRAIN, str(tmp_path / "one"), "sft", "full")
     children.run(TRAIN, str(tmp_path / "many"), "sft", "full", None, True, processes=2)
     assert_same(tmp_path / "one", tmp_path / "many")
+
+
+def start_from_cached(path: str) -> int:
+    """What each process does: DPO in bfloat16 against log-probs that the same weights gave before they were cut."""
+    training = Training(micro_tokens=60, precision="bf16")
+    with joined() as world:
+        model = toy_llama(layers=3)
+        for name, p in model.named_parameters():
+            if "norm" in name:
+                # Numbers that bfloat16 does not have.
+                torch.nn.init.uniform_(p.data, 0.5, 1.5)
+        rows = list(columns(Policy(model, None), toy_rows(9, ("chosen", "rejected")), engine_for(training)))
+        fitted = fit({"policy": Role(model, Full())}, DPO(beta=0.5), Shuffled(rows, 9, seed=1), steps=1, training=training, say=lambda text: None)
+        if world.first:
+            Path(path).write_text(json.dumps(fitted.metrics))
+    return 0
+
+
+def test_in_bfloat16_norms_compute_as_on_one_process(children: Nursery, tmp_path: Path) -> None:
+    """The policy is still the reference, so the first loss is that of a margin of 0: only if cut weights compute to the same bits."""
+    children.run(f"{__name__}:start_from_cached", str(tmp_path / "metrics.json"), processes=2)
+    assert json.loads((tmp_path / "metrics.json").read_text())["loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
 def test_a_process_that_dies_ends_the_others_and_the_run_can_be_resumed(children: Nursery, tmp_path: Path) -> None:

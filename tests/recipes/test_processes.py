@@ -60,6 +60,29 @@ def test_a_run_of_two_processes_is_the_run_of_one(tmp_path: Path) -> None:
         assert len(nll(tmp_path / out)) == 5 and nll(tmp_path / out) == pytest.approx(nll(tmp_path / "one"), rel=1e-5)
 
 
+def test_matrices_in_pieces_are_the_run_of_one(tmp_path: Path) -> None:
+    for out, more in (("one", ()), ("tensor", ("--processes", "2", "--tensor-parallel", "2"))):
+        code, told, err = temper(tmp_path, *SFT, "--steps", "4", "--out", out, *more)
+        assert code == 0, err
+        assert told.count("p adj: Holm") == 1
+    assert losses(tmp_path / "tensor") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    assert nll(tmp_path / "tensor") == pytest.approx(nll(tmp_path / "one"), rel=1e-5)
+
+
+def test_one_side_that_is_killed_is_named(tmp_path: Path) -> None:
+    process = start(tmp_path, *SFT, "--steps", "400", "--out", "run", "--processes", "2", "--tensor-parallel", "2")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 2):
+        time.sleep(0.02)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (second,) = [pid for pid in children if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
+    os.kill(int(second), signal.SIGKILL)
+    _, err = process.communicate()
+    assert process.returncode == 1
+    (sentence,) = [line for line in err.splitlines() if line.startswith("temper:")]
+    assert "process 1 of this run was killed by SIGKILL after step" in sentence
+
+
 def test_what_is_wrong_is_said_once(tmp_path: Path) -> None:
     code, _, err = temper(tmp_path, *SFT, "--steps", "4", "--out", "run", "--processes", "2", "--lr", "1e30", "--clip", "1e30")
     assert code == 2

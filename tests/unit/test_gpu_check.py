@@ -12,6 +12,8 @@ from typing_extensions import TypedDict
 
 from tempering.gpu_check import __main__ as gpu_check
 from tempering.gpu_check.bench import Bench
+from tempering.gpu_check.exact import FP32
+from tempering.gpu_check.several import apart
 
 
 class Item(TypedDict):
@@ -54,7 +56,15 @@ def test_the_same_checks_on_a_processor(tmp_path: Path, capsys: pytest.CaptureFi
     for name, check in checks.items():
         assert check["passed"] is (None if check["note"].startswith("not here: ") else True), name
         assert check["passed"] is None or check["bound"] is None or check["value"] <= check["bound"], name
-    assert {"resume.bits", "sampling.alone=together", "sft_full.tokens_per_s", "sft_lora.peak_gib", "dpo.tokens_per_s", "two_gpus"} <= set(checks)
+    assert {
+        "resume.bits",
+        "sampling.alone=together",
+        "sft_full.tokens_per_s",
+        "sft_lora.peak_gib",
+        "dpo.tokens_per_s",
+        "two_gpus.pieces",
+        "two_gpus.tensor",
+    } <= set(checks)
     assert sum(name.startswith("dpo.fp32[") and check["passed"] is True for name, check in checks.items()) >= 4
     assert all(check["value"] > 0 for name, check in checks.items() if ".bf16[" in name), "bfloat16 that changes nothing was not bfloat16"
     assert {name for name, check in checks.items() if check["passed"] is None} >= {"sft_full.peak_gib", "nll.attention[flash_attention_2]"}
@@ -76,3 +86,10 @@ def test_a_check_that_is_off_or_raises_fails_the_command(tmp_path: Path, monkeyp
     checks = {check["name"]: check for check in json.loads(path.read_text())["checks"]}
     assert (checks["off"]["passed"], checks["on"]["passed"], checks["nan"]["passed"], checks["nan"]["value"]) == (False, True, False, None)
     assert checks["resume.bits"]["passed"] is False and checks["resume.bits"]["note"] == "ArithmeticError: off by one"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_two_processes_without_gpus_pass_the_check_of_two_gpus(tensor: int) -> None:
+    """gloo stands in for nccl."""
+    assert 0 < apart(Bench(torch.device("cpu"), small=True), tensor) < FP32

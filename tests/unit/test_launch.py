@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tempering.cli.several import elsewhere
 from tempering.distributed import launch as launching
 from tempering.distributed.launch import launch, verdict
 from tempering.distributed.word import FOLDER, leave, read
+from tempering.errors import UserError
 
 BEGIN = "import os, signal, sys, time; from tempering.distributed.word import leave, rank\n"
 
@@ -79,3 +81,13 @@ def test_words_are_read_as_they_were_left(tmp_path: Path, monkeypatch: pytest.Mo
     assert (word.step, word.sentence, word.lost) == (5, "no", False)
     assert verdict({0: 0, 1: 0, 2: 3}, tmp_path) == (3, "no")
     assert read(tmp_path, 0).step == 0
+
+
+@pytest.mark.parametrize(("processes", "tensor"), [(1, 2), (3, 2), (2, 4), (2, 0), (4, -2)])
+def test_processes_that_do_not_divide_are_refused_before_anything_starts(processes: int, tensor: int) -> None:
+    with pytest.raises(UserError, match=rf"--tensor-parallel: expected a divisor of the number of processes \({processes}, .*\), got {tensor}"):
+        elsewhere(processes, None, tensor)
+
+
+def test_a_run_of_one_process_stays_here() -> None:
+    assert elsewhere(1, None, 1) is None

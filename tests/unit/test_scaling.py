@@ -39,8 +39,21 @@ def test_what_is_cut_and_what_is_not() -> None:
     assert need(shape, 4, 100, trained=0).state == 4 * shape.parameters / 4
 
 
+def test_what_is_shared_side_by_side() -> None:
+    shape = Shape(layers=2, width=32, inner=64, key_width=16, vocabulary=61, tied=False)
+    apart, beside = need(shape, 8, tokens=100), need(shape, 8, tokens=100, tensor=4)
+    assert (apart.beside, apart.state) == (0, beside.state)
+    # One block less of three quarters: twice in bfloat16, once as a gradient in bfloat16 and once in float32.
+    assert apart.gathered - beside.gathered == pytest.approx(0.75 * (2 + 2 + 2 + 4) * shape.block)
+    assert apart.activations - beside.activations == 0.75 * 100 * 2 * 2 * (2 * 32 + 2 * 16 + 3 * 64)
+    # Six sums of [100, 32] in bfloat16 in each of two blocks, around a ring of four.
+    assert beside.beside == 2 * 6 * 2 * 0.75 * 100 * 32 * 2
+    # Nobody shares rows: no block travels, embeddings and head do.
+    assert need(shape, 8, 100, tensor=8).sent == pytest.approx(7 / 8 * 4 * shape.root * 3)
+
+
 def test_the_page_is_up_to_date() -> None:
     module = scaling()
     text = module.PAGE.read_text()
     assert module.page(text) == text, "run python docs/scaling.py"
-    assert text.count("| 70B (70.55) | 64 |") == 2
+    assert text.count("| 70B (70.55) | 64 |") == 4
