@@ -8,36 +8,60 @@ Rafailov et al. 2023, arXiv 2305.18290, equation 7; beta = 0.1 is the paper's de
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from tempering.reduce import segment_sum
-from tempering.types import Context, Objective, Parts, Signals
+from tempering.cases import Case
+from tempering.methods.objectives._paired import EXAMPLE, WEIGHTS, Contrast, Pairs, softplus
+from tempering.types import Context
+
+FAMILY = "pairs"
+RECIPE = {"optimizer.lr": 1e-6}  # appendix B
 
 
 @dataclass(frozen=True)
-class DPO(Objective):
+class DPO(Contrast):
     """Sigmoid loss on the margin between chosen and rejected."""
 
-    beta: float = 0.1
-    """Strength of the pull towards the reference (paper, appendix B)."""
     label_smoothing: float = 0.0
     """Probability that a pair is labelled the wrong way round; 0 is the paper's loss."""
-    norm = "segments"
-    part = "chosen"
-    per = "segment"
 
-    @property
-    def needs(self) -> Mapping[str, frozenset[str]]:
-        return {part: frozenset({"logp", "reference.logp"}) for part in ("chosen", "rejected")}
-
-    def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
-        logp_S = {part: segment_sum(signals[part]["logp"], parts[part]) for part in self.needs}
-        ratio_S = {part: logp_S[part] - segment_sum(signals[part]["reference.logp"], parts[part]) for part in self.needs}
-        margin_S = self.beta * (ratio_S["chosen"] - ratio_S["rejected"])
-        ctx.log(margin=margin_S, accuracy=(margin_S > 0).float(), chosen_logp=logp_S["chosen"], rejected_logp=logp_S["rejected"])
-        ctx.log(chosen_reward=self.beta * ratio_S["chosen"], rejected_reward=self.beta * ratio_S["rejected"])
+    def loss(self, pair: Pairs, ctx: Context) -> Tensor:
+        margin_S = self.beta * self.delta(pair)
         return -(1 - self.label_smoothing) * F.logsigmoid(margin_S) - self.label_smoothing * F.logsigmoid(-margin_S)
+
+
+CASES = (
+    Case(
+        "one pair in order, one the wrong way round; weights count, in log-probs and in the reference",
+        DPO(beta=0.5),
+        EXAMPLE,
+        weights=WEIGHTS,
+        loss=(softplus(-0.5 * 1.5) + softplus(0.5 * 1.2)) / 2,
+        gradient={
+            "chosen/logp": [
+                [-0.5 / (1 + math.exp(0.75)) / 2, -0.25 / (1 + math.exp(0.75)) / 2, 0.0],
+                [-0.5 / (1 + math.exp(-0.6)) / 2],
+            ],
+            "rejected/logp": [[0.5 / (1 + math.exp(0.75)) / 2], [0.5 / (1 + math.exp(-0.6)) / 2] * 2],
+        },
+        logs={
+            "margin": 0.5 * (1.5 - 1.2) / 2,
+            "accuracy": 0.5,
+            "chosen_logp": (-2.0 - 1.5) / 2,
+            "rejected_logp": (-2.0 - 1.3) / 2,
+            "chosen_reward": 0.5 * (0.5 - 0.4) / 2,
+            "rejected_reward": 0.5 * (-1.0 + 0.8) / 2,
+        },
+    ),
+    Case(
+        "a fifth of the labels taken as flipped",
+        DPO(beta=2.0, label_smoothing=0.2),
+        EXAMPLE,
+        weights=WEIGHTS,
+        loss=(0.8 * softplus(-3.0) + 0.2 * softplus(3.0) + 0.8 * softplus(2.4) + 0.2 * softplus(-2.4)) / 2,
+    ),
+)
