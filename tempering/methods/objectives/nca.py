@@ -2,7 +2,7 @@
 
     loss = - log sigmoid(r_w) - 1/2 log sigmoid(-r_w) - 1/2 log sigmoid(-r_l),   r = beta * (log pi - log pi_ref)
 
-Chen et al. 2024, arXiv 2402.05369, equation 13 for two answers with a sure preference; beta = 0.01 (section 5).
+Chen et al. 2024, arXiv 2402.05369, equation 13 for two answers with a sure preference; beta = 0.01 (appendix C).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tempering.methods.objectives._paired import EXAMPLE, WEIGHTS, Paired, Pairs
 from tempering.types import Context
 
 FAMILY = "pairs"
-RECIPE = {"optimizer.lr": 5e-6}  # section 5: 5e-6 for LoRA
+RECIPE = {"optimizer.lr": 5e-6}  # appendix C
 
 
 @dataclass(frozen=True)
