@@ -26,7 +26,8 @@ SIDES = ("chosen", "rejected")
 
 @dataclass(frozen=True)
 class Pairs:
-    """Chosen and rejected answers, pair by pair, all [S]: log-ratios to the reference, log-probs of the policy, and lengths (sums of weights)."""
+    """Chosen and rejected answers, pair by pair, all [S]: log-ratios to the reference, log-probs of the policy, lengths (sums of weights),
+    and what the margin must be above before it counts."""
 
     chosen: Tensor
     rejected: Tensor
@@ -34,6 +35,7 @@ class Pairs:
     rejected_logp: Tensor
     chosen_length: Tensor
     rejected_length: Tensor
+    offset: Tensor | float = 0.0
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ RECIPE = {"optimizer.lr": 1e-3}  # appendix B: GPT-2, LoRA
 class RobustDPO(Contrast):
     """DPO's loss with the expected effect of flipped labels taken out."""
 
+    beta: float = 0.01
+    """Appendix B."""
     label_smoothing: float = 0.1
     """Share of pairs labelled the wrong way round, 0 to below 0.5 (paper, section 5)."""
 
