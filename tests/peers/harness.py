@@ -5,8 +5,8 @@ A loss type of a TRL trainer is one line:
     check_trl("dpo", DPO(beta=0.3), tmp_path, metrics=PAIR_METRICS, beta=0.3, loss_type="sigmoid")
 
 The first word names a row of `TRAINERS` (sft, dpo, kto, cpo, orpo); keyword arguments go to the trainer's config; `layout` and `micro` say how ours
-is run. `metrics` maps our logged names to the peer's. What needs more than equality takes the pieces apart: `trl_step` gives the peer's loss, gradients,
-metrics and the very rows it saw as ours, `our_step` runs an objective on rows, `assert_same` compares two steps.
+is run. `metrics` maps our logged names to the peer's. What needs more than equality takes the pieces apart: `trl_step` gives the peer's loss,
+gradients, metrics and the very rows it saw as ours, `our_step` runs an objective on rows, `assert_same` compares two steps.
 
 A peer's plain function is compared by `function_step`: it is given padded log-probs [S, L] of both models by part, and returns the loss.
 

@@ -64,4 +64,16 @@ CASES = (
         weights=WEIGHTS,
         loss=(0.8 * softplus(-3.0) + 0.2 * softplus(3.0) + 0.8 * softplus(2.4) + 0.2 * softplus(-2.4)) / 2,
     ),
+    Case(
+        "two pairs of one prompt in the wrong order, margins -0.5 and -3.25, and one whose chosen answer is not scored",
+        DPO(beta=0.5, label_smoothing=0.2),
+        {
+            "chosen": {"logp": [[-1, -2, -4], [-0.5, -3], [-7]], "reference.logp": [[-9, -1, -2], [-2, -1], [-8]]},
+            "rejected": {"logp": [[-3], [-1, -1.5], [-2]], "reference.logp": [[-2], [-3, -3.5], [-5]]},
+        },
+        weights={"chosen": [[0, 1, 0.5], [1, 2], [0]]},
+        groups={"chosen": [0, 0, 1], "rejected": [0, 0, 1]},
+        loss=sum(0.8 * softplus(-m) + 0.2 * softplus(m) for m in (-0.5, -3.25)) / 2,
+        logs={"margin": (-0.5 - 3.25 - 1.5) / 3, "accuracy": 0, "chosen_reward": 0.5 * (-2 - 2.5) / 3, "rejected_reward": 0.5 * (-1 + 4 + 3) / 3},
+    ),
 )

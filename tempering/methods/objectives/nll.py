@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from tempering.cases import Case
 from tempering.types import Context, Norm, Objective, Parts, Signals
 
 
@@ -31,3 +32,29 @@ class NLL(Objective):
 
     def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
         return -signals[self.part]["logp"]
+
+
+_LOGPS = {"logp": [[-1, -2, -4], [-8], [-16, -32]]}
+_WEIGHTS = [[0, 1, 0.5], [2], [1, 1]]
+# Weighted sums of the segments: 4, 16, 48; weights: 1.5, 2, 2.
+
+CASES = (
+    Case(
+        "all tokens of the step alike",
+        NLL(),
+        {"train": _LOGPS},
+        weights={"train": _WEIGHTS},
+        loss=(4 + 16 + 48) / 5.5,
+        gradient={"train/logp": [[0, -1 / 5.5, -0.5 / 5.5], [-2 / 5.5], [-1 / 5.5, -1 / 5.5]]},
+    ),
+    Case("all rows alike", NLL(norm="segment_mean"), {"train": _LOGPS}, weights={"train": _WEIGHTS}, loss=(4 / 1.5 + 16 / 2 + 48 / 2) / 3),
+    Case(
+        "sums of rows, of which one is not scored",
+        NLL("retain", "segments"),
+        {"retain": {"logp": [[-1, -2], [-5]]}},
+        loss=3,
+        weights={"retain": [[1, 1], [0]]},
+    ),
+    Case("by prompt", NLL(norm="groups"), {"train": _LOGPS}, weights={"train": _WEIGHTS}, groups={"train": [0, 0, 1]}, loss=(4 + 16 + 48) / 2),
+    Case("by a constant", NLL(norm=8.0), {"train": _LOGPS}, weights={"train": _WEIGHTS}, loss=(4 + 16 + 48) / 8),
+)
