@@ -112,6 +112,10 @@ class Contrast(Paired):
         chosen_S, rejected_S = self.score(pair.chosen), self.score(pair.rejected)
         return chosen_S / pair.chosen_length - rejected_S / pair.rejected_length if self.average else chosen_S - rejected_S
 
+    def margin(self, pair: Pairs) -> Tensor:
+        """What a loss wants large [S]."""
+        return self.beta * self.delta(pair) - pair.offset
+
     def score(self, ratio_S: Tensor) -> Tensor:
         """f'(t) of log t [S] (f-DPO, table 1), without constants that cancel in a difference."""
         if self.divergence == "forward_kl":

@@ -31,7 +31,7 @@ class DiscoPOP(Contrast):
     """How sharply the blend changes from one to the other around a margin of 0."""
 
     def loss(self, pair: Pairs, ctx: Context) -> Tensor:
-        margin_S = self.beta * self.delta(pair)
+        margin_S = self.margin(pair)
         blend_S = F.sigmoid(margin_S / self.tau)
         return -F.logsigmoid(margin_S) * (1 - blend_S) + torch.exp(-margin_S) * blend_S
 

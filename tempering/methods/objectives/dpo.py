@@ -30,7 +30,7 @@ class DPO(Contrast):
     """Probability that a pair is labelled the wrong way round; 0 is the paper's loss."""
 
     def loss(self, pair: Pairs, ctx: Context) -> Tensor:
-        margin_S = self.beta * self.delta(pair) - pair.offset
+        margin_S = self.margin(pair)
         return -(1 - self.label_smoothing) * F.logsigmoid(margin_S) - self.label_smoothing * F.logsigmoid(-margin_S)
 
 

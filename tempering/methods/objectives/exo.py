@@ -35,7 +35,7 @@ class EXO(Contrast):
             raise UserError(f"label_smoothing is {self.label_smoothing}; EXO needs a number between 0 and 1, both excluded (the paper takes 0.001)")
 
     def loss(self, pair: Pairs, ctx: Context) -> Tensor:
-        margin_S = self.beta * self.delta(pair)
+        margin_S = self.margin(pair)
         won_S = F.sigmoid(margin_S) * (F.logsigmoid(margin_S) - math.log1p(-self.label_smoothing))
         return won_S + F.sigmoid(-margin_S) * (F.logsigmoid(-margin_S) - math.log(self.label_smoothing))
 

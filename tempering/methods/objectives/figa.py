@@ -49,11 +49,11 @@ class FIGA(Objective):
 
 CASES = (
     Case(
-        "two tokens came in, three went, of which one is already unlikely and still counts in the divisor; the first of each is context",
+        "two tokens came in, three went, of which one is already unlikely and still counts in the divisor",
         FIGA(alpha=2.0, beta=0.25),
-        {"train": {"logp": [[-0.9, -0.7, -0.2], [-0.3, -0.6, -0.8, -0.1]], "revised": [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]}},
-        weights={"train": [[0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0]]},
+        {"train": {"logp": [[-0.9, -0.7, -0.2], [-0.6, -0.8, -0.3, -0.1]], "revised": [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]}},
+        weights={"train": [[0.0, 1.0, 1.0], [1.0, 1.0, 0.0, 1.0]]},
         loss=(2.0 * 0.9 - 0.25 * (0.6 + 0.1)) / 5,
-        gradient={"train/logp": [[0.0, -0.4, -0.4], [0.0, 0.05, 0.0, 0.05]]},
+        gradient={"train/logp": [[0.0, -0.4, -0.4], [0.05, 0.0, 0.0, 0.05]]},
     ),
 )

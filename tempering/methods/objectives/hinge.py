@@ -28,7 +28,7 @@ class Hinge(Contrast):
     """Inverse of the margin at which the loss ends (paper, section 4.2: gamma)."""
 
     def loss(self, pair: Pairs, ctx: Context) -> Tensor:
-        return F.relu(1 - self.beta * self.delta(pair))
+        return F.relu(1 - self.margin(pair))
 
 
 CASES = (

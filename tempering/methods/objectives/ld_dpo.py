@@ -42,4 +42,11 @@ CASES = (
         weights={"chosen": [[0.0, 0.5, 1.0], [1.0]], "rejected": [[1.0], [0.0, 1.0]]},
         loss=(softplus(-0.3 - 1.0) + softplus(0.4 + 0.5)) / 2,
     ),
+    Case(
+        "half by default",
+        LDDPO(beta=1.0),
+        EXAMPLE,
+        weights=WEIGHTS,
+        loss=(softplus(-0.35 - 1.0) + softplus(0.4 + 0.55)) / 2,
+    ),
 )

@@ -40,9 +40,9 @@ class LiPO(Listed):
     def loss(self, batch: Batch, signals: Mapping[str, Tensor], better_SS: Tensor, ctx: Context) -> Tensor:
         reward_S = self.beta * segment_sum(signals["logp"] - signals["reference.logp"], batch)
         self.log_order(ctx, reward_S, better_SS)
-        rank_S = 1 + ahead(batch, reward_S.detach()).sum(0)
+        rank_S = 1 + ahead(batch, reward_S).sum(0)
         gain_S, discount_S = 2 ** signals["score"], 1 / (1 + rank_S).log()
-        weight_SS = (gain_S[:, None] - gain_S[None, :]).abs() * (discount_S[:, None] - discount_S[None, :]).abs()
+        weight_SS = (gain_S[:, None] - gain_S[None, :]) * (discount_S[:, None] - discount_S[None, :]).abs()
         return torch.where(better_SS, weight_SS * -F.logsigmoid(reward_S[:, None] - reward_S[None, :]), 0.0).sum(1)
 
 

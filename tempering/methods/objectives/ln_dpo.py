@@ -41,4 +41,5 @@ CASES = (
         weights={"chosen": [[1.0, 0.5, 0.0], [1.0]], "rejected": [[0.0], [1.0, 1.0]]},
         loss=(softplus(-1 / 3) + softplus(0.8)) / 2,
     ),
+    Case("the paper's beta", LNDPO(), EXAMPLE, weights=WEIGHTS, loss=(softplus(-5 * 4 / 3) + softplus(4.0)) / 2),
 )

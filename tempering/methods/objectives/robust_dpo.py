@@ -37,7 +37,7 @@ class RobustDPO(Contrast):
             raise UserError(f"label_smoothing is {self.label_smoothing}; robust DPO needs a share of flipped labels from 0 to below 0.5")
 
     def loss(self, pair: Pairs, ctx: Context) -> Tensor:
-        margin_S, flipped = self.beta * self.delta(pair), self.label_smoothing
+        margin_S, flipped = self.margin(pair), self.label_smoothing
         return (-(1 - flipped) * F.logsigmoid(margin_S) + flipped * F.logsigmoid(-margin_S)) / (1 - 2 * flipped)
 
 

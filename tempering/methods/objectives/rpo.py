@@ -43,4 +43,5 @@ CASES = (
         weights=WEIGHTS,
         loss=(softplus(-0.75) + softplus(0.6)) / 2,
     ),
+    Case("a weight of 1 by default", RPO(beta=0.5), EXAMPLE, weights=WEIGHTS, loss=(softplus(-0.75) + softplus(0.6)) / 2 + (2 / 1.5 + 1.5) / 2),
 )
