@@ -1,15 +1,15 @@
 """The only training loop. It knows roles, signals, one objective and one stream; it knows no method.
 
 A step: the stream gives parts; the divisors are counted over all of them; they are cut into micro-batches; each micro-batch's share of the loss is
-back-propagated; gradients are clipped; every trainable role's optimizer steps. Sums that couple the whole step (`Objective.stats`) are taken first,
-without gradient. What the run needs to go on to the same bits is in its checkpoints.
+back-propagated; gradients are clipped; every trainable role's optimizer steps. What couples the whole step (`Objective.stats`) is taken
+first, without gradient. What the run needs to go on to the same bits is in its checkpoints.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch.profiler import record_function
 
 from tempering import attention, optim
 from tempering.config import Optimizer, Schedule, Training
+from tempering.coupling import Memory, apart, couple
 from tempering.distributed.shares import same, share
 from tempering.distributed.world import ALONE, World, current
 from tempering.errors import Interrupted, UserError
@@ -28,7 +29,7 @@ from tempering.models.lighter import lighter
 from tempering.progress import Progress
 from tempering.reduce import count, reduce
 from tempering.signals import Engine, Live, compute, engine_for, owner
-from tempering.types import Context, Objective, Parts, Role, Run, Stream
+from tempering.types import Context, Objective, Parts, Role, Run, Signals, Stream
 
 
 @dataclass
@@ -59,17 +60,19 @@ def total(
     engine: Engine,
     log: Means,
     world: World = ALONE,
+    memory: Memory | None = None,
 ) -> float:
     """The loss of one step, or of a whole evaluation set, over its micro-batches; with gradients enabled, each share is back-propagated at once.
 
     Args:
-        micros: a call gives one micro-batch of this process, already on the device (called once more when the objective couples the step).
+        micros: a call gives one micro-batch of this process, already on the device (called once more where the objective couples several).
         divisors: one for each term of the objective, counted over everything.
+        memory: what the objective keeps between steps; with gradients enabled it goes one step on. None begins anew.
     """
     models = [role.model for role in roles.values()]
     # Around the backward pass too, where recomputed activations go forward again.
     with attention.segmented(*models), lighter(*models):
-        return _total(roles, objective, list(micros), divisors, step, engine, log, world)
+        return _total(roles, objective, list(micros), divisors, step, engine, log, world, memory or Memory(objective, engine.device))
 
 
 def _total(
@@ -81,29 +84,39 @@ def _total(
     engine: Engine,
     log: Means,
     world: World,
+    memory: Memory,
 ) -> float:
     terms = objective.terms()
-    stats: dict[int, dict[str, Tensor]] = {}
-    coupled = [i for i, (_, term) in enumerate(terms) if term.couples == "sums"]
-    if coupled:
+    needs: dict[str, frozenset[str]] = {}
+    for _, term in terms:
+        for part, names in term.needs.items() if term.couples != "none" else ():
+            needs[part] = needs.get(part, frozenset()) | names
+
+    def prepared() -> Iterator[tuple[Parts, Signals]]:
+        for micro in micros if needs else ():
+            parts = micro()
+            yield parts, compute(roles, parts, needs, engine)
+
+    whole: tuple[Parts, Signals] | None = None
+    if needs and len(micros) == 1:
+        # The pass that the losses need anyway.
+        parts = micros[0]()
+        whole = parts, compute(roles, parts, objective.needs, engine)
+        coupled = couple(objective, [whole], world)
+    else:
         with torch.no_grad():
-            for micro in micros:
-                parts = micro()
-                for i in coupled:
-                    signals = compute(roles, parts, terms[i][1].needs, engine)
-                    for name, value in terms[i][1].stats(parts, signals).items():
-                        mine = stats.setdefault(i, {})
-                        mine[name] = mine[name] + value if name in mine else value
-        for i in coupled:
-            names = sorted(stats[i])
-            stats[i] = dict(zip(names, world.add([stats[i][name] for name in names]), strict=True))
+            coupled = couple(objective, prepared(), world)
+    if torch.is_grad_enabled():
+        memory.advance(objective, coupled)
     loss_sum = 0.0
-    for micro in micros:
-        parts = micro()
-        signals = compute(roles, parts, objective.needs, engine)
+    for m, micro in enumerate(micros):
+        parts = micro() if whole is None else whole[0]
+        signals = compute(roles, parts, objective.needs, engine) if whole is None else whole[1]
         loss = torch.zeros((), device=engine.device)
         for i, (coefficient, term) in enumerate(terms):
-            value = reduce(term(parts, signals, Context(step, stats.get(i, {}), log)), term, parts[term.part], divisors[i])
+            mine = coupled[i].mine[m] if coupled[i].mine else slice(None)
+            ctx = Context(step, coupled[i].stats, log, memory.of[i], mine)
+            value = reduce(term(parts, signals, ctx), term, parts[term.part], divisors[i])
             loss = loss + (coefficient(step) if callable(coefficient) else coefficient) * value
         if torch.is_grad_enabled() and loss.requires_grad:
             loss.backward()
@@ -220,7 +233,8 @@ def fit(
         torch.manual_seed(seed + world.rank)
     settings = {name: roles[name].optimizer or optimizer for name in trainable}
     optimizers = {name: optim.build(settings[name], role.handle.params) for name, role in trainable.items()}  # type: ignore[union-attr]
-    progress = Progress(live, optimizers, stream, folder, training.save_every, training.keep_checkpoints, say, world)
+    memory = Memory(objective, engine.device)
+    progress = Progress(live, optimizers, stream, folder, training.save_every, training.keep_checkpoints, say, world, memory)
     try:
         progress.begin(resume)
         while progress.step < steps:
@@ -237,7 +251,7 @@ def fit(
             log = Means()
             micros = [(lambda m=micro: m) for micro in share(parts, training.micro_tokens, world)]
             with record_function("forward+backward"):
-                loss = total(live, objective, micros, divisors, progress.step, engine, log, world)
+                loss = total(live, objective, micros, divisors, progress.step, engine, log, world, memory)
             if not math.isfinite(loss):
                 raise UserError(
                     f"the loss is {loss} at step {progress.step + 1}; lower the learning rate (--lr), or look for NaN in the data with temper check"
@@ -263,7 +277,7 @@ def fit(
             metrics |= {"tokens": progress.tokens, "tokens_per_s": sum(b.num_tokens for b in parts.values()) / max(spent, 1e-9)}
             last = progress.step == steps
             if evaluation is not None and (last or (evaluation.every and progress.step % evaluation.every == 0)):
-                metrics |= evaluate(live, objective, evaluation, training, engine, progress.step, world)
+                metrics |= evaluate(live, objective, evaluation, training, engine, progress.step, world, memory)
                 progress.judge(metrics, evaluation.keep_best and evaluation.every > 0)
             progress.count(metrics)
             if on_metrics is not None:
@@ -293,17 +307,19 @@ def evaluate(
     engine: Engine,
     step: int,
     world: World = ALONE,
+    memory: Memory | None = None,
 ) -> dict[str, float]:
-    """The objective over the held-out rows, exactly as if they were one step: {"eval.loss": ..., "eval.margin": ...}."""
+    """The objective over the held-out rows, exactly as if they were one step: {"eval.loss": ..., "eval.margin": ...}. What it keeps between steps
+    (`memory`) stays as it is."""
     modes = {name: role.model.training for name, role in live.items()}
     for role in live.values():
         role.model.eval()
     log = Means()
     with torch.no_grad():
-        batches = list(evaluation.batches())
+        batches = apart(list(evaluation.batches()))
         divisors = count_terms(objective, batches)
         micros = [(lambda m=m: to(m, engine.device)) for parts in batches for m in share(parts, training.micro_tokens, world)]
-        loss = total(live, objective, micros, divisors, step, engine, log, world)
+        loss = total(live, objective, micros, divisors, step, engine, log, world, memory)
     for name, role in live.items():
         role.model.train(modes[name])
     return {"eval.loss": loss, **{f"eval.{name}": value for name, value in log.means(world).items()}}

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tempering import checkpoint
+from tempering.coupling import Memory
 from tempering.distributed import word
 from tempering.distributed.world import ALONE, World
 from tempering.errors import UserError
@@ -34,6 +35,7 @@ class Progress:
         folder: where metrics and checkpoints go; None keeps nothing.
         every: steps that a killed run loses at most; 0 writes a checkpoint only when the run is asked to stop.
         keep: how many checkpoints stay.
+        memory: what the objective keeps between steps.
     """
 
     def __init__(
@@ -46,9 +48,10 @@ class Progress:
         keep: int,
         say: Callable[[str], None],
         world: World = ALONE,
+        memory: Memory | None = None,
     ) -> None:
         self.live, self.optimizers, self.stream, self.folder, self.every = live, optimizers, stream, folder, every
-        self.keep, self.say, self.world = keep, say, world
+        self.keep, self.say, self.world, self.memory = keep, say, world, memory
         self.step, self.tokens, self.seconds, self.bad = 0, 0, 0.0, 0
         self.metrics: dict[str, Any] = {}
         self.best: dict[str, float] | None = None
@@ -124,6 +127,7 @@ class Progress:
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {f"weights/{name}": t for name, t in self.weights().items()}
         tensors |= {f"best/{name}": t for name, t in (self.best_weights or {}).items()}
+        tensors |= {f"objective/{name}": t for name, t in self._kept().items()}
         tensors |= {f"{self._mine}/{name}": t for name, t in random_state().items()}
         states = {}
         for name, optimizer in self.optimizers.items():
@@ -131,6 +135,9 @@ class Progress:
             tensors |= {f"optimizer/{name}/{slot}": t for slot, t in slots.items()}
         plain = ("step", "tokens", "seconds", "bad", "best", "metrics")
         return tensors, {name: getattr(self, name) for name in plain} | {"stream": self.stream.state(), "optimizers": states}
+
+    def _kept(self) -> dict[str, Tensor]:
+        return {} if self.memory is None else self.memory.tensors()
 
     @property
     def _mine(self) -> str:
@@ -153,6 +160,9 @@ class Progress:
             n.removeprefix("weights/"): s for n, (s, _) in stored.items() if n.startswith("weights/")
         }:
             raise UserError(f"{other} parameters than this run trains; use its own settings, or another --out")
+        kept = {f"objective/{name}": torch.empty_like(t) for name, t in self._kept().items()}
+        if {n: (t.shape, t.dtype) for n, t in kept.items()} != {n: found for n, found in stored.items() if n.startswith("objective/")}:
+            raise UserError(f"{other} state of the objective than this run keeps; use its own settings, or another --out")
         # An optimizer has no state before its first step; its own first step makes what the checkpoint then fills, sharded as the weights are.
         into = {f"weights/{name}": t.detach() for name, t in weights.items()}
         for name, optimizer in self.optimizers.items():
@@ -166,7 +176,9 @@ class Progress:
         self.best_weights = {name: torch.empty_like(t.detach()) for name, t in weights.items() if f"best/{name}" in stored} or None
         into |= {f"best/{name}": t for name, t in (self.best_weights or {}).items()}
         numbers = {n: torch.empty(s, dtype=kind) for n, (s, kind) in stored.items() if n.startswith(f"{self._mine}/")}
-        checkpoint.read(path, into | numbers, self.world)
+        checkpoint.read(path, into | numbers | kept, self.world)
+        if self.memory is not None:
+            self.memory.load({name.removeprefix("objective/"): t for name, t in kept.items()})
         for name, optimizer in self.optimizers.items():
             checkpoint.restore_rest(optimizer, self._names(name), state["optimizers"][name])
         self.stream.load(state["stream"])

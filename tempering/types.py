@@ -139,11 +139,21 @@ class Log(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What a loss may know beyond its inputs: the step, the summed `stats` of the whole step, and where to log."""
+    """What a loss may know beyond its inputs: the step, the `stats` of the whole step, where to log, and what the objective keeps between steps."""
 
     step: int
     stats: Mapping[str, Tensor]
     log: Log
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    """This step's state of the objective (`Objective.advance`)."""
+    mine: Tensor | slice = field(default_factory=lambda: slice(None))
+    """Where this micro-batch's segments stand in gathered stats: `ctx.stats["ratio"][ctx.mine]` are its own, in the order of its part."""
+
+    def joined(self, name: str, own: Tensor) -> Tensor:
+        """Gathered stats [S of the step, ...] with this micro-batch's own entries [S, ...] put back, so that they carry gradient."""
+        whole = self.stats[name].clone()
+        whole[self.mine] = own.to(whole.dtype)
+        return whole
 
 
 class Objective:
@@ -154,7 +164,10 @@ class Objective:
     `per`      what one unreduced loss belongs to: a token or a segment.
     `norm`     the divisor (see `Norm`).
     `couples`  "none": losses of different groups do not touch. "sums": `stats` returns tensors that are summed over the whole step, without
-               gradient, before any loss is computed; accumulation stays exact.
+               gradient, before any loss is computed; accumulation stays exact. "gather": `stats` returns a value for each segment of `part`
+               ([S] or [S, ...]); those of the whole step, in the order of the stream, are there before any loss is computed (`ctx.mine`).
+
+    An objective may keep numbers between steps: `initial`, `advance`, `ctx.state`. They are in the run's checkpoints.
 
     `c * a + b` builds sums; every term keeps its own divisor.
     """
@@ -162,15 +175,24 @@ class Objective:
     norm: Norm = "tokens"
     part: str = "train"
     per: Literal["token", "segment"] = "token"
-    couples: Literal["none", "sums"] = "none"
+    couples: Literal["none", "sums", "gather"] = "none"
 
     @property
     def needs(self) -> Mapping[str, frozenset[str]]:
         raise NotImplementedError
 
     def stats(self, parts: Parts, signals: Signals) -> Mapping[str, Tensor]:
-        """Sums that couple the whole step (see `couples`); computed without gradient."""
+        """What couples the whole step (see `couples`): sums of any shape, or values per segment; computed without gradient."""
         return {}
+
+    def initial(self) -> Mapping[str, Tensor]:
+        """The state before the first step: float64 numbers or vectors by name."""
+        return {}
+
+    def advance(self, state: Mapping[str, Tensor], stats: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """This step's state from the last one's and this step's stats; the same names and shapes. Called once a step, before its losses, and not for
+        held-out rows."""
+        return state
 
     def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
         """Unreduced losses of the part `self.part`: [T] (token weights not yet applied) or [S], as `per` says; not yet divided."""

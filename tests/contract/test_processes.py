@@ -28,6 +28,7 @@ from tempering.methods.objectives.nll import NLL
 from tempering.methods.scopes.full import Full
 from tempering.methods.scopes.lora import LoRA
 from tempering.types import Role, Segment
+from tests.contract.test_coupling import Running, Sorted
 from tests.contract.test_stretch import KTO
 from tests.nursery import Nursery, nursery
 from tests.toy import toy_llama, toy_rows
@@ -62,6 +63,7 @@ CASES: Mapping[str, tuple[Any, Any]] = {
     "few": (NLL(), lambda: Shuffled(toy_rows(17), 2, seed=5)),
     "dpo": (DPO(beta=0.5), lambda: Shuffled(toy_rows(17, ("chosen", "rejected")), 3, seed=5)),
     "coupled": (KTO(), lambda: Shuffled(labelled(), 5, seed=5)),
+    "gathered": (Sorted() + Running(part="chosen"), lambda: Shuffled(toy_rows(17, ("chosen", "rejected")), 3, seed=5)),
     "holes": (NLL(part="forget") + 0.5 * NLL(part="retain"), lambda: Shuffled(with_holes(), 5, seed=5)),
     "streams": (
         NLL(part="a") + NLL(part="b"),
@@ -131,6 +133,7 @@ SLOW = pytest.mark.slow
         ("sft", "full", 2),
         ("dpo", "full", 2),
         ("coupled", "lora", 2),
+        ("gathered", "full", 2),
         ("holes", "full", 2),
         pytest.param("dpo", "lora", 2, marks=SLOW),
         pytest.param("streams", "lora", 2, marks=SLOW),
