@@ -1,7 +1,7 @@
 """A hand-worked case as tensors: through the objective, the engine's own reduction and backward, and compared with what was worked out.
 
-Everything is float64, so that a wrong value cannot hide behind rounding. All signals are leaves with a gradient, those of frozen roles too: a case may
-say that a reference gets none.
+Everything is float64, so that a wrong value cannot hide behind rounding. All signals are leaves with a gradient, those of frozen roles too: a case
+may say that a reference gets none.
 """
 
 from __future__ import annotations
@@ -63,16 +63,16 @@ def tensors(case: Case) -> Input:
     """The parts and signals of a case.
 
     Raises:
-        AssertionError: numbers that do not fit together, or parts and signals that are not those the objective needs.
+        AssertionError: numbers that do not fit together, or a signal that the objective needs and the case does not give.
     """
     needs = case.objective.needs
-    for part in sorted(needs.keys() | case.signals.keys()):
-        given, asked = set(case.signals.get(part, ())), set(needs.get(part, ()))
-        if given != asked:
-            raise AssertionError(f"{name_of(case)}: part {part!r} has signals {sorted(given)}, but `needs` names {sorted(asked)}")
+    for part, names in sorted(needs.items()):
+        if missing := sorted(names - set(case.signals.get(part, ()))):
+            raise AssertionError(f"{name_of(case)}: `needs` names {', '.join(missing)} of part {part!r}, and the case gives none")
     parts, signals, columns = {}, {}, set()
-    for part, values in case.signals.items():
-        size_S = _sizes(case, part)
+    # What a case gives beyond the needs is not handed on, as the engine would not.
+    for part, names in needs.items():
+        values, size_S = {name: case.signals[part][name] for name in sorted(names)}, _sizes(case, part)
         flat = {name: _flat(case, f"{part}/{name}", numbers, size_S) for name, numbers in values.items()}
         weight_T = _flat(case, f"weights of {part}", case.weights[part], size_S) if part in case.weights else torch.ones(sum(size_S)).double()
         group_S = torch.tensor(case.groups.get(part, range(len(size_S))), dtype=torch.long)
@@ -156,7 +156,7 @@ def loss(objective: Objective, given: Input, signals: Signals, contexts: Sequenc
         size = batch.num_tokens if term.per == "token" else batch.num_segments
         if losses.shape != (size,):
             raise AssertionError(
-                f"{type(term).__name__}: losses have shape {list(losses.shape)}, but one per {term.per} of {term.part!r} is [{size}]"
+                f"{type(term).__name__}: losses have shape {list(losses.shape)}, but [{size}] is one per {term.per} of {term.part!r}"
             )
         factor = coefficient(given.step) if callable(coefficient) else coefficient
         total = total + factor * reduce(losses, term, batch, count(term.norm, batch))

@@ -105,6 +105,19 @@ def places(tree: ast.Module, vocabulary: rules.Vocabulary) -> Iterator[tuple[str
                 yield from _within(target.id, Place(node, "value", None), rules.Where(vocabulary))
 
 
+def overrides(tree: ast.Module) -> Iterator[tuple[str, Place, str, ast.AST]]:
+    """Every class-level value left out, so that the base class's holds: for files that consist of nothing else."""
+    for node in tree.body:
+        for i, inner in enumerate(node.body if isinstance(node, ast.ClassDef) else ()):
+            if isinstance(inner, ast.Assign | ast.AnnAssign) and inner.value is not None:
+                yield (
+                    ast.unparse(inner.targets[0] if isinstance(inner, ast.Assign) else inner.target),
+                    Place(node, "body", i),
+                    "drop-override",
+                    ast.Pass(),
+                )
+
+
 def _of_class(node: ast.ClassDef, vocabulary: rules.Vocabulary) -> Iterator[tuple[str, Place, str, ast.AST]]:
     values: dict[str, ast.stmt] = {}
     for inner in node.body:
@@ -239,7 +252,7 @@ def survey(path: Path | str) -> Survey:
 def _mutants(tree: ast.Module, path: Path, vocabulary: rules.Vocabulary, inputs: list[hand.Input]) -> Iterator[Mutant]:
     ordinals: dict[tuple[str, str], int] = {}
     order = list(range(len(inputs)))
-    for function, place, kind, new in list(places(tree, vocabulary)):
+    for function, place, kind, new in list(places(tree, vocabulary)) or list(overrides(tree)):
         ordinals[function, kind] = number = ordinals.get((function, kind), 0) + 1
         old = place.get()
         place.put(ast.fix_missing_locations(ast.copy_location(new, old)))

@@ -20,9 +20,9 @@ NEGATED = {"logsigmoid", "sigmoid", "softplus", "exp", "expm1", "tanh", "relu", 
 DROPPED = {"exp", "log", "log1p", "expm1", "abs", "square", "sqrt", "sigmoid", "relu", "tanh", "logsigmoid", "softplus", "cumsum", "flip", "cumprod"}
 DROPPED |= {"neg", "reciprocal", "softmax", "log_softmax"}
 DIMENSIONS = set(
-    "sum mean softmax log_softmax logsumexp cumsum cumprod sort argsort gather index_add index_select scatter_add scatter_reduce squeeze unsqueeze flip "
-    "size view reshape stack cat max min amax amin argmax argmin norm std var split chunk transpose permute flatten expand repeat any all prod zeros "
-    "ones new_zeros new_ones logcumsumexp take_along_dim unbind diff unfold".split()
+    "sum mean softmax log_softmax logsumexp cumsum cumprod sort argsort gather index_add index_select scatter_add scatter_reduce squeeze "
+    "unsqueeze flip size view reshape stack cat max min amax amin argmax argmin norm std var split chunk transpose permute flatten expand repeat "
+    "any all prod zeros ones new_zeros new_ones logcumsumexp take_along_dim unbind diff unfold".split()
 )
 """Calls whose bare integers are dimensions and sizes: another one raises or is the same axis, and tells nothing about the method."""
 FLAGS = {"descending", "largest", "right"}
@@ -88,7 +88,7 @@ def number(node: ast.AST) -> bool:
 
 
 def called(node: ast.AST) -> tuple[str, ast.expr | None, list[ast.expr]]:
-    """A call's bare name, the tensor it works on and its other positional arguments; for x.exp(), torch.exp(x), F.relu(x), segment_sum(x, b) alike."""
+    """A call's bare name, the tensor it works on and its other positional arguments; for x.exp(), torch.exp(x), segment_sum(x, b) alike."""
     if not isinstance(node, ast.Call):
         return "", None, []
     if isinstance(node.func, ast.Attribute):
