@@ -139,7 +139,9 @@ def context(term: Objective, given: Input, signals: Signals, log: Callable[..., 
     if term.couples != "none":
         with torch.no_grad():
             stats = term.stats(given.parts, signals)
-    return Context(given.step, stats, log)  # type: ignore[arg-type]
+    with torch.no_grad():
+        state = term.advance(term.initial(), stats)
+    return Context(given.step, stats, log, state)  # type: ignore[arg-type]
 
 
 def loss(objective: Objective, given: Input, signals: Signals, contexts: Sequence[Context]) -> Tensor:

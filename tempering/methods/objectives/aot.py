@@ -43,7 +43,7 @@ class AOT(Paired):
         if not self.paired:
             return pair.chosen, pair.rejected
         margin_S = pair.chosen_logp - pair.rejected_logp
-        return margin_S, (margin_S - (pair.chosen - pair.rejected)).detach()
+        return margin_S, margin_S - (pair.chosen - pair.rejected)
 
     def _dominates(self, delta_S: Tensor) -> Tensor:
         margin_S = self.beta * delta_S

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tempering.cases import Case
-from tempering.methods.objectives._paired import EXAMPLE, WEIGHTS, Paired, Pairs, softplus
+from tempering.methods.objectives._paired import EXAMPLE, SIDES, WEIGHTS, Paired, Pairs, softplus
 from tempering.reduce import segment_weight
 from tempering.types import Context, Parts, Signals
 
@@ -35,21 +35,19 @@ class BCOPair(Paired):
     couples = "sums"
 
     def stats(self, parts: Parts, signals: Signals) -> Mapping[str, Tensor]:
-        """Sum and number of the scored answers' rewards."""
+        """Sum and number of the scored answers' rewards (an answer without scored tokens has 0)."""
         pair = self.pairs(parts, signals)
-        scored_S = torch.stack([segment_weight(parts[side]) != 0 for side in ("chosen", "rejected")])
-        reward_S = self.beta * torch.stack([pair.chosen, pair.rejected])
-        return {"reward": torch.where(scored_S, reward_S, 0.0).sum(), "answers": scored_S.sum()}
+        answers = sum((segment_weight(parts[side]) != 0).sum() for side in SIDES)
+        return {"reward": self.beta * (pair.chosen + pair.rejected).sum(), "answers": torch.as_tensor(answers)}
 
     def initial(self) -> Mapping[str, Tensor]:
-        return {"mean": torch.zeros((), dtype=torch.float64), "steps": torch.zeros((), dtype=torch.float64)}
+        return {name: torch.zeros((), dtype=torch.float64) for name in ("means", "steps")}
 
     def advance(self, state: Mapping[str, Tensor], stats: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        steps = state["steps"] + 1
-        return {"mean": state["mean"] + (stats["reward"] / stats["answers"] - state["mean"]) / steps, "steps": steps}
+        return {"means": state["means"] + stats["reward"] / stats["answers"], "steps": state["steps"] + 1}
 
     def loss(self, pair: Pairs, ctx: Context) -> Tensor:
-        threshold = ctx.state["mean"].to(pair.chosen) if self.shift else 0.0
+        threshold = (ctx.state["means"] / ctx.state["steps"]).to(pair.chosen) if self.shift else 0.0
         return -F.logsigmoid(self.beta * pair.chosen - threshold) - F.logsigmoid(-(self.beta * pair.rejected - threshold))
 
 
@@ -76,3 +74,4 @@ CASES = (
         loss=(softplus(-0.25) + softplus(0.2) + softplus(-0.5) + softplus(0.4)) / 2,
     ),
 )
+EQUIVALENT = {"loss:mul-div:1": "a case is a first step, where the number of steps is 1; the unit tests take a second one"}

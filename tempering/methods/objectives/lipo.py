@@ -41,7 +41,7 @@ class LiPO(Listed):
         reward_S = self.beta * segment_sum(signals["logp"] - signals["reference.logp"], batch)
         self.log_order(ctx, reward_S, better_SS)
         rank_S = 1 + ahead(batch, reward_S).sum(0)
-        gain_S, discount_S = 2 ** signals["score"], 1 / (1 + rank_S).log()
+        gain_S, discount_S = 2 ** signals["score"], 1 / (1 + rank_S.to(reward_S)).log()
         weight_SS = (gain_S[:, None] - gain_S[None, :]) * (discount_S[:, None] - discount_S[None, :]).abs()
         return torch.where(better_SS, weight_SS * -F.logsigmoid(reward_S[:, None] - reward_S[None, :]), 0.0).sum(1)
 

@@ -42,10 +42,9 @@ class ORPO(Paired):
 
 
 def _log_odds(logp_S: Tensor) -> Tensor:
-    # log(1 - p) by whichever of its two forms is exact; where() must not see the other's infinite gradient.
-    near_S = logp_S > -math.log(2)
-    small_S, large_S = torch.where(near_S, logp_S, -1.0), torch.where(near_S, -1.0, logp_S)
-    return logp_S - torch.where(near_S, torch.log(-torch.expm1(small_S)), torch.log1p(-torch.exp(large_S)))
+    # p = 1 would have infinite odds.
+    logp_S = logp_S.clamp(max=-1e-6)
+    return logp_S - torch.log(-torch.expm1(logp_S))
 
 
 def _odds(mean: float) -> float:
@@ -64,5 +63,11 @@ CASES = (
             "chosen_reward": 0.5 * (-4 / 3 - 1.5) / 2,
             "chosen_logp": (-4 / 3 - 1.5) / 2,
         },
+    ),
+    Case(
+        "a rejected answer of probability 1 has the odds of one a millionth below it",
+        ORPO(beta=0.5, sft=0.0),
+        {"chosen": {"logp": [[-2.0, -1.0]]}, "rejected": {"logp": [[0.0]]}},
+        loss=0.5 * math.log1p(math.exp(-1e-6) / -math.expm1(-1e-6) / _odds(-1.5)),
     ),
 )

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from tempering.cases import Case
 from tempering.methods.objectives._listed import LIST_GROUPS, LIST_WEIGHTS, LISTS, Listed, best
-from tempering.reduce import segment_sum, segment_weight
+from tempering.methods.objectives._paired import length
+from tempering.reduce import segment_sum
 from tempering.types import Batch, Context
 
 FAMILY = "ranked"
@@ -36,7 +37,7 @@ class Rescue(Listed):
 
     def loss(self, batch: Batch, signals: Mapping[str, Tensor], better_SS: Tensor, ctx: Context) -> Tensor:
         best_S = best(batch, signals["score"])
-        length_S = segment_weight(batch).clamp(min=1e-9)
+        length_S = length(batch)
         value_S = segment_sum(signals["logp"], batch) / torch.where(best_S, length_S, length_S**self.length_power)
         self.log_order(ctx, value_S, better_SS)
         wrong_SS = torch.where(better_SS, F.relu(value_S[None, :] - value_S[:, None]), 0.0)
