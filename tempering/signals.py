@@ -11,7 +11,7 @@ policy with its scope switched off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,9 +26,13 @@ from tempering.layout import LayoutKind, arrange, concatenate
 from tempering.models.heads import attends_by_segments, body_and_head, packs
 from tempering.models.value import ValueModel
 from tempering.types import Batch, Handle, Parts, Role, Signals
+from tempering.vocabulary import EXTRA, wide_scores
 
-FROM_HEAD = frozenset({"logp", "entropy", "logsumexp", "logits"})
-KNOWN = FROM_HEAD | {"value"}
+FROM_HEAD = frozenset({"logp", "entropy", "logsumexp", "logits"}) | EXTRA
+FROM_VALUES = frozenset({"value", "values", "reward", "rewards"})
+"""Of a `ValueModel`; "value" and "values" of the state before a token, "reward" and "rewards" of the state after it."""
+KNOWN = FROM_HEAD | FROM_VALUES | {"hidden"}
+"""And "hidden.N", the states after layer N (0: the embeddings); "hidden" is the last one, after the norm. Both of the state after a token."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +92,16 @@ class Live:
 
 
 def owner(signal: str) -> tuple[str, str]:
-    """ "reference.logp" -> ("reference", "logp"); "logp" -> ("policy", "logp")."""
+    """ "reference.logp" -> ("reference", "logp"); "logp" -> ("policy", "logp"); "critic.hidden.3" -> ("critic", "hidden.3")."""
     role, _, name = signal.rpartition(".")
+    if name.isdigit():
+        role, _, kind = role.rpartition(".")
+        name = f"{kind}.{name}"
     return role or "policy", name
+
+
+def _known(signal: str) -> bool:
+    return signal in KNOWN or (signal.startswith("hidden.") and signal[len("hidden.") :].isdigit())
 
 
 def compute(roles: Mapping[str, Live], parts: Parts, needs: Mapping[str, frozenset[str]], engine: Engine) -> Signals:
@@ -112,9 +123,9 @@ def compute(roles: Mapping[str, Live], parts: Parts, needs: Mapping[str, frozens
         result[part] = {name: parts[part].extras[name] for name in names if name in parts[part].extras}
         for name in sorted(names - result[part].keys()):
             role, signal = owner(name)
-            if signal not in KNOWN:
+            if not _known(signal):
                 raise ValueError(
-                    f"unknown signal {name!r}; signals are {', '.join(sorted(KNOWN))}, with a role's name and a dot in front for another role"
+                    f"unknown signal {name!r}; signals are {', '.join(sorted(KNOWN))}, hidden.N; of another role with its name and a dot"
                 )
             wanted = asked.setdefault(role, {})
             wanted[part] = wanted.get(part, frozenset()) | {signal}
@@ -168,8 +179,10 @@ def _placeholder(batch: Batch) -> Batch:
 
 
 def _unscored(batch: Batch, placeholder: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    zero_T = torch.zeros(batch.num_tokens, device=batch.ids_T.device)
-    return {signal: zero_T + 0.0 * value.sum() for signal, value in placeholder.items()}
+    def zeros(value: Tensor) -> Tensor:
+        return torch.zeros((batch.num_tokens, *value.shape[1:]), device=batch.ids_T.device) + 0.0 * value.sum()
+
+    return {signal: zeros(value) for signal, value in placeholder.items()}
 
 
 def _pass(model: nn.Module, batches: list[Batch], wanted: list[frozenset[str]], kind: LayoutKind, engine: Engine) -> list[dict[str, Tensor]]:
@@ -179,27 +192,69 @@ def _pass(model: nn.Module, batches: list[Batch], wanted: list[frozenset[str]], 
     inputs: dict[str, Any] = {"input_ids": layout.ids_RL, "position_ids": layout.position_RL, "use_cache": False}
     if layout.plan is not None:
         inputs[attention.KEYWORD] = layout.plan
+    asked = frozenset().union(*wanted)
+    _fits(model, asked)
     split = None if isinstance(model, ValueModel) else body_and_head(model)
     found = []
     with engine.autocast(), attention.segmented(model), attention.planned() if layout.plan is not None else nullcontext():
+        layers: Sequence[Tensor] = ()
         # The states [grid slots, D] of the whole row, or its logits where a model cannot be split.
-        if isinstance(model, ValueModel):
+        if any(signal.startswith("hidden.") for signal in asked):
+            inner: Any = model.backbone if isinstance(model, ValueModel) else split.inner if split is not None else None
+            if inner is None:
+                raise ValueError(f"a {type(model).__name__} cannot be split into body and head, so it has no hidden states to ask for")
+            out = inner(**inputs, output_hidden_states=True)
+            states_ND, layers = out.last_hidden_state.flatten(0, 1), out.hidden_states
+        elif isinstance(model, ValueModel):
             states_ND = model(**inputs).flatten(0, 1)
         elif split is not None:
             states_ND = split.body(**inputs).flatten(0, 1)
+        elif "hidden" in asked:
+            raise ValueError(f"a {type(model).__name__} cannot be split into body and head, so it has no hidden states to ask for")
         else:
             states_ND = model(**inputs).logits.flatten(0, 1)
         for slot_T, part, signals in zip(layout.slot_T.split([b.num_tokens for b in batches]), batches, wanted, strict=True):
             scored_N = (part.weight_T != 0).nonzero().squeeze(-1)
-            # Position t is predicted from the state at t - 1, which belongs to the same segment because a segment's first token has no weight.
-            hidden_ND = states_ND.index_select(0, slot_T[scored_N - 1])
-            if isinstance(model, ValueModel):
-                values = {"value": model.value_head(hidden_ND).squeeze(-1).float()}
-            else:
-                head, plain = (split.head, split.plain) if split is not None else (nn.Identity(), None)
-                values = scores(head, plain, hidden_ND, part.ids_T[scored_N], signals)
+            values: dict[str, Tensor] = {}
+            if signals & (FROM_HEAD | {"value", "values"}):
+                # Position t is predicted from the state at t - 1, which belongs to the same segment because a segment's first token has no weight.
+                hidden_ND = states_ND.index_select(0, slot_T[scored_N - 1])
+                if isinstance(model, ValueModel):
+                    values |= _numbers(model, hidden_ND, "value")
+                else:
+                    head, plain = (split.head, split.plain) if split is not None else (nn.Identity(), None)
+                    take = wide_scores if signals & EXTRA else scores
+                    values |= take(head, plain, hidden_ND, part.ids_T[scored_N], signals)
+            if isinstance(model, ValueModel) and signals & {"reward", "rewards"}:
+                values |= _numbers(model, states_ND.index_select(0, slot_T[scored_N]), "reward")
+            for signal in signals:
+                if signal.startswith("hidden"):
+                    values[signal] = _layer(states_ND, layers, signal).index_select(0, slot_T[scored_N]).float()
             found.append({signal: _scatter(values[signal], scored_N, part.num_tokens) for signal in signals})
     return found
+
+
+def _fits(model: nn.Module, asked: frozenset[str]) -> None:
+    """Raise ValueError where a model has no head for a signal."""
+    valued = isinstance(model, ValueModel)
+    if wrong := sorted(asked & (FROM_HEAD if valued else FROM_VALUES)):
+        raise ValueError(f"signal {wrong[0]!r}: the model has {'a value head' if valued else 'a vocabulary, no value head'}")
+    if valued and asked & {"value", "reward"} and model.value_head.weight.shape[0] != 1:
+        raise ValueError(f"signal 'value' or 'reward' of a model with {model.value_head.weight.shape[0]} outputs; ask for 'values' or 'rewards'")
+
+
+def _numbers(model: ValueModel, states_ND: Tensor, name: str) -> dict[str, Tensor]:
+    values_NK = model.value_head(states_ND).float()
+    return {name: values_NK[:, 0], f"{name}s": values_NK}
+
+
+def _layer(states_ND: Tensor, layers: Sequence[Tensor], signal: str) -> Tensor:
+    if signal == "hidden":
+        return states_ND
+    number = int(signal.removeprefix("hidden."))
+    if number >= len(layers):
+        raise ValueError(f"signal {signal!r}: the model has the states 0 (embeddings) to {len(layers) - 1}")
+    return layers[number].flatten(0, 1)
 
 
 def _drops(model: nn.Module) -> bool:

@@ -119,7 +119,9 @@ class Batch:
 
 Parts = Mapping[str, Batch]
 Signals = Mapping[str, Mapping[str, "Tensor"]]
-"""part -> signal -> tensor. "logp", "entropy", "logsumexp" [T]; "logits" [T, V]; another role's by prefix: "reference.logp", "critic.value"."""
+"""part -> signal -> tensor. "logp", "entropy", "logsumexp", "mean_logp", "logsumexp2", "max_logp" [T]; "logits" [T, V]; "hidden", "hidden.N" [T, H]
+(the state after token t); of a value head "value" [T], "values" [T, K] (before token t), "reward" [T], "rewards" [T, K] (after it); another role's by
+prefix: "reference.logp", "critic.value". A column of the batch ("label", "score", "margin" [S]) is asked for by its name like a signal."""
 
 # ------------------------------------------------------------------------------------------------------------------ what is wanted: objectives
 

@@ -14,7 +14,7 @@ _HOMES = {
     "place": ("DataError",),
     "shapes": ("NAMES", "SHAPES"),
     "rendering": ("prompt_ids", "render", "with_template"),
-    "rows": ("RowReport", "best_response", "pair_row", "pairs", "sft_row", "text_row", "text_rows", "unpaired_row"),
+    "rows": ("RowReport", "best_response", "pair_row", "pairs", "ranked_row", "sft_row", "text_row", "text_rows", "unpaired_row"),
     "table": ("Table",),
     "checking": ("check",),
     "findings": ("CheckReport", "Finding"),
@@ -35,6 +35,7 @@ __all__ = [
     "pair_row",
     "pairs",
     "prompt_ids",
+    "ranked_row",
     "read",
     "render",
     "render_example",
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from tempering.data.place import DataError
     from tempering.data.readers import RecordSource, read
     from tempering.data.rendering import prompt_ids, render, with_template
-    from tempering.data.rows import RowReport, best_response, pair_row, pairs, sft_row, text_row, text_rows, unpaired_row
+    from tempering.data.rows import RowReport, best_response, pair_row, pairs, ranked_row, sft_row, text_row, text_rows, unpaired_row
     from tempering.data.shapes import NAMES, SHAPES
     from tempering.data.show import render_example
     from tempering.data.table import Table

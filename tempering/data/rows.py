@@ -112,7 +112,8 @@ def pair_row(
 ) -> Row | None:
     """{"chosen": (segment,), "rejected": (segment,)} of one pair of responses, or None if either side was dropped.
 
-    `pair` is (better, worse); without it the record's one pair, else the best and the worst by score. Scores become the extra "score".
+    `pair` is (better, worse); without it the record's one pair, else the best and the worst by score. Scores become the extra "score", and
+    where both sides have one, their difference the extra "margin" of both.
     """
     report = _begin(report, max_length, truncate)
     found = [pair] if pair is not None else pairs(record, "best_worst")
@@ -130,6 +131,9 @@ def pair_row(
         return _drop(record, "too long", report)
     if np.array_equal(sides[0].ids, sides[1].ids):
         return _drop(record, "chosen and rejected are the same", report)
+    scores = [record.responses[index].score for index in found[0]]
+    if scores[0] is not None and scores[1] is not None:
+        sides = [Segment(s.ids, s.weight, {**s.extras, "margin": scores[0] - scores[1]}, s.source) for s in sides if s is not None]
     return _done({"chosen": (sides[0],), "rejected": (sides[1],)}, record, report)
 
 
@@ -155,6 +159,25 @@ def unpaired_row(
         raise DataError(f"{record.source}: the answer has no label; use data with label true/false, or pairs", code="no_label", source=record.source)
     made = _fit(_response_segment(record, chosen, tokenizer, boundary, {"label": float(label)}), tokenizer, max_length, truncate, report)
     return _drop(record, "too long", report) if made is None else _done({"train": (made,)}, record, report)
+
+
+def ranked_row(
+    record: Record,
+    tokenizer: Any,
+    *,
+    max_length: int | None = None,
+    truncate: Truncate = "refuse_answer",
+    boundary: Boundary = "refuse",
+    report: RowReport | None = None,
+) -> Row | None:
+    """{"responses": segments} of all rated responses, each with the extra "score", or None where fewer than two are left (counted in `report`)."""
+    report = _begin(report, max_length, truncate)
+    rated = [r for r in _responses(record) if r.score is not None]
+    made = [_fit(_response_segment(record, r, tokenizer, boundary), tokenizer, max_length, truncate, report) for r in rated]
+    kept = tuple(s for s in made if s is not None)
+    if len(kept) < 2:
+        return _drop(record, "too long" if len(rated) > 1 else "fewer than two rated answers", report)
+    return _done({"responses": kept}, record, report)
 
 
 def text_row(record: Record, tokenizer: Any, *, max_length: int | None = None, report: RowReport | None = None) -> Row:

@@ -36,6 +36,8 @@ class Split:
     """hidden [..., D] -> logits [..., V], with soft-capping and scales."""
     plain: nn.Linear | None = None
     """The output layer, where the head is its weight alone: no bias, adapter, soft-capping, scale or hook."""
+    inner: Any = None
+    """The module behind `body`: called with output_hidden_states=True it gives those of every layer."""
 
 
 def body_and_head(model: nn.Module) -> Split | None:
@@ -106,7 +108,7 @@ def _assemble(model: nn.Module) -> Split | None:
 
     output: Any = causal.get_output_embeddings()
     plain = type(output) is nn.Linear and output.bias is None and not _hooked(output) and not _caps(causal)
-    return Split(body, head, output if plain else None)
+    return Split(body, head, output if plain else None, inner)
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -118,14 +118,20 @@ def _earlier_decisions(folder: Path) -> tuple[str, ...]:
 def _weights(folder: Path, dtype: str, quantise: Quantise) -> Any:
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
+    from torch import nn
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
 
     from tempering.models.gguf import quiet
+    from tempering.models.value import ValueModel
 
     how = settings(quantise)
+    names = read_json(folder / "config.json").get("architectures") or [""]
+    # A reward model: what `save` writes of a ValueModel.
+    scores = str(names[0]).endswith("ForSequenceClassification")
+    kind: Any = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
     try:
         with quiet():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = kind.from_pretrained(
                 folder,
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 local_files_only=True,
@@ -143,6 +149,11 @@ def _weights(folder: Path, dtype: str, quantise: Quantise) -> Any:
     if quantise != "none":
         settle_layers(model)
         let_go(model)
+    if scores:
+        if type(getattr(model, "score", None)) is not nn.Linear:
+            raise UserError(f"the model in {folder} is a classifier with another head than one linear layer named score; it cannot be loaded")
+        model = ValueModel.of(model)
+        model.generation_config = GenerationConfig()
     return model.eval()
 
 

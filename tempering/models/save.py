@@ -49,6 +49,7 @@ def save(policy: Policy, folder: str | Path, *, merged: bool = False, card: str 
 def write(policy: Policy, folder: Path, *, merged: bool = False, card: str | None = None) -> str:
     """What `save` does, into an existing empty folder and without its safety. Returns "adapter", "merged" or "full"."""
     from tempering.models.gguf import quiet
+    from tempering.models.value import ValueModel
 
     origin = provenance(policy.model) or Provenance(policy.source, policy.source, "")
     notes = list(origin.decisions)
@@ -56,13 +57,13 @@ def write(policy: Policy, folder: Path, *, merged: bool = False, card: str | Non
     if adapter and (changed := _changed_base(policy.model, origin)):
         adapter = False
         notes.append(f"saved merged, not as an adapter: the base weights in memory are not those of {origin.base} ({changed})")
-    kind = "adapter" if adapter else "merged" if is_peft(policy.model) else "full"
+    kind = "adapter" if adapter else "merged" if is_peft(getattr(policy.model, "backbone", policy.model)) else "full"
     with quiet():
         if adapter:
             _write_adapter(policy, folder, origin)
             dtype = policy.model.dtype
         else:
-            plain = plain_model(policy)
+            plain = policy.model.classifier(policy.tokenizer.pad_token_id) if isinstance(policy.model, ValueModel) else plain_model(policy)
             plain.save_pretrained(folder)
             dtype = plain.dtype
         policy.tokenizer.save_pretrained(folder)
@@ -187,7 +188,7 @@ def _about(policy: Policy, origin: Provenance, kind: str, dtype: str, notes: lis
 
 
 def _scope(policy: Policy) -> dict[str, Any]:
-    model: Any = policy.model
+    model: Any = getattr(policy.model, "backbone", policy.model)
     if is_peft(model):
         config = next(iter(model.peft_config.values()))
         fields = {name: getattr(config, name, None) for name in ("r", "lora_alpha", "lora_dropout", "target_modules")}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tempering.data import DataError, RowReport, Table, best_response, pair_row, pairs, sft_row, text_row, text_rows, unpaired_row
+from tempering.data import DataError, RowReport, Table, best_response, pair_row, pairs, ranked_row, sft_row, text_row, text_rows, unpaired_row
 from tempering.errors import UserError
 from tempering.types import Message, Record, Response, Row, Segment
 from tests.conftest import make_tokenizer
@@ -146,8 +146,8 @@ def test_pairs() -> None:
     row = pair_row(scored, TOKENIZER)
     assert row is not None
     assert {part: [(trained(s), s.extras) for s in segments] for part, segments in row.items()} == {
-        "chosen": [("b<|im_end|>", {"score": 3.0})],
-        "rejected": [("a<|im_end|>", {"score": 1.0})],
+        "chosen": [("b<|im_end|>", {"score": 3.0, "margin": 2.0})],
+        "rejected": [("a<|im_end|>", {"score": 1.0, "margin": 2.0})],
     }
     own = pair_row(record(answer("a"), answer("b"), better=((0, 1),)), TOKENIZER)
     assert own is not None and (trained(own["chosen"][0]), trained(own["rejected"][0])) == ("a<|im_end|>", "b<|im_end|>")
@@ -204,6 +204,15 @@ def test_wrong_arguments(case: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------- tables
+
+
+def test_a_ranking_is_a_row_of_rated_answers() -> None:
+    row = ranked_row(record(answer("a", score=1.0), answer("b"), answer("c", score=2.0)), TOKENIZER)
+    assert row is not None
+    assert [(trained(s), s.extras) for s in row["responses"]] == [("a<|im_end|>", {"score": 1.0}), ("c<|im_end|>", {"score": 2.0})]
+    report = RowReport()
+    assert ranked_row(record(answer("a", score=1.0), answer("b")), TOKENIZER, report=report) is None
+    assert report.dropped == {"fewer than two rated answers": 1}
 
 
 def segment(n: int, source: str = "", **extras: Any) -> Segment:

@@ -24,7 +24,8 @@ class Full(Value):
 
     kind: Literal["full"] = "full"
     only: str | None = None
-    """Regular expression searched in parameter names; None trains all. For example "layers\\.(2[0-9])\\." for the last ten of thirty blocks."""
+    """Regular expression searched in parameter names; None trains all. A reward model's head always trains. For
+    example "layers\\.(2[0-9])\\." for the last ten of thirty blocks."""
 
     @field_validator("only")
     @classmethod
@@ -44,7 +45,7 @@ class Full(Value):
         if not all(p.is_floating_point() for p in model.parameters()):
             raise UserError("scope full cannot train quantised weights; load the model without quantise, or take scope lora")
         pattern = re.compile(self.only or "")
-        params = {name: p for name, p in sorted(model.named_parameters()) if pattern.search(name)}
+        params = {name: p for name, p in sorted(model.named_parameters()) if pattern.search(name) or name.startswith("value_head.")}
         if not params:
             some = ", ".join(name for name, _ in list(model.named_parameters())[:3])
             raise UserError(f"scope full: no parameter name matches only={self.only!r}; names look like {some}")

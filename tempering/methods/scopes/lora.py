@@ -59,11 +59,18 @@ class LoRA(Value):
                 raise UserError(f"scope lora: peft.LoraConfig has no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
             if name in given or name == "task_type":
                 raise UserError(f"scope lora: options may not set {name!r}; use the field of the scope (r, alpha, dropout, targets)")
+        valued = hasattr(model, "value_head")
         try:
-            wrapped = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **given, **self.options))  # type: ignore[arg-type]
+            config = peft.LoraConfig(task_type="FEATURE_EXTRACTION" if valued else "CAUSAL_LM", **given, **self.options)
+            wrapped = peft.get_peft_model(model.backbone if valued else model, config)  # type: ignore[arg-type]
         except (ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"scope lora: PEFT refused targets={self.targets!r}, options={self.options!r}: {error}") from None
-        return LoRAHandle(wrapped)
+        if not valued:
+            return LoRAHandle(wrapped)
+        # A reward model's head is new, so it trains whatever the adapter covers.
+        model.backbone = wrapped
+        model.value_head.requires_grad_(True)  # type: ignore[operator]
+        return ValueHandle(model)
 
 
 class LoRAHandle:
@@ -84,3 +91,27 @@ class LoRAHandle:
     def bake(self) -> torch.nn.Module | None:
         # Quantised weights plus the adapter would have to be rounded again.
         return self.model.merge_and_unload() if all(p.is_floating_point() for p in self.model.parameters()) else None
+
+
+class ValueHandle(LoRAHandle):
+    """A value model whose backbone is a PEFT model and whose head trains; `off()` is its start, head included."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self._start = {name: p.detach().clone() for name, p in model.value_head.named_parameters()}
+
+    @contextmanager
+    def off(self) -> Iterator[torch.nn.Module]:
+        head = dict(self.model.value_head.named_parameters())
+        now = {name: p.data for name, p in head.items()}
+        try:
+            for name, p in head.items():
+                p.data = self._start[name].to(p.device)
+            with self.model.backbone.disable_adapter():
+                yield self.model
+        finally:
+            for name, p in head.items():
+                p.data = now[name]
+
+    def bake(self) -> None:
+        """Saving folds the adapter into a copy (`ValueModel.classifier`)."""
