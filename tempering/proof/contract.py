@@ -32,12 +32,24 @@ EXACT = 1e-6
 """What rounding may change on the toy model, in float32, relative to the largest gradient or the loss."""
 
 
-def check(cases: Sequence[Case], model: nn.Module) -> None:
+def toy() -> nn.Module:
+    """A Llama of one layer and a few thousand random weights, always the same."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+    # A wide range, so that the next token's distribution is far from uniform and mistakes show.
+    config = LlamaConfig(vocab_size=61, max_position_embeddings=64, initializer_range=0.1, tie_word_embeddings=False, **sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return LlamaForCausalLM(config).eval()
+
+
+def check(cases: Sequence[Case], model: nn.Module | None = None) -> None:
     """All properties.
 
     Args:
         cases: a method's `CASES`.
-        model: a small causal LM in float32; copies of it are trained, it stays as it is.
+        model: a small causal LM in float32; copies of it are trained, it stays as it is. `toy()` by default.
 
     Raises:
         AssertionError: naming the case and the property.
@@ -49,6 +61,7 @@ def check(cases: Sequence[Case], model: nn.Module) -> None:
     if not any(s.length for s in slopes):
         raise AssertionError(f"{type(cases[0].objective).__name__}: no case has a gradient; add one where the loss moves the policy")
     most = max(range(len(cases)), key=lambda i: (slopes[i].exact and slopes[i].length > 0, sum(map(len, cases[i].objective.needs.values()))))
+    model = model or toy()
     for i in sorted({0, most}):
         on_model(cases[i], model, descends=slopes[i].exact)
 
@@ -256,7 +269,8 @@ def roles_for(case: Case, model: nn.Module) -> dict[str, Live]:
         with torch.no_grad():
             for p in mine.parameters():
                 p.add_(0.05 * torch.randn(p.shape, generator=generator))
-        roles[name] = Live.attach(Role(mine, Full() if name == "policy" or "value" in signals else None))
+        scope: Any = Full() if name == "policy" or "value" in signals else None
+        roles[name] = Live.attach(Role(mine, scope))
     return roles
 
 

@@ -6,7 +6,7 @@ A rule gives (kind, replacement) pairs. Replacements share children with the ori
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 HELPERS = ("segment_sum", "segment_mean", "unmasked", "nothing", "same")
@@ -84,6 +84,7 @@ class Where:
 
 
 def number(node: ast.AST) -> bool:
+    """Whether a node is a literal number (True and False are not)."""
     return isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool)
 
 
@@ -253,8 +254,8 @@ def is_guard(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and not node.orelse and all(isinstance(inner, ast.Raise) for inner in node.body)
 
 
-def used_by(body: Sequence[ast.stmt], skip: set[str]) -> set[str]:
-    """Names of a module that its classes reach; what only the cases use is not the method."""
+def used_by(body: Sequence[ast.stmt], skip: set[str], also: Collection[str] = ()) -> set[str]:
+    """Names of a module that its classes, and the names in `also`, reach; what only the cases use is not the method."""
     uses: dict[str, set[str]] = {}
     roots: set[str] = set()
     for node in body:
@@ -262,10 +263,22 @@ def used_by(body: Sequence[ast.stmt], skip: set[str]) -> set[str]:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             uses[node.name] = names
             roots |= {node.name} if isinstance(node, ast.ClassDef) else set()
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            uses |= {t.id: names for t in (node.targets if isinstance(node, ast.Assign) else [node.target]) if isinstance(t, ast.Name)}
-    reached, fresh = set(), roots - skip
+        else:
+            uses |= dict.fromkeys(_assigned(node), names)
+    reached, fresh = set(), (roots | (set(also) & uses.keys())) - skip
     while fresh:
         reached |= fresh
         fresh = {used for name in fresh for used in uses.get(name, ())} & uses.keys() - reached - skip
     return reached
+
+
+def mentioned(body: Sequence[ast.stmt], skip: set[str]) -> set[str]:
+    """Every name that a module's methods, not its cases, mention."""
+    reached = used_by(body, skip)
+    mine = [node for node in body if getattr(node, "name", None) in reached or _assigned(node) & reached]
+    return {n.id for node in mine for n in ast.walk(node) if isinstance(n, ast.Name)}
+
+
+def _assigned(node: ast.stmt) -> set[str]:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return {t.id for t in targets if isinstance(t, ast.Name)}

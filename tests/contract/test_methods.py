@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tempering import index
-from tempering.proof import contract, hand, mutants
-from tests.toy import toy_llama
+from tempering.proof import contract, hand, mutants, shared
 
 OBJECTIVES = index.methods("objective")
 every_objective = pytest.mark.parametrize("entry", OBJECTIVES, ids=lambda entry: entry.name)
@@ -32,4 +31,18 @@ def test_its_cases_notice_every_mutation(entry: index.Entry) -> None:
 
 @every_objective
 def test_it_keeps_the_contract(entry: index.Entry) -> None:
-    contract.check(mutants.cases_of(importlib.import_module(entry.module), Path(entry.path)), toy_llama(hidden=16, layers=1))
+    contract.check(mutants.cases_of(importlib.import_module(entry.module), Path(entry.path)))
+
+
+def users_of(module: str) -> list[str]:
+    """Methods that import a module, by themselves or through each other."""
+    found: set[str] = set()
+    while more := {e.module for e in OBJECTIVES if e.module not in found and ({module} | found) & set(e.uses)}:
+        found |= more
+    return sorted(found)
+
+
+@pytest.mark.parametrize("path", sorted(Path(next(iter(OBJECTIVES)).path).parent.glob("_[a-z]*.py")), ids=lambda path: path.stem)
+def test_what_methods_share_is_proved_by_their_cases(path: Path) -> None:
+    module = f"tempering.methods.objectives.{path.stem}"
+    assert shared.check(module, users_of(module)).mutants
