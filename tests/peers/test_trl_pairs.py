@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from tempering.methods.objectives.aot import AOT
 from tempering.methods.objectives.apo import APO
+from tempering.methods.objectives.bco_pair import BCOPair
 from tempering.methods.objectives.cpo import CPO
 from tempering.methods.objectives.discopop import DiscoPOP
 from tempering.methods.objectives.dpo import DPO
@@ -22,6 +24,7 @@ from tempering.methods.objectives.nll import NLL
 from tempering.methods.objectives.orpo import ORPO
 from tempering.methods.objectives.robust_dpo import RobustDPO
 from tempering.methods.objectives.sppo import SPPO
+from tempering.methods.objectives.wpo import WPO
 from tempering.types import Objective, Row, Segment
 from tests.conftest import make_llama
 from tests.peers.harness import PAIR_METRICS, assert_same, check_trl, our_step, trl_step
@@ -40,6 +43,11 @@ DPO_TYPES: list[tuple[Objective, dict[str, Any]]] = [
     (APO(beta=0.5, anchor="down"), {"loss_type": "apo_down"}),
     (DiscoPOP(beta=0.5, tau=0.1), {"loss_type": "discopop", "discopop_tau": 0.1}),
     (LNDPO(beta=0.5), {"loss_type": "sigmoid_norm"}),
+    (BCOPair(beta=0.5, shift=False), {"loss_type": "bco_pair"}),
+    (AOT(beta=0.5), {"loss_type": "aot"}),
+    (AOT(beta=0.5, paired=False, label_smoothing=0.1), {"loss_type": "aot_unpaired", "label_smoothing": 0.1}),
+    (WPO(beta=0.5), {"loss_type": "sigmoid", "use_weighting": True}),
+    (EXO(beta=0.5, label_smoothing=0.1, weighting=True), {"loss_type": "exo_pair", "label_smoothing": 0.1, "use_weighting": True}),
     (DPO(beta=0.5, sft=0.3), {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.3]}),
     (LDDPO(beta=0.5, ld_alpha=0.3), {"loss_type": "sigmoid", "ld_alpha": 0.3}),
     (IPO(beta=0.5, ld_alpha=0.3), {"loss_type": "ipo", "ld_alpha": 0.3}),

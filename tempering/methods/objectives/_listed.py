@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tempering.reduce import segment_weight
+from tempering.reduce import group_rank, segment_weight
 from tempering.types import Batch, Context, Objective, Parts, Signals
 
 
@@ -46,15 +46,14 @@ def together(batch: Batch) -> Tensor:
     return (batch.group_S[:, None] == batch.group_S[None, :]) & scored_S[:, None] & scored_S[None, :]
 
 
-def ahead(batch: Batch, value_S: Tensor) -> Tensor:
-    """[S, S]: answer i stands before answer j of its prompt by value, or by place in the batch where values are equal."""
-    earlier_SS = torch.ones((batch.num_segments, batch.num_segments), dtype=torch.bool, device=value_S.device).triu(1)
-    return together(batch) & ((value_S[:, None] > value_S[None, :]) | ((value_S[:, None] == value_S[None, :]) & earlier_SS))
+def place(value_S: Tensor, batch: Batch) -> Tensor:
+    """[S]: each answer's place in its prompt by falling value, 0 for the highest; equal ones by their order, answers without scored tokens last."""
+    return group_rank(torch.where(segment_weight(batch) != 0, value_S, -torch.inf), batch)
 
 
-def best(batch: Batch, score_S: Tensor) -> Tensor:
-    """[S]: the first of the scored answers of each prompt with the highest score."""
-    return ~ahead(batch, score_S).any(0) & (segment_weight(batch) != 0)
+def best(score_S: Tensor, batch: Batch) -> Tensor:
+    """[S]: the first of the answers of each prompt with the highest score."""
+    return place(score_S, batch) == 0
 
 
 # Two prompts that hand-worked cases share: three answers, then two. Log-probs -1.2, -1.5, -1.0 and -0.5, -2.5; lengths 2, 1.5, 1 and 1, 3.

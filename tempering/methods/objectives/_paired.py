@@ -76,7 +76,7 @@ class Paired(Objective):
     def pairs(self, parts: Parts, signals: Signals) -> Pairs:
         """Log-ratios, log-probs and lengths of a micro-batch's pairs."""
         found: dict[str, Tensor] = {}
-        keep_T = tails(parts, self.ld_alpha) if self.ld_alpha != 1 else dict.fromkeys(SIDES, 1.0)
+        keep_T = tails(parts, self.ld_alpha)
         for side in SIDES:
             logp_S = self.total(signals[side]["logp"] * keep_T[side], parts[side])
             reference_S = 0.0 if self.reference_free else self.total(signals[side]["reference.logp"] * keep_T[side], parts[side])
@@ -117,7 +117,7 @@ class Contrast(Paired):
         return self.beta * self.delta(pair) - pair.offset
 
     def score(self, ratio_S: Tensor) -> Tensor:
-        """f'(t) of log t [S] (f-DPO, table 1), without constants that cancel in a difference."""
+        """f'(t) of log t [S] (f-DPO, table 1); 0 at the reference."""
         if self.divergence == "forward_kl":
             return 1 - torch.exp(-ratio_S)
         if self.divergence == "js_divergence":

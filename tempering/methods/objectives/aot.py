@@ -70,8 +70,8 @@ _THREE = {
 _WEIGHTS = {"chosen": [*WEIGHTS["chosen"], [1.0]], "rejected": [*WEIGHTS["rejected"], [1.0]]}
 
 
-def _slope(delta: float) -> float:
-    return -0.5 / (1 + math.exp(0.5 * delta)) / 3
+def _slope(margin: float, flipped: float = 0.0) -> float:
+    return 0.5 * (flipped / (1 + math.exp(-margin)) - (1 - flipped) / (1 + math.exp(margin))) / 3
 
 
 CASES = (
@@ -83,8 +83,8 @@ CASES = (
         # Sorted: -0.2, 0, 3 against -1.5, 1, 2.7.
         loss=(softplus(-0.65) + softplus(0.5) + softplus(-0.15)) / 3,
         gradient={
-            "chosen/logp": [[_slope(-1.0), _slope(-1.0) / 2, 0.0], [_slope(1.3)], [_slope(0.3)]],
-            "rejected/logp": [[-_slope(-1.0)], [-_slope(1.3)] * 2, [-_slope(0.3)]],
+            "chosen/logp": [[_slope(-0.5), _slope(-0.5) / 2, 0.0], [_slope(0.65)], [_slope(0.15)]],
+            "rejected/logp": [[-_slope(-0.5)], [-_slope(0.65)] * 2, [-_slope(0.15)]],
         },
     ),
     Case(
@@ -93,16 +93,9 @@ CASES = (
         _THREE,
         weights=_WEIGHTS,
         loss=sum(0.8 * softplus(-d) + 0.2 * softplus(d) for d in (0.3, 0.15, -0.15)) / 3,
-    ),
-    Case(
-        "unpaired: both lists have gradients",
-        AOT(beta=0.5, paired=False),
-        _THREE,
-        weights=_WEIGHTS,
-        loss=sum(softplus(-d) for d in (0.3, 0.15, -0.15)) / 3,
         gradient={
-            "chosen/logp": [[_slope(-0.3), _slope(-0.3) / 2, 0.0], [_slope(0.6)], [_slope(0.3)]],
-            "rejected/logp": [[-_slope(0.6)], [-_slope(-0.3)] * 2, [-_slope(0.3)]],
+            "chosen/logp": [[_slope(-0.15, 0.2), _slope(-0.15, 0.2) / 2, 0.0], [_slope(0.3, 0.2)], [_slope(0.15, 0.2)]],
+            "rejected/logp": [[-_slope(0.3, 0.2)], [-_slope(-0.15, 0.2)] * 2, [-_slope(0.15, 0.2)]],
         },
     ),
 )

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from tempering.cases import Case
@@ -42,7 +43,7 @@ class DenseDPO(DPO):
 
     def pairs(self, parts: Parts, signals: Signals) -> Pairs:
         """Pairs in which corrected tokens have gamma times their weight."""
-        factor_T = {side: 1 + (self.gamma - 1) * signals[side]["corrected"] for side in SIDES}
+        factor_T = {side: torch.where(signals[side]["corrected"] != 0, self.gamma, 1.0) for side in SIDES}
         return super().pairs({side: replace(parts[side], weight_T=parts[side].weight_T * factor_T[side]) for side in SIDES}, signals)
 
 

@@ -60,4 +60,11 @@ CASES = (
         weights=WEIGHTS,
         loss=(softplus(-0.75) + softplus(0.6)) / 2,
     ),
+    Case(
+        "e^100 is cut to e^80, so that no score is infinite",
+        FDPO(beta=1e-34, divergence="alpha_divergence", divergence_alpha=3.0),
+        {"chosen": {"logp": [[-1.0]], "reference.logp": [[-1.0]]}, "rejected": {"logp": [[-1.0]], "reference.logp": [[-51.0]]}},
+        loss=softplus(1e-34 * math.expm1(80) / 2),
+        gradient={"rejected/logp": [[0.0]]},
+    ),
 )

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tempering.cases import Case
-from tempering.methods.objectives._listed import LIST_GROUPS, LIST_WEIGHTS, LISTS, Listed, ahead
+from tempering.methods.objectives._listed import LIST_GROUPS, LIST_WEIGHTS, LISTS, Listed, place
 from tempering.methods.objectives._paired import softplus
 from tempering.reduce import segment_sum
 from tempering.types import Batch, Context
@@ -40,7 +40,7 @@ class LiPO(Listed):
     def loss(self, batch: Batch, signals: Mapping[str, Tensor], better_SS: Tensor, ctx: Context) -> Tensor:
         reward_S = self.beta * segment_sum(signals["logp"] - signals["reference.logp"], batch)
         self.log_order(ctx, reward_S, better_SS)
-        rank_S = 1 + ahead(batch, reward_S).sum(0)
+        rank_S = 1 + place(reward_S, batch)
         gain_S, discount_S = 2 ** signals["score"], 1 / (1 + rank_S.to(reward_S)).log()
         weight_SS = (gain_S[:, None] - gain_S[None, :]) * (discount_S[:, None] - discount_S[None, :]).abs()
         return torch.where(better_SS, weight_SS * -F.logsigmoid(reward_S[:, None] - reward_S[None, :]), 0.0).sum(1)

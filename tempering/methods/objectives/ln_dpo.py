@@ -7,6 +7,7 @@ Lambert et al. 2024 (Tulu 3), arXiv 2411.15124, equation 6; beta = 5 and lr 5e-7
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tempering.cases import Case
@@ -23,6 +24,10 @@ class LNDPO(DPO):
 
     beta: float = 5.0
     average: bool = True
+
+
+def _js(ratio: float) -> float:
+    return math.log(2 / (1 + math.exp(-ratio)))
 
 
 CASES = (
@@ -42,4 +47,18 @@ CASES = (
         loss=(softplus(-1 / 3) + softplus(0.8)) / 2,
     ),
     Case("the paper's beta", LNDPO(), EXAMPLE, weights=WEIGHTS, loss=(softplus(-5 * 4 / 3) + softplus(4.0)) / 2),
+    Case(
+        "under another divergence the score is what is divided",
+        LNDPO(beta=1.0, divergence="forward_kl"),
+        EXAMPLE,
+        weights=WEIGHTS,
+        loss=(softplus((1 - math.exp(1.0)) - (1 - math.exp(-0.5)) / 1.5) + softplus((1 - math.exp(-0.8)) / 2 - (1 - math.exp(0.4)))) / 2,
+    ),
+    Case(
+        "and Jensen-Shannon",
+        LNDPO(beta=1.0, divergence="js_divergence"),
+        EXAMPLE,
+        weights=WEIGHTS,
+        loss=(softplus(_js(-1.0) - _js(0.5) / 1.5) + softplus(_js(0.8) / 2 - _js(-0.4))) / 2,
+    ),
 )

@@ -40,4 +40,11 @@ CASES = (
         weights=WEIGHTS,
         loss=(softplus(-0.75 - 0.15) + softplus(0.6 + 0.3)) / 2,
     ),
+    Case(
+        "an answer without scored tokens counts as one token long",
+        RDPO(beta=0.5, alpha=0.3),
+        EXAMPLE,
+        weights={"chosen": [[1.0, 0.5, 0.0], [1.0]], "rejected": [[0.0], [1.0, 1.0]]},
+        loss=(softplus(-0.25 - 0.15) + softplus(0.6 + 0.3)) / 2,
+    ),
 )

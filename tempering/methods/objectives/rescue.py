@@ -36,7 +36,7 @@ class Rescue(Listed):
     """What an answer's length is raised to in its score, but for the best one."""
 
     def loss(self, batch: Batch, signals: Mapping[str, Tensor], better_SS: Tensor, ctx: Context) -> Tensor:
-        best_S = best(batch, signals["score"])
+        best_S = best(signals["score"], batch)
         length_S = length(batch)
         value_S = segment_sum(signals["logp"], batch) / torch.where(best_S, length_S, length_S**self.length_power)
         self.log_order(ctx, value_S, better_SS)

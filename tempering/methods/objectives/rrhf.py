@@ -34,7 +34,7 @@ class RRHF(Listed):
         value_S = segment_mean(signals["logp"], batch)
         self.log_order(ctx, value_S, better_SS)
         wrong_SS = torch.where(better_SS, F.relu(value_S[None, :] - value_S[:, None]), 0.0)
-        return wrong_SS.sum(1) - self.sft * torch.where(best(batch, signals["score"]), segment_sum(signals["logp"], batch), 0.0)
+        return wrong_SS.sum(1) - self.sft * torch.where(best(signals["score"], batch), segment_sum(signals["logp"], batch), 0.0)
 
 
 CASES = (
