@@ -43,12 +43,12 @@ def replicate(*names: str, seeds: int = 5, quick: bool = False, processes: int =
 
 
 def _one(name: str, count: int, quick: bool, processes: int, again: bool) -> None:
-    from tempering.proof import claims
+    from tempering.proof import claims, history
     from tempering.proof import replicate as proof
 
     claim = claims.read(claims.path_of(name))
     # Before the work: a rule that is not committed would make all of it worth nothing.
-    commit = proof.committed(name) if not quick and proof.in_checkout() else ""
+    commit = history.committed(name) if not quick and history.in_checkout() else ""
     seeds = range(proof.QUICK_SEEDS if quick else count)
     display, arms = Display(), list["Arm"]()
     display.say(f"{claim.title}\n{claim.claim}\nbaseline: {claim.baseline}")

@@ -3,9 +3,9 @@
 A tree has no comments and no formatting; docstrings, hand-worked cases (`CASES`, `EQUIVALENT`) and what only they use are taken out, because none of
 these changes what is computed.
 
-The core (the loop, signals, sampling, measuring, and the helpers of `proof.small`) is not hashed file by file: most changes to it change no result.
-`CORE_NUMERICS` is raised by hand by whoever changes its numbers, and tests/golden holds values that fail until that is done. Results of a lower number
-are stale: still shown, and to be run again when there is time.
+The core (the loop, signals, sampling, measuring, and the helpers of `proof.small`) is not hashed: most changes to it change no result.
+`CORE_NUMERICS` is raised by hand by whoever changes its numbers, and tests/golden holds values that fail until that is done. Results of a lower
+number are stale: still shown, and to be run again when there is time.
 """
 
 from __future__ import annotations

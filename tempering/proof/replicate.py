@@ -23,7 +23,7 @@ from tempering.errors import UserError
 from tempering.home import store_dir, write_atomic
 from tempering.proof import claims
 from tempering.proof.claims import ARMS, MIN_SEEDS, Claim, Judgement, Result, Scale, Seed, judge
-from tempering.proof.digest import CORE_NUMERICS, ROOT, combined, digests, files_of
+from tempering.proof.digest import CORE_NUMERICS, ROOT, combined, digests
 from tempering.runs import installed
 
 RESULTS = ROOT / "replications"
@@ -180,37 +180,6 @@ def _arm(line: str) -> Arm:
 # ----------------------------------------------------------------------------------------------------------------------------------------- records
 
 
-def git(*words: str) -> str | None:
-    """What git says in the package's checkout; None where it fails or is not there."""
-    try:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def in_checkout() -> bool:
-    """Whether this package is run from its own git checkout, and not from an installed copy."""
-    top = git("rev-parse", "--show-toplevel")
-    return bool(top) and Path(str(top)).resolve() == ROOT.resolve() and git("ls-files", "--error-unmatch", "tempering/__init__.py") is not None
-
-
-def committed(name: str) -> str:
-    """The commit that a record of this claim would rest on.
-
-    Raises:
-        UserError: a file that the result depends on is not committed, or differs from the last commit.
-    """
-    head = git("rev-parse", "HEAD")
-    for path in files_of(name):
-        short = path.relative_to(ROOT).as_posix()
-        if head is None or git("cat-file", "-e", f"HEAD:{short}") is None:
-            raise UserError(f"{short} is not committed, and the rule of a verdict must stand in a commit before the result: commit it first, or --quick")
-        if git("status", "--porcelain", "--", short):
-            raise UserError(f"{short} differs from the last commit, on which the result would rest: commit it first, or try it out with --quick")
-    return str(head)
-
-
 def record(name: str, claim: Claim, arms: Sequence[Arm], commit: str, command: str) -> Result:
     """The result as it is stored."""
     seeds = paired(claim, arms)
@@ -266,6 +235,3 @@ def standing(name: str, result: Result) -> str:
         changed = sorted(path for path in {*parts, *result.files} if parts.get(path, "")[:12] != result.files.get(path))
         return f"changed: {', '.join(changed)}"
     return "stale" if result.core_numerics < CORE_NUMERICS else ""
-
-
-__all__ = ["MIN_SEEDS", "QUICK_SEEDS", "Arm", "committed", "in_checkout", "read_result", "record", "run", "run_arm", "standing", "write"]
