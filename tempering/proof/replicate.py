@@ -1,8 +1,8 @@
 """Running a claim: every arm of every seed, in worker processes of one thread each, and a stored result that can be checked against git.
 
 What an arm gave is written at once, whole or not at all, into the store, and is not run again while the digest of what it depends on stays the same.
-So a run that is stopped, or killed, loses at most the arms in the making. A worker takes a seed at a time and runs both of its arms, because they share
-their start; when the process that gave it work is gone, it ends.
+So a run that is stopped, or killed, loses at most the arms in the making. A worker takes a seed at a time and runs both of its arms, because they
+share their start; when the process that gave it work is gone, it ends.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import IO, Any
 from tempering.errors import UserError
 from tempering.home import store_dir, write_atomic
 from tempering.proof import claims
-from tempering.proof.claims import ARMS, MIN_SEEDS, Claim, Judgement, Result, Scale, Seed, judge
+from tempering.proof.claims import ARMS, Claim, Judgement, Result, Scale, Seed, judge
 from tempering.proof.digest import CORE_NUMERICS, ROOT, combined, digests
 from tempering.runs import installed
 
@@ -98,7 +98,7 @@ def paired(claim: Claim, arms: Sequence[Arm]) -> tuple[Seed, ...]:
 # ----------------------------------------------------------------------------------------------------------------------------------------- workers
 
 
-def run(name: str, seeds: Sequence[int], *, quick: bool = False, processes: int = 1, again: bool = False) -> Iterator[Arm]:
+def run(name: str, seeds: Sequence[int], *, quick: bool = False, processes: int = 1, again: bool = False) -> Generator[Arm]:
     """Every arm of every seed as it is done, in `processes` worker processes.
 
     Raises:

@@ -25,7 +25,7 @@ from tempering.home import atomic_folder, store_dir
 from tempering.items import mean
 from tempering.measure import logps_of, measure
 from tempering.proof.digest import CORE_NUMERICS
-from tempering.types import Objective, Policy, Probe, Record, Role, Row, Scope, Segment, Stream
+from tempering.types import Objective, Policy, Probe, Record, Role, Row, Segment, Stream
 
 TRAINING = Training(precision="fp32", save_every=0, micro_tokens=8192)
 
@@ -122,7 +122,7 @@ def train(
     seed: int,
     lr: float,
     batch_size: int = 16,
-    scope: Scope | None = None,
+    scope: Any = None,
     optimizer: Optimizer | None = None,
     schedule: Schedule | None = None,
     roles: Mapping[str, Role] | None = None,
@@ -131,17 +131,17 @@ def train(
 
     Args:
         rows: shuffled by the seed, or a stream of one's own.
-        scope: which weights move; default all.
+        scope: which weights move, a `Scope`; default all.
         optimizer: default AdamW with `lr`.
         schedule: default a warm-up over 3% of the steps, then linearly to 0.
         roles: further models of the run by name.
     """
     from tempering.methods.scopes.full import Full
 
-    model = copy.deepcopy(policy.model)
+    model, moves = copy.deepcopy(policy.model), scope or Full()
     stream = Shuffled(rows, batch_size, seed) if isinstance(rows, Sequence) else rows
     fitted = fit(
-        {"policy": Role(model, scope or Full()), **(roles or {})},
+        {"policy": Role(model, moves), **(roles or {})},
         objective,
         stream,
         steps=steps,

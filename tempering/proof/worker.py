@@ -1,5 +1,8 @@
-"""A process that runs arms: `python -m tempering.proof.worker NAME DIGEST [--quick] [--again]`, a seed on each line of its input, an arm on each of its
-output. What a claim prints goes to standard error. It ends with its input: when the process that started it is gone, so is this one after its arm."""
+"""A process that runs arms: `python -m tempering.proof.worker NAME DIGEST [--quick] [--again]`.
+
+Each line of its input is a seed, each line of its output an arm. What a claim prints goes to standard error. It ends with its input: when the process
+that started it is gone, so is this one after its arm.
+"""
 
 from __future__ import annotations
 
