@@ -45,12 +45,13 @@ def replicate(*names: str, seeds: int = 5, quick: bool = False, processes: int =
 def _one(name: str, count: int, quick: bool, processes: int, again: bool) -> None:
     from tempering.proof import claims, history
     from tempering.proof import replicate as proof
+    from tempering.proof.digest import digests
 
     claim = claims.read(claims.path_of(name))
     # Before the work: a rule that is not committed would make all of it worth nothing.
     commit = history.committed(name) if not quick and history.in_checkout() else ""
     seeds = range(proof.QUICK_SEEDS if quick else count)
-    display, arms = Display(), list["Arm"]()
+    before, display, arms = digests(name), Display(), list["Arm"]()
     display.say(f"{claim.title}\n{claim.claim}\nbaseline: {claim.baseline}")
     total = len(seeds) * len(claims.ARMS)
     try:
@@ -70,6 +71,8 @@ def _one(name: str, count: int, quick: bool, processes: int, again: bool) -> Non
         say("a quick run: fewer steps and seeds, so this says whether the claim runs, and is not a result")
     elif not commit:
         say("this is not the project's git checkout, so the result is not a record and nothing was written")
+    elif before != digests(name):
+        raise UserError(f"{name}: its files were changed while it ran, so nothing was written; commit them, then run the same command again")
     else:
         command = f"temper replicate {name}" + (f" --seeds {count}" if count != claims.MIN_SEEDS else "")
         say(f"written to {os.path.relpath(proof.write(name, proof.record(name, claim, arms, commit, command)))}; commit it")
