@@ -66,7 +66,7 @@ def _one(name: str, count: int, quick: bool, processes: int, again: bool) -> Non
     pairs = proof.paired(claim, arms)
     found = claims.judge(claim, pairs)
     _show(claim, pairs, found)
-    say(f"{sum(arm.seconds for arm in arms):.0f} s of work")
+    say(f"{sum(arm.seconds for arm in arms):.0f} s of one processor")
     if quick:
         say("a quick run: fewer steps and seeds, so this says whether the claim runs, and is not a result")
     elif not commit:

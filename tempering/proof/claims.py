@@ -112,7 +112,7 @@ class Result(Value):
     reason: str
     """Why, in one sentence."""
     seconds: float = Field(ge=0)
-    """Of all arms together, on one thread each."""
+    """Of the processor, for all arms together."""
     command: str
     commit: str
     """The commit in which the claim and the rule stood when it was run."""
