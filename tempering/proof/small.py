@@ -138,7 +138,8 @@ def train(
     """
     from tempering.methods.scopes.full import Full
 
-    model, moves = copy.deepcopy(policy.model), scope or Full()
+    model = copy.deepcopy(policy.model)
+    moves: Any = Full() if scope is None else scope
     stream = Shuffled(rows, batch_size, seed) if isinstance(rows, Sequence) else rows
     fitted = fit(
         {"policy": Role(model, moves), **(roles or {})},
