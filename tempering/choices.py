@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Optional
@@ -101,30 +101,64 @@ def _limits(node: ast.expr, names: Mapping[str, ast.expr]) -> Any:
     raise Unreadable(ast.unparse(node))
 
 
+_BESIDE = "tempering.methods.objectives."
+
+
+def _beside(path: str, module: str) -> str:
+    return str(Path(path).with_name(f"{module.rpartition('.')[2]}.py"))
+
+
+@lru_cache(maxsize=256)
+def _module(path: str) -> tuple[dict[str, ast.expr], ast.Module]:
+    """The constants of a file by name, with those that it imports from files beside it, and its tree."""
+    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    names: dict[str, ast.expr] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(_BESIDE):
+            there = _module(_beside(path, node.module or ""))[0]
+            names |= {alias.asname or alias.name: there[alias.name] for alias in node.names if alias.name in there}
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            names[node.targets[0].id] = node.value
+    return names, tree
+
+
+def _lineage(path: str, name: str) -> Iterator[tuple[str, ast.ClassDef]]:
+    """A class and those of its bases that lie beside it, in the same file or in one that it imports from (`_paired.py`): (file, class)."""
+    tree = _module(path)[1]
+    owner = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), None)
+    if owner is None:
+        return
+    yield path, owner
+    found = {alias.asname or alias.name: node.module for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    for base in (node.id for node in owner.bases if isinstance(node, ast.Name)):
+        module = found.get(base)
+        if module is None:
+            yield from _lineage(path, base)
+        elif module.startswith(_BESIDE):
+            yield from _lineage(_beside(path, module), base)
+
+
 def read(entry: index.Entry) -> type[Choice]:
     """The value class of one objective, by its file's syntax tree.
 
     Raises:
         UserError: a field's annotation or default is not one that can be read without running the file.
     """
-    path = Path(entry.path)
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    names: dict[str, ast.expr] = {}
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            names[node.targets[0].id] = node.value
-    owner = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == entry.public)
-    docs = docstrings.class_docs(entry.path).get(entry.public, {})
+    names, _ = _module(entry.path)
     fields: dict[str, Any] = {"kind": (Literal[entry.name], entry.name)}
     overrides: Mapping[str, Any] = {}
     try:
         overrides = _constant(names["RECIPE"], names) if "RECIPE" in names else {}
-        for node in owner.body:
-            if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.target.id in STRUCTURE:
-                continue
-            name = node.target.id
-            default = _constant(node.value, names) if node.value is not None else ...
-            fields[name] = (_annotation(node.annotation, names), Field(default, description=docs.get(name, "")))
+        for path, owner in reversed(list(_lineage(entry.path, entry.public))):
+            known, docs = _module(path)[0], docstrings.class_docs(path).get(owner.name, {})
+            for node in owner.body:
+                if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.target.id in STRUCTURE:
+                    continue
+                name = node.target.id
+                # A subclass that only sets another default keeps the documentation.
+                about = docs.get(name) or (fields[name][1].description if name in fields else "")
+                default = _constant(node.value, known) if node.value is not None else ...
+                fields[name] = (_annotation(node.annotation, known), Field(default, description=about))
     except Unreadable as error:
         raise UserError(
             f"{entry.path}: {error} cannot be read without running the file; use float, int, bool, str, Literal, tuple or Annotated[..., Field(...)]"

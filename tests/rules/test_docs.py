@@ -80,6 +80,7 @@ def test_the_command_page_has_every_command_and_flag(site: Path) -> None:
         "serve",
         "check",
         "export",
+        "replicate",
         "runs",
         "lost",
         "methods",

@@ -1,0 +1,1 @@
+"""Claims of papers as small experiments, one file each: `temper replicate NAME` runs one. Results are kept in replications/ of the repository."""
