@@ -57,9 +57,13 @@ def check(cases: Sequence[Case], model: nn.Module | None = None) -> None:
     needs(cases)
     for case in cases:
         masks(case)
+        state(case)
     slopes = [slope(case) for case in cases]
     if not any(s.length for s in slopes):
         raise AssertionError(f"{type(cases[0].objective).__name__}: no case has a gradient; add one where the loss moves the policy")
+    if any(s.stopped for s in slopes) and not any(case.gradient for case in cases):
+        who = type(cases[0].objective).__name__
+        raise AssertionError(f"{who}: this loss stops gradients, so its value says too little; give at least one case a `gradient`")
     most = max(range(len(cases)), key=lambda i: (slopes[i].exact and slopes[i].length > 0, sum(map(len, cases[i].objective.needs.values()))))
     model = model or toy()
     for i in sorted({0, most}):
@@ -147,15 +151,41 @@ def _with_junk(given: hand.Input, junk: float) -> tuple[hand.Input, Mapping[str,
     return replace(given, parts=parts, signals=signals), kept
 
 
+# ----------------------------------------------------------------------------------------------------------------------------------------- state
+
+
+def state(case: Case) -> None:
+    """What an objective keeps between steps: the same names and shapes after a step, the old state untouched, and the same when saved and loaded."""
+    given = hand.tensors(case)
+    for _, term in case.objective.terms():
+        first = dict(term.initial()) if hasattr(term, "initial") else {}  # type: ignore[attr-defined]
+        if not first:
+            continue
+        saved = {name: (tuple(x.shape), x.double().flatten().tolist()) for name, x in first.items()}
+        with torch.no_grad():
+            stats = term.stats(given.parts, given.signals)
+            second = term.advance(first, stats)  # type: ignore[attr-defined]
+            loaded = {name: torch.tensor(values, dtype=torch.float64).reshape(shape) for name, (shape, values) in saved.items()}
+            again = term.advance(loaded, stats)  # type: ignore[attr-defined]
+        who = f"{type(term).__name__}.advance"
+        if {name: x.shape for name, x in second.items()} != {name: x.shape for name, x in first.items()}:
+            raise AssertionError(f"{who}: the state has other names or shapes after a step")
+        if any(x.double().flatten().tolist() != saved[name][1] for name, x in first.items()):
+            raise AssertionError(f"{who}: changes the state it is given in place; return a new one")
+        if any(not torch.equal(x.double(), again[name].double()) for name, x in second.items()):
+            raise AssertionError(f"{who}: goes on differently from a state that was saved and loaded")
+
+
 # ----------------------------------------------------------------------------------------------------------------------------------------- slopes
 
 
 @dataclass(frozen=True)
 class Slope:
-    """Length of a case's gradient, and whether it is the slope of the loss (not so where gradients are stopped, or at a kink)."""
+    """Length of a case's gradient, whether it is the slope of the loss, and if not whether gradients are stopped (else it is at a kink)."""
 
     length: float
     exact: bool
+    stopped: bool = False
 
 
 def slope(case: Case, width: float = 1e-3) -> Slope:
@@ -168,8 +198,9 @@ def slope(case: Case, width: float = 1e-3) -> Slope:
     outcome = hand.run(case.objective, given)
     gradient = {key: outcome.gradient["/".join(key)] for key in given.trained()}
     length = math.sqrt(sum(float((g**2).sum()) for g in gradient.values()))
-    if length == 0:
-        return Slope(0.0, True)
+    if length * width < 1e-9 * max(1.0, abs(outcome.loss)):
+        # Nothing that differences could show.
+        return Slope(length, length == 0)
     contexts = [hand.context(term, given, given.signals, Means()) for _, term in case.objective.terms()]
 
     def at(step: float) -> float:
@@ -190,9 +221,7 @@ def slope(case: Case, width: float = 1e-3) -> Slope:
             f"{hand.name_of(case)}: along its gradient the loss changes by {(before + after) / (2 * width):.6g} a unit, but the gradient says "
             f"{-length:.6g}: some of the computation is lost to autograd (float(), item(), tensor()), or is stopped and does not say so by detach()"
         )
-    if not any(numbers for numbers in case.gradient.values()):
-        raise AssertionError(f"{hand.name_of(case)}: this loss stops gradients, so its value says too little; give the case a `gradient`")
-    return Slope(length, False)
+    return Slope(length, False, stopped=True)
 
 
 def _stops_gradients(objective: Objective) -> bool:
@@ -265,11 +294,12 @@ def roles_for(case: Case, model: nn.Module) -> dict[str, Live]:
     roles = {}
     for seed, (name, signals) in enumerate(sorted(asked.items())):
         generator = torch.Generator().manual_seed(seed)
-        mine: nn.Module = ValueModel(copy.deepcopy(model)) if "value" in signals else copy.deepcopy(model)
+        valued = bool(signals & {"value", "values", "reward", "rewards"})
+        mine: nn.Module = ValueModel(copy.deepcopy(model)) if valued else copy.deepcopy(model)
         with torch.no_grad():
             for p in mine.parameters():
                 p.add_(0.05 * torch.randn(p.shape, generator=generator))
-        scope: Any = Full() if name == "policy" or "value" in signals else None
+        scope: Any = Full() if name == "policy" or valued else None
         roles[name] = Live.attach(Role(mine, scope))
     return roles
 

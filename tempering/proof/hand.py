@@ -134,14 +134,14 @@ class Watched(Mapping[str, Tensor]):
 
 
 def context(term: Objective, given: Input, signals: Signals, log: Callable[..., None]) -> Context:
-    """What a term may know beyond its inputs, as the loop makes it (fit.py) when the case is the whole step."""
+    """What a term may know beyond its inputs, as the loop makes it (fit.py) when the case is the whole step, and the first: the one place where
+    a context is made."""
     stats: Mapping[str, Tensor] = {}
-    if term.couples != "none":
-        with torch.no_grad():
-            stats = term.stats(given.parts, signals)
     with torch.no_grad():
-        state = term.advance(term.initial(), stats)
-    return Context(given.step, stats, log, state)  # type: ignore[arg-type]
+        if term.couples != "none":
+            stats = term.stats(given.parts, signals)
+        kept = {"state": term.advance(term.initial(), stats)} if hasattr(term, "advance") else {}  # type: ignore[attr-defined]
+    return Context(given.step, stats, log, **kept)  # type: ignore[arg-type]
 
 
 def loss(objective: Objective, given: Input, signals: Signals, contexts: Sequence[Context]) -> Tensor:

@@ -216,7 +216,7 @@ def _call(node: ast.Call, where: Where) -> Iterator[Change]:
     if name in ("sum", "mean") and isinstance(node.func, ast.Attribute) and not where.logging:
         other = "mean" if name == "sum" else "sum"
         yield "normaliser", ast.Call(ast.Attribute(node.func.value, other, ast.Load()), node.args, node.keywords)
-    if name in DROPPED:
+    if name in DROPPED and not (name == "log" and node.keywords):
         yield "drop-call", tensor
     if name in NEGATED and not _is_minus(tensor):
         minus = _minus(tensor)
