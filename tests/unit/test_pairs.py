@@ -399,6 +399,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (EXO, {"label_smoothing": 0.0}, "between 0 and 1"),
     (EXO, {"divergence": "kl"}, "reverse_kl, forward_kl"),
     (APO, {"anchor": "up"}, "'zero'"),
+    (AOT, {"weighting": True}, "leave it off"),
     (CPO, {"form": "simpo"}, "'hinge'"),
     (SrDPO, {"form": "ipo"}, "'squared'"),
     (SrDPO, {"divergence": "kl"}, "reverse_kl, forward_kl"),
