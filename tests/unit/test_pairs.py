@@ -211,18 +211,18 @@ def test_wpo_weighs_whole_pairs() -> None:
 # ------------------------------------------------------------------------------------------------------------------------- one method's own limits
 
 
+def apart(ratio: float) -> Numbers:
+    """One pair whose log-ratios differ by this much."""
+    same = {"logp": [[-1.0]], "reference.logp": [[-1.0]]}
+    return {"chosen": {**same, "reference.logp": [[-1.0 - ratio]]}, "rejected": same}
+
+
 @pytest.mark.parametrize("beta", [0.1, 0.5])
 def test_ipo_is_least_at_a_margin_of_one_over_two_beta(beta: float) -> None:
     margin = 1 / (2 * beta)
 
     def at(ratio: float) -> hand.Outcome:
-        return given(
-            IPO(beta=beta),
-            {
-                "chosen": {"logp": [[-1.0, -1.0]], "reference.logp": [[-1.0 - ratio, -1.0 - ratio]]},
-                "rejected": {"logp": [[-1.0]], "reference.logp": [[-1.0]]},
-            },
-        )
+        return given(IPO(beta=beta), apart(ratio))
 
     assert at(margin).loss == 0 and float(at(margin).gradient["chosen/logp"].abs().max()) == 0
     assert at(margin + 0.1).loss == pytest.approx(0.01) and float(at(margin + 0.1).gradient["chosen/logp"][0]) > 0
@@ -236,11 +236,7 @@ def test_robust_dpo_is_dpo_on_average_over_flipped_labels() -> None:
 
 
 def test_conservative_dpo_is_least_where_the_margin_says_how_often_labels_are_wrong() -> None:
-    ratio = math.log(0.8 / 0.2)
-    outcome = given(
-        DPO(beta=1.0, label_smoothing=0.2),
-        {"chosen": {"logp": [[-1.0]], "reference.logp": [[-1.0 - ratio]]}, "rejected": {"logp": [[-1.0]], "reference.logp": [[-1.0]]}},
-    )
+    outcome = given(DPO(beta=1.0, label_smoothing=0.2), apart(math.log(0.8 / 0.2)))
     assert float(outcome.gradient["chosen/logp"].abs().max()) < 1e-12
 
 
