@@ -95,8 +95,6 @@ def at_reference(signals: Numbers) -> Numbers:
     return {part: {**columns, **({"reference.logp": columns["logp"]} if "reference.logp" in columns else {})} for part, columns in signals.items()}
 
 
-# ----------------------------------------------------------------------------------------------------------------------- policy = reference
-
 AT_REFERENCE = [
     (DPO(), LOG2),
     (DPO(label_smoothing=0.3), LOG2),
@@ -133,8 +131,6 @@ def test_where_every_loss_begins(objective: Objective, value: float) -> None:
     for name in ("margin", "accuracy", "chosen_reward", "rejected_reward"):
         assert outcome.logs[name] == 0
 
-
-# ------------------------------------------------------------------------------------------------------------------ where one loss is another
 
 SAME = [
     (DenseDPO(beta=0.5, gamma=1.0), LNDPO(beta=0.5)),
@@ -206,9 +202,6 @@ def test_wpo_weighs_whole_pairs() -> None:
     sure = {side: {**ONE[side], "logsumexp2": [[0.0] * len(ONE[side]["logp"][0])]} for side in ("chosen", "rejected")}
     weight = math.exp(sum(np.mean(ONE[side]["logp"][0]) for side in ("chosen", "rejected")))
     assert given(WPO(), sure).loss == pytest.approx(weight * given(DPO(), ONE).loss, rel=1e-9)
-
-
-# ------------------------------------------------------------------------------------------------------------------------- one method's own limits
 
 
 def apart(ratio: float) -> Numbers:
@@ -302,9 +295,6 @@ def test_losses_over_a_whole_step_do_not_see_how_it_is_cut(objective: Objective)
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-# --------------------------------------------------------------------------------------------------------------------------------- ranked answers
-
-
 def listed(scores: Sequence[float], seed: int = 0) -> Numbers:
     rng = np.random.default_rng(seed)
     size_S = rng.integers(1, 6, len(scores)).tolist()
@@ -372,9 +362,6 @@ def test_a_right_order_has_no_ranking_gradient(objective: Objective) -> None:
     assert float(gradient[1:].abs().max()) == 0 and float(gradient[0]) == (-1.0 if isinstance(objective, Rescue) else 0.0)
 
 
-# ------------------------------------------------------------------------------------------------------------------------------- marks on tokens
-
-
 def test_figa_without_lowering_is_fine_tuning_on_what_came_in() -> None:
     made = {"train": {"logp": [[-0.9, -0.7], [-0.2, -0.5]], "revised": [[1.0, 1.0], [0.0, 0.0]]}}
     weights = {"train": [[0.0, 1.0], [0.0, 0.0]]}
@@ -385,8 +372,6 @@ def test_figa_leaves_a_token_alone_that_is_unlikely_enough() -> None:
     made = {"train": {"logp": [[-0.59, -0.61]], "revised": [[0.0, 0.0]]}}
     assert given(FIGA(), made).gradient["train/logp"].tolist() == [0.25, 0.0]
 
-
-# --------------------------------------------------------------------------------------------------------------------------------------- refusals
 
 REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (DPO, {"divergence": "kl"}, "reverse_kl, forward_kl"),
