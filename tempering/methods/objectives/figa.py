@@ -21,7 +21,7 @@ from tempering.types import Context, Objective, Parts, Signals
 
 FAMILY = "edits"
 CATALOGUE = ("S151",)
-RECIPE = {"optimizer.lr": 1e-5, "schedule.name": "constant"}  # released script
+RECIPE = {"optimizer.lr": 1e-5, "schedule.name": "constant"}  # released code, as the catalogue says
 
 
 @dataclass(frozen=True)
