@@ -70,4 +70,13 @@ CASES = (
         loss=_soft(0.5),
         logs={"margin": 1.0, "accuracy": 1.0},
     ),
+    # The rejected answer without scored tokens has a mean of 0: margins 2 * (-0.5 - -1) and 2 * (-0.25 - 0).
+    Case(
+        "two pairs of one prompt are two pairs, and one counts though nothing of its rejected answer is scored",
+        SimPO(beta=2.0, gamma_beta_ratio=0.0),
+        {"chosen": {"logp": [[-0.5], [-0.25]]}, "rejected": {"logp": [[-1.0], [-3.0]]}},
+        weights={"rejected": [[1], [0]]},
+        groups={"chosen": [0, 0], "rejected": [0, 0]},
+        loss=(_soft(-1.0) + _soft(0.5)) / 2,
+    ),
 )
