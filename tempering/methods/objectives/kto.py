@@ -114,4 +114,13 @@ CASES = (
         loss=(_sigmoid(-0.5) + _sigmoid(-0.25)) / 2,
         logs={"kl": 0.0, "accuracy": 1.0},
     ),
+    Case(
+        "one mismatched answer is its own mean",
+        KTO(beta=1.0),
+        {
+            "train": {"logp": [[-1.0]], "reference.logp": [[-1.0]], "label": [0.0]},
+            "kl": {"logp": [[-1.0]], "reference.logp": [[-3.0]]},
+        },
+        loss=_sigmoid(-2.0),
+    ),
 )
