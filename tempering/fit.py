@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from tempering import attention, optim
+from tempering import attention, fused, optim
 from tempering.config import Optimizer, Schedule, Training
 from tempering.coupling import Memory, apart, couple
 from tempering.distributed.shares import same, share
@@ -72,7 +72,7 @@ def total(
     """
     models = [role.model for role in roles.values()]
     # Around the backward pass too, where recomputed activations go forward again.
-    with attention.segmented(*models), lighter(*models):
+    with attention.segmented(*models), lighter(*models), fused.accumulating(world is ALONE):
         return _total(roles, objective, list(micros), divisors, step, engine, log, world, memory or Memory(objective, engine.device))
 
 
@@ -297,6 +297,7 @@ def fit(
                 progress.save_if_due()
     finally:
         progress.close()
+        fused.forget()
     if evaluation is not None and evaluation.keep_best and progress.best is not None and progress.best["step"] != progress.step:
         progress.load_best()
         say(f"ending with the weights of step {progress.best['step']:.0f}, the best evaluation ({progress.best['eval.loss']:.4f})")

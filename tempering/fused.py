@@ -16,7 +16,10 @@ Shapes: N scored tokens, C of them in a chunk, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -41,11 +44,9 @@ def scores(
         target_N: int64.
     """
     if plain is not None and "logits" not in signals:
-        weight_VD = plain.weight
         if torch.is_autocast_enabled(hidden_ND.device.type):
-            dtype = torch.get_autocast_dtype(hidden_ND.device.type)
-            weight_VD, hidden_ND = weight_VD.to(dtype), hidden_ND.to(dtype)
-        found = _Scores.apply(hidden_ND, weight_VD, target_N, "entropy" in signals)
+            hidden_ND = hidden_ND.to(torch.get_autocast_dtype(hidden_ND.device.type))
+        found = _Scores.apply(hidden_ND, plain.weight, target_N, "entropy" in signals, torch.is_grad_enabled())
         return dict(zip(("logp", "logsumexp", "entropy"), found, strict=True))
     return _by_autograd(head, hidden_ND, target_N, signals)
 
@@ -54,15 +55,61 @@ def _rows(vocabulary: int, elements: int) -> int:
     return max(1, elements // vocabulary)
 
 
+class _Pool:
+    """Buffers of a micro-batch's logits and of the output layer in half precision, used again by the next one.
+
+    They are the largest tensors of a step, so an allocator gives their memory back to the system each time, and every page of it has to be fetched
+    and cleared again: on a CPU that costs as much as the products that fill them.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.free = most, list[Tensor]()
+
+    def take(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """An uninitialised tensor of this shape, of the dtype and device of another."""
+        size = math.prod(shape)
+        # Tensors of other kinds (without contents, in pieces on several processes) go their own way.
+        for i, buffer in enumerate(self.free if type(like) in _ORDINARY else ()):
+            if buffer.dtype == like.dtype and buffer.device == like.device and size <= buffer.numel() <= 2 * size:
+                return self.free.pop(i)[:size].view(shape)
+        return like.new_empty(size).view(shape)
+
+    def give(self, tensor: Tensor | None) -> None:
+        """Take back a tensor that nobody reads any more."""
+        if tensor is not None and type(tensor) is Tensor and tensor.device.type == "cpu":
+            base = tensor._base if tensor._base is not None else tensor
+            self.free = [*self.free, base.view(-1)][max(0, len(self.free) + 1 - self.most) :]
+
+
+_ORDINARY = (Tensor, nn.Parameter)
+_POOL = _Pool(most=3)
+
+
+def forget() -> None:
+    """Let go of the buffers: nothing trains any more."""
+    _POOL.free = []
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    return torch.mm(a, b, out=_POOL.take((a.shape[0], b.shape[1]), a))
+
+
+def _in_dtype(weight_VD: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weight in the matmuls' dtype: itself, or a copy in a buffer of the pool."""
+    return weight_VD if weight_VD.dtype == dtype else _POOL.take(tuple(weight_VD.shape), weight_VD.new_empty(0, dtype=dtype)).copy_(weight_VD)
+
+
 class _Scores(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, entropy: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, entropy: bool, grad: bool) -> tuple[Tensor, Tensor, Tensor]:
         size, vocabulary = hidden_ND.shape[0], weight_VD.shape[0]
         logp_N, logsumexp_N, entropy_N = (torch.zeros(size, dtype=torch.float32, device=hidden_ND.device) for _ in range(3))
-        kept = None
+        half_VD = _in_dtype(weight_VD, hidden_ND.dtype)
+        kept: Tensor | None = None
         for start in range(0, size, _rows(vocabulary, CHUNK_ELEMENTS)):
             rows = slice(start, min(size, start + _rows(vocabulary, CHUNK_ELEMENTS)))
-            kept = logits_CV = hidden_ND[rows] @ weight_VD.T
+            _POOL.give(kept)
+            kept = logits_CV = _product(hidden_ND[rows], half_VD.T)
             for at in range(0, logits_CV.shape[0], _rows(vocabulary, ROW_ELEMENTS)):
                 z = logits_CV[at : at + _rows(vocabulary, ROW_ELEMENTS)].float()
                 here = slice(rows.start + at, rows.start + at + z.shape[0])
@@ -72,20 +119,22 @@ class _Scores(torch.autograd.Function):
                 if entropy:
                     entropy_N[here] = lse - ((z - lse[:, None]).exp_() * z).sum(-1)
         ctx.save_for_backward(hidden_ND, weight_VD, target_N, logsumexp_N, entropy_N)
-        ctx.kept = kept if hidden_ND.requires_grad or weight_VD.requires_grad else None
-        ctx.entropy = entropy
+        ctx.kept, ctx.half, ctx.entropy = kept, half_VD, entropy
+        if not (grad and (hidden_ND.requires_grad or weight_VD.requires_grad)):
+            _release(ctx, weight_VD)
         return logp_N, logsumexp_N, entropy_N
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         hidden_ND, weight_VD, target_N, logsumexp_N, entropy_N = ctx.saved_tensors
         size, vocabulary = hidden_ND.shape[0], weight_VD.shape[0]
+        half_VD = ctx.half if ctx.half is not None else _in_dtype(weight_VD, hidden_ND.dtype)
         d_hidden = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
         d_weight: Tensor | None = None
         starts = range(0, size, _rows(vocabulary, CHUNK_ELEMENTS))
         for start in reversed(starts):
             rows = slice(start, min(size, start + _rows(vocabulary, CHUNK_ELEMENTS)))
-            logits_CV, ctx.kept = (ctx.kept if ctx.kept is not None else hidden_ND[rows] @ weight_VD.T), None
+            logits_CV, ctx.kept = (ctx.kept if ctx.kept is not None else _product(hidden_ND[rows], half_VD.T)), None
             for at in range(0, logits_CV.shape[0], _rows(vocabulary, ROW_ELEMENTS)):
                 piece = logits_CV[at : at + _rows(vocabulary, ROW_ELEMENTS)]
                 here = slice(rows.start + at, rows.start + at + piece.shape[0])
@@ -97,11 +146,46 @@ class _Scores(torch.autograd.Function):
                 z = z.exp_().mul_(weight).scatter_add_(-1, target_N[here, None], g_logp)
                 piece.copy_(z)
             if d_hidden is not None:
-                d_hidden[rows] = logits_CV @ weight_VD
+                d_hidden[rows] = logits_CV @ half_VD
             if ctx.needs_input_grad[1]:
-                share = logits_CV.T @ hidden_ND[rows]
-                d_weight = share if d_weight is None else d_weight.float().add_(share)
-        return d_hidden, d_weight.to(weight_VD.dtype) if d_weight is not None else None, None, None
+                share = _product(logits_CV.T, hidden_ND[rows])
+                # Straight to where gradients are summed, if some are there already: no second tensor of the vocabulary's size.
+                into = weight_VD.grad if accumulates(weight_VD) and d_weight is None else d_weight
+                if into is None:
+                    d_weight = share.to(weight_VD.dtype, copy=True)
+                else:
+                    into.add_(share)
+                _POOL.give(share)
+            _POOL.give(logits_CV)
+        ctx.half = half_VD
+        _release(ctx, weight_VD)
+        return d_hidden, d_weight, None, None, None
+
+
+def _release(ctx: Any, weight_VD: Tensor) -> None:
+    _POOL.give(ctx.kept)
+    if ctx.half is not weight_VD:
+        _POOL.give(ctx.half)
+    ctx.kept = ctx.half = None
+
+
+_ACCUMULATE: ContextVar[bool] = ContextVar("tempering_accumulate", default=False)
+
+
+@contextmanager
+def accumulating(on: bool) -> Iterator[None]:
+    """Inside, a backward pass may add to the gradients of leaves by itself: a training loop of one process, which sums them and nothing else."""
+    token = _ACCUMULATE.set(on)
+    try:
+        yield
+    finally:
+        _ACCUMULATE.reset(token)
+
+
+def accumulates(weight: Tensor) -> bool:
+    """Whether this weight's gradient is there already and may be added to outside of autograd: nobody watches it being accumulated."""
+    watched = weight._backward_hooks or getattr(weight, "_post_accumulate_grad_hooks", None)
+    return _ACCUMULATE.get() and weight.is_leaf and weight.grad is not None and not watched and weight.grad.layout is torch.strided
 
 
 def _by_autograd(head: Callable[[Tensor], Tensor], hidden_ND: Tensor, target_N: Tensor, signals: frozenset[str]) -> dict[str, Tensor]:

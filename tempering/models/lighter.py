@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tempering.fused import accumulates
+
 
 @contextmanager
 def lighter(*models: nn.Module) -> Iterator[None]:
@@ -69,6 +71,11 @@ def _judge(module: nn.Module) -> Callable[..., Tensor] | None:
         return None
     if kind.__name__.endswith("RMSNorm") and list(dict(module.named_parameters())) == ["weight"] and weight.ndim == 1:
         verdict = next((f for f in (_norm, _norm_from_one) if _same(module, f, weight.shape[0])), None)
+    elif kind is nn.Embedding:
+        plain = module.max_norm is None and not module.scale_grad_by_freq and not module.sparse
+        verdict = _embedding if plain else None
+        if not plain:
+            return None  # The next one may be.
     elif {"gate_proj", "up_proj", "down_proj", "act_fn"} <= module._modules.keys():
         # Another activation than silu shows in the comparison.
         verdict = _gated if _same(module, _gated, module.gate_proj.in_features) else None  # type: ignore[union-attr]
@@ -147,6 +154,37 @@ class _Norm(torch.autograd.Function):
         grad = grad * (weight_D + ctx.start if ctx.start else weight_D)
         normed.mul_((grad * normed).mean(-1, keepdim=True))
         return grad.sub_(normed).mul_(scale).to(x.dtype), d_weight, None, None, None
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------- embeddings
+
+
+def _embedding(self: Any, input: Tensor) -> Tensor:
+    trains = self.weight.requires_grad and torch.is_grad_enabled()
+    if not (trains and _plain(self) and self.max_norm is None and not self.scale_grad_by_freq and not self.sparse):
+        return type(self).forward(self, input)
+    return _Embedding.apply(input, self.weight, -1 if self.padding_idx is None else self.padding_idx)
+
+
+class _Embedding(torch.autograd.Function):
+    """Rows of the weight, whose gradient is added to what is there where the loop allows it: no tensor of the vocabulary's size for a few tokens."""
+
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, weight: Tensor, padding: int) -> Tensor:
+        ctx.save_for_backward(ids, weight)
+        ctx.padding = padding
+        return F.embedding(ids, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        ids, weight = ctx.saved_tensors
+        if not accumulates(weight):
+            return None, torch.ops.aten.embedding_dense_backward(grads[0], ids, weight.shape[0], ctx.padding, False), None
+        rows, grad = ids.flatten(), grads[0].flatten(0, -2).to(weight.dtype)
+        if ctx.padding >= 0:
+            grad = grad * (rows != ctx.padding)[:, None]
+        weight.grad.index_add_(0, rows, grad)  # type: ignore[union-attr]
+        return None, None, None
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------- gated MLPs

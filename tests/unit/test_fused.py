@@ -1,0 +1,91 @@
+"""The output layer's buffers and gradients: used again without being mixed up, added where gradients are summed, and only where nobody watches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tempering import fused
+from tempering.models.lighter import lighter
+
+VOCAB, WIDTH, SIZE = 40, 8, 13
+
+
+def parts(seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(SIZE, WIDTH, generator=generator), torch.randint(VOCAB, (SIZE,), generator=generator)
+
+
+def logps(head: nn.Linear, hidden: Tensor, target: Tensor) -> Tensor:
+    return fused.scores(head, head, hidden, target, frozenset({"logp"}))["logp"]
+
+
+def plain(head: nn.Linear, hidden: Tensor, target: Tensor) -> Tensor:
+    return F.log_softmax(head(hidden), -1).gather(-1, target[:, None])[:, 0]
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "CHUNK_ELEMENTS", 5 * VOCAB)  # three chunks
+    monkeypatch.setattr(fused, "_POOL", fused._Pool(most=3))
+
+
+def both(head: nn.Linear, *, accumulate: bool) -> tuple[Tensor, Tensor]:
+    """Gradients of two micro-batches, by ours and by autograd; their forward passes both stand before the first backward pass."""
+    found = []
+    for function in (logps, plain):
+        head.weight.grad = None
+        with fused.accumulating(accumulate):
+            losses = [(function(head, *parts(seed)) * torch.arange(1, SIZE + 1)).sum() for seed in (0, 1)]
+            for loss in losses:
+                loss.backward()
+        found.append(head.weight.grad)
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("accumulate", [True, False])
+def test_gradients_of_two_micro_batches_are_autograds(accumulate: bool) -> None:
+    torch.manual_seed(0)
+    ours, theirs = both(nn.Linear(WIDTH, VOCAB, bias=False), accumulate=accumulate)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_hook_that_watches_the_gradient_sees_every_micro_batch() -> None:
+    torch.manual_seed(0)
+    head, seen = nn.Linear(WIDTH, VOCAB, bias=False), []
+    head.weight.register_post_accumulate_grad_hook(lambda p: seen.append(float(p.grad.norm())))
+    both(head, accumulate=True)
+    assert len(seen) == 4 and 0 not in seen
+
+
+def test_buffers_are_given_back_once_and_used_again() -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(WIDTH, VOCAB, bias=False)
+    logps(head, *parts(0)).sum().backward()
+    held = {buffer.data_ptr() for buffer in fused._POOL.free}
+    assert len(held) == len(fused._POOL.free) <= 3
+    logps(head, *parts(1)).sum().backward()
+    assert {buffer.data_ptr() for buffer in fused._POOL.free} & held
+    with torch.no_grad():
+        logps(head, *parts(2))
+    assert len({buffer.data_ptr() for buffer in fused._POOL.free}) == len(fused._POOL.free) <= 3
+    fused.forget()
+    assert not fused._POOL.free
+
+
+@pytest.mark.parametrize("padding", [None, 3])
+def test_embeddings_of_two_micro_batches_are_autograds(padding: int | None) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(VOCAB, WIDTH, padding_idx=padding))
+    ids = torch.tensor([[3, 5, 5, 7], [3, 0, 5, 39]])
+    found = []
+    for context in (lighter(model), fused.accumulating(False)):
+        model.zero_grad()
+        with context, fused.accumulating(True):
+            for scale in (1.0, -2.0):
+                (model(ids) * torch.arange(1, WIDTH + 1) * scale).sum().backward()
+        found.append(model[0].weight.grad)
+    assert torch.equal(found[0], found[1]) and bool((found[0][5] != 0).all())
+    assert bool((found[0][3] == 0).all()) == (padding == 3)
