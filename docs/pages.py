@@ -99,6 +99,8 @@ def method_page(entry: index.Entry) -> str:
     facts += [f"paper [{one}](../../literature.html#{one}) of the board" for one in entry.catalogue]
     if facts:
         lines += ["Source and use: " + ", ".join(facts) + "."]
+    if entry.paper:
+        lines += ["The paper's settings, shown and not applied here: " + ", ".join(f"`{name}` {escaped(text)}" for name, text in entry.paper) + "."]
     if entry.confused:
         lines += [f"Not to be confused with {confusions(entry)}."]
     tried = [f"- {one.verdict}: {escaped(one.claim or one.metric)}" for one in replications_of(entry)]

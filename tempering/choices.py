@@ -149,7 +149,8 @@ def read(entry: index.Entry) -> type[Choice]:
     overrides: Mapping[str, Any] = {}
     try:
         overrides = _constant(names["RECIPE"], names) if "RECIPE" in names else {}
-        for path, owner in reversed(list(_lineage(entry.path, entry.public))):
+        lineage = list(_lineage(entry.path, entry.public))
+        for path, owner in reversed(lineage):
             known, docs = _module(path)[0], docstrings.class_docs(path).get(owner.name, {})
             for node in owner.body:
                 if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.target.id in STRUCTURE:
@@ -159,6 +160,11 @@ def read(entry: index.Entry) -> type[Choice]:
                 about = docs.get(name) or (fields[name][1].description if name in fields else "")
                 default = _constant(node.value, known) if node.value is not None else ...
                 fields[name] = (_annotation(node.annotation, known), Field(default, description=about))
+        # A loss's own fields first, then what its bases add.
+        nearest = [
+            node.target.id for _, owner in lineage for node in owner.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        ]
+        fields = {name: fields[name] for name in dict.fromkeys(["kind", *nearest]) if name in fields}
     except Unreadable as error:
         raise UserError(
             f"{entry.path}: {error} cannot be read without running the file; use float, int, bool, str, Literal, tuple or Annotated[..., Field(...)]"
@@ -234,6 +240,7 @@ def alias(entry: index.Entry) -> Callable[..., Any]:
     named.__signature__ = inspect.Signature([loss, *rest])  # type: ignore[attr-defined]
     named.__annotations__ = {**recipe.__annotations__, "loss": cls}
     told = "".join(f"\n    {name} = {new!r} by default here, from {Path(entry.path).name}." for name, new in cls.overrides.items())
+    told += "".join(f"\n    The paper, not applied here: {name} = {text}." for name, text in entry.paper)
     named.__doc__ = f"{entry.summary}{told}\n\n{inspect.cleandoc(recipe.__doc__ or '')}"
     return named
 

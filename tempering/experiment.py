@@ -22,7 +22,7 @@ from tempering.config import Budget
 from tempering.distributed import word
 from tempering.errors import UserError
 from tempering.execution import CURRENT, AlreadyDone, Report, execute, one_folder, world_of_run
-from tempering.held import Rows, samples, target_probes
+from tempering.held import Rows, own_probes, samples, target_probes
 from tempering.home import store_dir, write_atomic
 from tempering.logs import Logs
 from tempering.options import OPTIONS, Options
@@ -204,8 +204,15 @@ class Experiment:
                 found.append(world_of_run().after_first(compute))
         return tuple(found)
 
-    def measure(self, name: str, policy: Policy, held: Sequence[Row]) -> Scores:
-        """Target probes on the held rows and the keep battery; read back from the folder where a resumed run has them already."""
+    def measure(
+        self, name: str, policy: Policy, held: Sequence[Row], objective: Objective | None = None, watched: Sequence[Row] | None = None
+    ) -> Scores:
+        """Target probes on the held rows and the keep battery; read back from the folder where a resumed run has them already.
+
+        Args:
+            objective: one whose own score of held rows is a target too.
+            watched: the held rows as the objective sees them.
+        """
         from pydantic import TypeAdapter
 
         from tempering import types
@@ -215,17 +222,18 @@ class Experiment:
 
         def first_time() -> None:
             if not path.exists():
-                scores = self._measured(name, policy, held)
+                scores = self._measured(name, policy, held, objective, watched or held)
                 write_atomic(path, adapter.dump_json(scores).decode())
 
         world_of_run().lead(first_time)
         return adapter.validate_json(path.read_bytes())
 
-    def _measured(self, name: str, policy: Policy, held: Sequence[Row]) -> Scores:
+    def _measured(self, name: str, policy: Policy, held: Sequence[Row], objective: Objective | None, watched: Sequence[Row]) -> Scores:
         from tempering.measure import keep_battery, measure
 
         battery = () if self.budget.keep == "none" else keep_battery(policy, quick=self.budget.keep == "quick")
-        probes = (*target_probes(held, self.budget.max_test), *battery)
+        own = () if objective is None else own_probes(objective, watched, self.budget.max_test, self.values["training"], start=name == "before")
+        probes = (*own, *target_probes(held, self.budget.max_test), *battery)
         with self.display.phase(f"measuring {name}", len(probes)) as phase:
             scores = measure(policy, probes, say=self.display.say, progress=lambda probe, done, total: phase.advance(done, total, probe))
         self._check_gates(scores)
@@ -266,7 +274,8 @@ class Experiment:
             )  # fmt: skip
         self.stopper = None
         live = fitted.roles["policy"]
-        tuned = Policy(live.model, policy.tokenizer, name=f"{policy.name} + {self.recipe}", handle=live.handle, source=str(target))
+        method = getattr(self.values.get("loss"), "kind", self.recipe)
+        tuned = Policy(live.model, policy.tokenizer, name=f"{policy.name} + {method}", handle=live.handle, source=str(target))
         from tempering.measure import peak_memory_gib
 
         self.cost = {"tokens": fitted.tokens, "seconds": fitted.seconds, "peak_memory_gib": max(world.gather(peak_memory_gib()))}

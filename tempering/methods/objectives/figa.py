@@ -19,9 +19,10 @@ from torch import Tensor
 from tempering.cases import Case
 from tempering.types import Context, Objective, Parts, Signals
 
-FAMILY = "edits"
+FAMILY = "pairs"
 CATALOGUE = ("S151",)
-RECIPE = {"optimizer.lr": 1e-5, "schedule.name": "constant"}  # released script
+PAPER = {"optimizer.lr": "1e-5 (released script)"}
+RECIPE = {"schedule.name": "constant"}  # released script
 
 
 @dataclass(frozen=True)

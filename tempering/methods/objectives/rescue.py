@@ -23,7 +23,7 @@ from tempering.types import Batch, Context
 
 FAMILY = "ranked"
 CATALOGUE = ("S224",)
-RECIPE = {"optimizer.lr": 2e-5}  # released script
+PAPER = {"optimizer.lr": "2e-5 (released script)"}
 
 
 @dataclass(frozen=True)
