@@ -95,7 +95,9 @@ class Sharded:
             return
         waiting = later.waits(model)
         # The verdicts about a model and its modules are found with whole weights, and kept; all must come to the same.
-        known = later.stand_in(model) if waiting else model
+        # Where the weights of one are still in files, all try things on the same small model.
+        small = any(self._world.gather(waiting))
+        known = later.stand_in(model) if small else model
         if known is not None:
             for verdict in (body_and_head, packs, attends_by_segments):
                 verdict(known)
@@ -104,11 +106,11 @@ class Sharded:
         for name in VERDICTS:
             model.__dict__[name] = all(self._world.gather(known is not None and known.__dict__.get(name, False)))
         if self._world.tensor > 1:
-            if waiting and known is None:
+            if small and known is None:
                 raise UserError("tensor parallelism: no small model of this kind can be made to try the cut on; load it without `later`")
-            if waiting:
-                cut(known, self._sides)  # type: ignore[arg-type]
-            cut(model, self._sides, check=not waiting)
+            if small:
+                cut(known.to(self._device), self._sides)  # type: ignore[union-attr]
+            cut(model, self._sides, check=not small)
         del known
         low = self._dtype if self._dtype != torch.float32 else None
         policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None, cast_forward_inputs=False)

@@ -92,8 +92,9 @@ def stand_in(model: nn.Module) -> nn.Module | None:
 
     None where the family cannot be made so small.
     """
-    inner: Any = next(m for m in _wrapped(model) if _FOLDER in m.__dict__)
-    config = copy.deepcopy(inner.config)
+    *_, inner = _wrapped(model)
+    made: Any = type(inner)
+    config: Any = copy.deepcopy(inner.config)
     text = config.get_text_config()
     kinds = list(getattr(text, "layer_types", None) or [])
     text.num_hidden_layers = next((n for n in range(1, len(kinds) + 1) if set(kinds[:n]) == set(kinds)), 1)
@@ -105,7 +106,7 @@ def stand_in(model: nn.Module) -> nn.Module | None:
     try:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            return type(inner)(config).eval()
+            return made(config).eval()
     except (ValueError, TypeError, AttributeError, RuntimeError, IndexError):
         return None
 

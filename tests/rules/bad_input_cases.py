@@ -273,7 +273,7 @@ CASES = [
     Case("a board in a folder that is not there", "board --html no/x.html", ("--html no/x.html", "no folder no")),
     Case("a board over a folder", "board --json broken", ("--json broken", "is a folder"), prepare=empty_folder),
     Case("showing nothing known", "show S999", ("'S999'", "temper board")),
-    Case("showing an unknown method of a kind", "show objective/dpp", ("'objective/dpp'", "did you mean 'dpo'?")),
+    Case("showing an unknown method of a kind", "show objective/dpp", ("'objective/dpp'", "did you mean 'dpop'?")),
     Case("comparing one model", "compare M", ("two models or more",)),
     Case("a page in a folder that is not there", "compare M M --html no/x.html", ("no",)),
     Case("checking a missing file", "check gone.jsonl --model M", ("gone.jsonl",)),

@@ -95,8 +95,6 @@ def at_reference(signals: Numbers) -> Numbers:
     return {part: {**columns, **({"reference.logp": columns["logp"]} if "reference.logp" in columns else {})} for part, columns in signals.items()}
 
 
-# ----------------------------------------------------------------------------------------------------------------------- policy = reference
-
 AT_REFERENCE = [
     (DPO(), LOG2),
     (DPO(label_smoothing=0.3), LOG2),
@@ -133,8 +131,6 @@ def test_where_every_loss_begins(objective: Objective, value: float) -> None:
     for name in ("margin", "accuracy", "chosen_reward", "rejected_reward"):
         assert outcome.logs[name] == 0
 
-
-# ------------------------------------------------------------------------------------------------------------------ where one loss is another
 
 SAME = [
     (DenseDPO(beta=0.5, gamma=1.0), LNDPO(beta=0.5)),
@@ -208,7 +204,10 @@ def test_wpo_weighs_whole_pairs() -> None:
     assert given(WPO(), sure).loss == pytest.approx(weight * given(DPO(), ONE).loss, rel=1e-9)
 
 
-# ------------------------------------------------------------------------------------------------------------------------- one method's own limits
+def apart(ratio: float) -> Numbers:
+    """One pair whose log-ratios differ by this much."""
+    same = {"logp": [[-1.0]], "reference.logp": [[-1.0]]}
+    return {"chosen": {**same, "reference.logp": [[-1.0 - ratio]]}, "rejected": same}
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5])
@@ -216,13 +215,7 @@ def test_ipo_is_least_at_a_margin_of_one_over_two_beta(beta: float) -> None:
     margin = 1 / (2 * beta)
 
     def at(ratio: float) -> hand.Outcome:
-        return given(
-            IPO(beta=beta),
-            {
-                "chosen": {"logp": [[-1.0, -1.0]], "reference.logp": [[-1.0 - ratio, -1.0 - ratio]]},
-                "rejected": {"logp": [[-1.0]], "reference.logp": [[-1.0]]},
-            },
-        )
+        return given(IPO(beta=beta), apart(ratio))
 
     assert at(margin).loss == 0 and float(at(margin).gradient["chosen/logp"].abs().max()) == 0
     assert at(margin + 0.1).loss == pytest.approx(0.01) and float(at(margin + 0.1).gradient["chosen/logp"][0]) > 0
@@ -236,11 +229,7 @@ def test_robust_dpo_is_dpo_on_average_over_flipped_labels() -> None:
 
 
 def test_conservative_dpo_is_least_where_the_margin_says_how_often_labels_are_wrong() -> None:
-    ratio = math.log(0.8 / 0.2)
-    outcome = given(
-        DPO(beta=1.0, label_smoothing=0.2),
-        {"chosen": {"logp": [[-1.0]], "reference.logp": [[-1.0 - ratio]]}, "rejected": {"logp": [[-1.0]], "reference.logp": [[-1.0]]}},
-    )
+    outcome = given(DPO(beta=1.0, label_smoothing=0.2), apart(math.log(0.8 / 0.2)))
     assert float(outcome.gradient["chosen/logp"].abs().max()) < 1e-12
 
 
@@ -304,9 +293,6 @@ def test_losses_over_a_whole_step_do_not_see_how_it_is_cut(objective: Objective)
     assert whole == pytest.approx(cut, abs=1e-6)
     for a, b in zip(grads, cut_grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-
-
-# --------------------------------------------------------------------------------------------------------------------------------- ranked answers
 
 
 def listed(scores: Sequence[float], seed: int = 0) -> Numbers:
@@ -376,9 +362,6 @@ def test_a_right_order_has_no_ranking_gradient(objective: Objective) -> None:
     assert float(gradient[1:].abs().max()) == 0 and float(gradient[0]) == (-1.0 if isinstance(objective, Rescue) else 0.0)
 
 
-# ------------------------------------------------------------------------------------------------------------------------------- marks on tokens
-
-
 def test_figa_without_lowering_is_fine_tuning_on_what_came_in() -> None:
     made = {"train": {"logp": [[-0.9, -0.7], [-0.2, -0.5]], "revised": [[1.0, 1.0], [0.0, 0.0]]}}
     weights = {"train": [[0.0, 1.0], [0.0, 0.0]]}
@@ -390,8 +373,6 @@ def test_figa_leaves_a_token_alone_that_is_unlikely_enough() -> None:
     assert given(FIGA(), made).gradient["train/logp"].tolist() == [0.25, 0.0]
 
 
-# --------------------------------------------------------------------------------------------------------------------------------------- refusals
-
 REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (DPO, {"divergence": "kl"}, "reverse_kl, forward_kl"),
     (RobustDPO, {"label_smoothing": 0.5}, "below 0.5"),
@@ -399,6 +380,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (EXO, {"label_smoothing": 0.0}, "between 0 and 1"),
     (EXO, {"divergence": "kl"}, "reverse_kl, forward_kl"),
     (APO, {"anchor": "up"}, "'zero'"),
+    (AOT, {"weighting": True}, "leave it off"),
     (CPO, {"form": "simpo"}, "'hinge'"),
     (SrDPO, {"form": "ipo"}, "'squared'"),
     (SrDPO, {"divergence": "kl"}, "reverse_kl, forward_kl"),

@@ -52,7 +52,8 @@ class Paired(Objective):
     weighting: bool = False
     """WPO (arXiv 2406.11827, eq. 2): weigh a pair by how likely the policy would write it, see `wpo.py`."""
     sft: float = 0.0
-    """Weight of an added negative log-likelihood of the chosen answers; a term of its own with its own divisor, `sft_norm`."""
+    """Weight of an added negative log-likelihood of the chosen answers; a term of its own with its own divisor, `sft_norm`, that `weighting` leaves
+    alone."""
     sft_norm: Norm = "tokens"
     norm = "segments"
     part = "chosen"

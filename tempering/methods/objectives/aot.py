@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tempering.cases import Case
+from tempering.errors import UserError
 from tempering.methods.objectives._paired import EXAMPLE, WEIGHTS, Paired, Pairs, softplus
 from tempering.types import Context, Parts, Signals
 
@@ -33,6 +34,10 @@ class AOT(Paired):
     label_smoothing: float = 0.0
     """Probability that the order is the wrong way round."""
     couples = "gather"
+
+    def __post_init__(self) -> None:
+        if self.weighting:
+            raise UserError("AOT compares sorted lists, in which no entry belongs to one pair: weighting (WPO) has no meaning for it; leave it off")
 
     def stats(self, parts: Parts, signals: Signals) -> Mapping[str, Tensor]:
         """Each pair's entry in both lists."""

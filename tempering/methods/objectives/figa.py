@@ -21,8 +21,8 @@ from tempering.types import Context, Objective, Parts, Signals
 
 FAMILY = "pairs"
 CATALOGUE = ("S151",)
-PAPER = {"optimizer.lr": "1e-5 (released script)"}
-RECIPE = {"schedule.name": "constant"}  # released script
+PAPER = {"optimizer.lr": "1e-5 (released code, as the catalogue says)"}
+RECIPE = {"schedule.name": "constant"}  # released code, as the catalogue says
 
 
 @dataclass(frozen=True)

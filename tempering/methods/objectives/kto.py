@@ -95,10 +95,32 @@ CASES = (
         KTO(beta=1.0),
         {
             "train": {"logp": [[-1.0]], "reference.logp": [[-1.0]], "label": [0.0]},
-            "kl": {"logp": [[-1.0], [7.0]], "reference.logp": [[-3.0], [0.0]]},
+            "kl": {"logp": [[-1.0], [7.0], [-1.0]], "reference.logp": [[-3.0], [0.0], [-5.0]]},
         },
-        weights={"kl": [[1], [0]]},
+        weights={"kl": [[1], [0], [1]]},
+        loss=_sigmoid(-3.0),
+        logs={"kl": 3.0},
+    ),
+    # Ratios 0.5 and 0.25, both desirable; nothing to estimate the reference point from.
+    Case(
+        "two answers to one prompt are two, and no scored mismatched token means a reference point of 0",
+        KTO(beta=1.0),
+        {
+            "train": {"logp": [[-1.0], [-1.0]], "reference.logp": [[-1.5], [-1.25]], "label": [1.0, 1.0]},
+            "kl": {"logp": [[-1.0], [-2.0]], "reference.logp": [[-3.0], [-5.0]]},
+        },
+        weights={"kl": [[0], [0]]},
+        groups={"train": [0, 0], "kl": [0, 0]},
+        loss=(_sigmoid(-0.5) + _sigmoid(-0.25)) / 2,
+        logs={"kl": 0.0, "accuracy": 1.0},
+    ),
+    Case(
+        "one mismatched answer is its own mean",
+        KTO(beta=1.0),
+        {
+            "train": {"logp": [[-1.0]], "reference.logp": [[-1.0]], "label": [0.0]},
+            "kl": {"logp": [[-1.0]], "reference.logp": [[-3.0]]},
+        },
         loss=_sigmoid(-2.0),
-        logs={"kl": 2.0},
     ),
 )

@@ -23,7 +23,7 @@ from tempering.types import Batch, Context
 
 FAMILY = "ranked"
 CATALOGUE = ("S224",)
-PAPER = {"optimizer.lr": "2e-5 (released script)"}
+PAPER = {"optimizer.lr": "2e-5 (released script; recalled, not checked)"}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from tempering.reduce import segment_mean, segment_sum
 from tempering.types import Batch, Context
 
 FAMILY = "ranked"
-PAPER = {"optimizer.lr": "2e-5 (section 4.1)"}
+PAPER = {"optimizer.lr": "2e-5 (section 4.1; recalled, not checked)"}
 
 
 @dataclass(frozen=True)
