@@ -43,6 +43,8 @@ class Choice(BaseModel):
         Raises:
             UserError: the objective refuses its values.
         """
+        if type(self) is Choice:
+            raise UserError("there is no loss of this family yet; write one with `temper new objective NAME`")
         values = {name: getattr(self, name) for name in type(self).model_fields if name != "kind"}
         try:
             return index.load(self.entry)(**values)
@@ -193,8 +195,14 @@ def choice(name: str) -> type[Choice]:
 
 def family(name: str) -> Any:
     """The discriminated union of every objective whose file says `FAMILY = name`."""
-    members = [choice(entry.name) for entry in index.methods("objective") if entry.family == name]
+    members = [choice(entry.name) for entry in index.methods("objective") if entry.family == name] or [Choice]
     return members[0] if len(members) == 1 else Annotated[reduce(operator.or_, members), Field(discriminator="kind")]
+
+
+def default(name: str, first: str) -> Choice:
+    """The value of objective `first` of a family, or of any other where that one is not there."""
+    members = {entry.name: entry for entry in index.methods("objective") if entry.family == name}
+    return choice(first if first in members else next(iter(members)))() if members else Choice()
 
 
 def value(objective: Any) -> Any:
@@ -245,4 +253,4 @@ def alias(entry: index.Entry) -> Callable[..., Any]:
     return named
 
 
-__all__ = ["Choice", "alias", "choice", "family", "over", "read", "value"]
+__all__ = ["Choice", "alias", "choice", "default", "family", "over", "read", "value"]

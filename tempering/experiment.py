@@ -98,8 +98,12 @@ class Experiment:
             self.folder.status(state, message)
             report.write(self.folder.path)
 
-    def load(self, spec: str, new_tokens: Sequence[str] = (), template: str | None = None) -> Policy:
-        """The model to start from, with `new_tokens` added to its vocabulary and perhaps another chat template."""
+    def load(self, spec: str, new_tokens: Sequence[str] = (), template: str | None = None, outputs: int = 0) -> Policy:
+        """The model to start from, with `new_tokens` added to its vocabulary and perhaps another chat template.
+
+        Args:
+            outputs: how many numbers a reward model gives an answer; 0 is a language model.
+        """
         import torch
 
         from tempering import models
@@ -120,7 +124,7 @@ class Experiment:
         self.lock["model"] = {"source": spec, "parameters": size, "sha256": origin.base_sha256() if origin else None}
         self.display.say(f"model {spec}: {size:,} parameters")
         self._tokenizer = policy.tokenizer
-        return policy
+        return models.with_outputs(policy, outputs) if outputs else policy
 
     def rows(
         self, data: str, test: str | None, make_row: Callable[..., Row | None], *, shape: str, limit: int | None, max_length: int, **how: Any
@@ -233,11 +237,30 @@ class Experiment:
 
         battery = () if self.budget.keep == "none" else keep_battery(policy, quick=self.budget.keep == "quick")
         own = () if objective is None else own_probes(objective, watched, self.budget.max_test, self.values["training"], start=name == "before")
-        probes = (*own, *target_probes(held, self.budget.max_test), *battery)
+        # A reward model has no words.
+        written = () if hasattr(policy.model, "value_head") else target_probes(held, self.budget.max_test)
+        probes = (*own, *written, *battery)
         with self.display.phase(f"measuring {name}", len(probes)) as phase:
             scores = measure(policy, probes, say=self.display.say, progress=lambda probe, done, total: phase.advance(done, total, probe))
         self._check_gates(scores)
         return scores
+
+    def check(self, objective: Objective, rows: Sequence[Row]) -> None:
+        """Refuse an objective that asks for columns or parts which these rows do not have.
+
+        Raises:
+            UserError: naming the first of them.
+        """
+        from tempering.signals import is_signal
+
+        for part, names in sorted(objective.needs.items()):
+            missing = sorted(n for n in names if not is_signal(n) and any(n not in s.extras for s in rows[0].get(part, ())))
+            if part not in rows[0] or missing:
+                what = f"a column {missing[0]!r} of part {part!r}" if missing else f"a part {part!r}"
+                raise UserError(
+                    f"loss {getattr(self.values.get('loss'), 'kind', type(objective).__name__)} asks for {what}, which rows made of this data do not "
+                    "have; give data with it, another loss or other options of it"
+                )
 
     def _check_gates(self, scores: Scores) -> None:
         """A gate on a probe that is not measured fails here, before any training."""

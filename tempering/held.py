@@ -51,7 +51,8 @@ def target_probes(held: Sequence[Row], most: int) -> tuple[Probe, ...]:
 
 
 def own_probes(objective: Objective, rows: Sequence[Row], most: int, training: Training, *, start: bool) -> tuple[Probe, ...]:
-    """Held rows by the loss's own score, where its family has one: pairs by "margin", labelled answers by "reward", ranked ones by "value".
+    """Held rows by the loss's own score, where its family has one: pairs by "margin", labelled answers by "reward", ranked ones by "value". A
+    reward model is asked which answer of a pair it scores higher, whatever the loss.
 
     Args:
         start: this is the model before training.
@@ -59,6 +60,10 @@ def own_probes(objective: Objective, rows: Sequence[Row], most: int, training: T
     from tempering.methods.probes.held_score import HeldScore
 
     needs = objective.needs
+    if any(name in ("reward", "rewards") for names in needs.values() for name in names):
+        from tempering.scored import Rewards
+
+        return (HeldScore(name="held_reward", logs="margin", objective=Rewards(), rows=rows, training=training, limit=most),)
     logs = "margin" if {"chosen", "rejected"} <= set(needs) else "reward" if "label" in needs.get("train", ()) else ""
     logs = "value" if "score" in needs.get("responses", ()) else logs
     name = {"margin": "held_margin", "reward": "held_reward", "value": "held_order"}.get(logs, "")

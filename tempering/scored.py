@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,9 +12,28 @@ from tempering.config import Training
 from tempering.coupling import apart
 from tempering.fit import count_terms, total
 from tempering.layout import collate, to
+from tempering.reduce import last
 from tempering.sample import evaluating
 from tempering.signals import Live, engine_for
-from tempering.types import Objective, Parts, Policy, Row
+from tempering.types import Context, Objective, Parts, Policy, Row, Signals
+
+
+@dataclass(frozen=True)
+class Rewards(Objective):
+    """Nothing to learn: logs by how much a reward model scores the chosen answer of a pair above the rejected one, the mean over its outputs."""
+
+    norm = "segments"
+    part = "chosen"
+    per = "segment"
+
+    @property
+    def needs(self) -> Mapping[str, frozenset[str]]:
+        return {side: frozenset({"rewards"}) for side in ("chosen", "rejected")}
+
+    def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
+        chosen_S, rejected_S = (last(signals[side]["rewards"], parts[side]).mean(-1) for side in ("chosen", "rejected"))
+        ctx.log(margin=chosen_S - rejected_S)
+        return 0.0 * chosen_S
 
 
 class _Log:

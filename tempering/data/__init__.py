@@ -15,7 +15,17 @@ _HOMES = {
     "shapes": ("NAMES", "SHAPES"),
     "rendering": ("prompt_ids", "render", "with_template"),
     "rows": ("RowReport", "best_response", "pair_row", "pairs", "ranked_row", "sft_row", "text_row", "text_rows", "unpaired_row"),
-    "feedback": ("Mismatched", "changed_row", "corrected_row", "labelled_row", "listed_row", "quality_row", "scored_pair_row"),
+    "feedback": (
+        "Mismatched",
+        "Numbered",
+        "changed_row",
+        "corrected_row",
+        "labelled_row",
+        "listed_row",
+        "quality_row",
+        "rewarded_row",
+        "scored_pair_row",
+    ),
     "table": ("Table",),
     "checking": ("check",),
     "findings": ("CheckReport", "Finding"),
@@ -29,6 +39,7 @@ __all__ = [
     "DataError",
     "Finding",
     "Mismatched",
+    "Numbered",
     "RecordSource",
     "RowReport",
     "Table",
@@ -46,6 +57,7 @@ __all__ = [
     "read",
     "render",
     "render_example",
+    "rewarded_row",
     "scored_pair_row",
     "sft_row",
     "text_row",
@@ -56,7 +68,17 @@ __all__ = [
 
 if TYPE_CHECKING:
     from tempering.data.checking import check
-    from tempering.data.feedback import Mismatched, changed_row, corrected_row, labelled_row, listed_row, quality_row, scored_pair_row
+    from tempering.data.feedback import (
+        Mismatched,
+        Numbered,
+        changed_row,
+        corrected_row,
+        labelled_row,
+        listed_row,
+        quality_row,
+        rewarded_row,
+        scored_pair_row,
+    )
     from tempering.data.findings import CheckReport, Finding
     from tempering.data.place import DataError
     from tempering.data.readers import RecordSource, read

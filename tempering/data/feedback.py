@@ -68,6 +68,12 @@ def listed_row(record: Record, tokenizer: Any, **how: Any) -> Row | None:
     return ranked_row(record, tokenizer, **how)
 
 
+def rewarded_row(record: Record, tokenizer: Any, **how: Any) -> Row | None:
+    """A pair, and both its answers as the part "train" too, for reward models that learn each answer's own rating."""
+    made = pair_row(record, tokenizer, **how)
+    return made and {**made, "train": (*made["chosen"], *made["rejected"])}
+
+
 def labelled_row(record: Record, tokenizer: Any, **how: Any) -> Row | None:
     """{"train": segments} with the extra "label": the labelled answer, or both answers of a pair; None if one was dropped."""
     found = pairs(record, "best_worst") if all(response.label is None for response in record.responses) else []
@@ -75,6 +81,21 @@ def labelled_row(record: Record, tokenizer: Any, **how: Any) -> Row | None:
         return unpaired_row(record, tokenizer, **how)
     sides = [unpaired_row(record, tokenizer, response=i, label=label, **how) for i, label in zip(found[0], (True, False), strict=True)]
     return None if None in sides else {"train": tuple(s for side in sides if side is not None for s in side["train"])}
+
+
+class Numbered(Sequence[Row]):
+    """Rows whose chosen answer has the column "index": the row's place, or -1 for all where they are held out."""
+
+    def __init__(self, rows: Any, held: bool) -> None:
+        self.rows, self.held = rows, held
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: Any) -> Any:
+        row = self.rows[i]
+        (chosen,) = row["chosen"]
+        return {**row, "chosen": (replace(chosen, extras={**chosen.extras, "index": -1.0 if self.held else float(i)}),)}
 
 
 class Mismatched(Sequence[Row]):

@@ -26,7 +26,7 @@ else:
 
 def ranked(
     model: str = "builtin:smollm2-135m",
-    data: str = "builtin:demo-pairs",
+    data: str = "builtin:demo-ratings",
     test: str | None = None,
     shape: str = "auto",
     template: str | None = None,
@@ -45,7 +45,7 @@ def ranked(
 
     Args:
         model: hub id, folder, .gguf file, builtin:tiny or builtin:smollm2-135m.
-        data: file, folder or hub id of prompts with rated responses, or of pairs; builtin:demo-pairs is made for this project.
+        data: file, folder or hub id of prompts with rated responses, or of pairs; builtin:demo-ratings is made for this project.
         test: held-out rows of the same kind; by default 10% of the data, at most 200 rows, chosen by seed.
         shape: how to read the rows; auto recognises it and says so.
         template: chat template instead of the model's own: a Jinja file, or plain (for base models); it is saved with the model.

@@ -63,9 +63,9 @@ def unpaired(
     run = Experiment.begin(unpaired, {**locals(), "loss": loss})
     objective = loss.build()
 
-    def mismatched(rows: Any) -> Any:
+    def mismatched(rows: Any, held: bool) -> Any:
         made = Mismatched(rows, max_length)
-        run.display.say(made.sentence())
+        run.display.say(f"{'held-out' if held else 'training'} rows: {made.sentence()}")
         return made
 
-    return train(run, objective, labelled_row, mismatched if "kl" in objective.needs else lambda rows: rows)
+    return train(run, objective, labelled_row, mismatched if "kl" in objective.needs else None)

@@ -18,6 +18,7 @@ from tempering.types import Parts, Signals
 
 FAMILY = "pairs"
 PAPER = {"optimizer.lr": "1e-6 (DPO's)"}
+RECIPE = {"data": "builtin:demo-ratings"}  # it needs scores
 
 
 @dataclass(frozen=True)

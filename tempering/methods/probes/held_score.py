@@ -49,14 +49,19 @@ class HeldScore(ProbeValue):
 
     def _pairs(self, policy: Policy, rows: list[Row], found: list[list[float]]) -> ProbeScores:
         margins = [margin for (margin,) in found]
-        items = [_item(f"pair:{i}", [m], row["chosen"][0], policy, {"margin": m}) for i, (row, m) in enumerate(zip(rows, margins, strict=True))]
+        items = []
+        for i, (row, margin) in enumerate(zip(rows, margins, strict=True)):
+            taken = row["chosen" if margin > 0 else "rejected"][0]
+            items.append(_item(f"pair:{i}", [margin], policy, row["chosen"][0], taken, {"margin": margin}))
         return self._scores("accuracy, ties half", items, {"margin": mean(margins)})
 
     def _lists(self, policy: Policy, rows: list[Row], found: list[list[float]]) -> ProbeScores:
         items = []
         for i, (row, values) in enumerate(zip(rows, found, strict=True)):
             if gaps := ordered(row["responses"], values):
-                items.append(_item(f"prompt:{i}", gaps, row["responses"][int(np.argmax(values))], policy, {"pairs": float(len(gaps))}))
+                best = max(row["responses"], key=lambda s: float(s.extras["score"]))
+                taken = row["responses"][int(np.argmax(values))]
+                items.append(_item(f"prompt:{i}", gaps, policy, best, taken, {"pairs": float(len(gaps))}))
         if not items:
             raise UserError("held-out rows: all scores of a prompt are equal, so there is no order to measure; give held-out rows by --test")
         return self._scores("ordered pairs, ties half", items, {})
@@ -67,17 +72,17 @@ class HeldScore(ProbeValue):
         items = []
         for a, b in match([row for row, _, _ in good], [row for row, _, _ in bad]):
             gap = good[a][2] - bad[b][2]
-            items.append(_item(f"answers:{a}", [gap], good[a][1], policy, {"gap": gap}))
+            items.append(_item(f"answers:{a}", [gap], policy, good[a][1], (good[a] if gap > 0 else bad[b])[1], {"gap": gap}))
         return self._scores("desirable above undesirable, ties half", items, {"auroc": area([one[2] for one in good], [one[2] for one in bad])})
 
     def _scores(self, metric: str, items: list[ItemScore], summary: dict[str, float]) -> ProbeScores:
         return ProbeScores(self.name, metric, "continuous", True, tuple(items), self.side, summary)
 
 
-def _item(name: str, gaps: list[float], shown: Segment, policy: Policy, extra: dict[str, float]) -> ItemScore:
-    start = int(np.flatnonzero(shown.weight)[0])
-    prompt, answer = policy.tokenizer.decode(shown.ids[:start]), policy.tokenizer.decode(shown.ids[start:], skip_special_tokens=True)
-    return ItemScore(name, mean([won(gap) for gap in gaps]), prompt, "", answer, extra)
+def _item(name: str, gaps: list[float], policy: Policy, best: Segment, taken: Segment, extra: dict[str, float]) -> ItemScore:
+    starts = [int(np.flatnonzero(s.weight)[0]) for s in (best, taken)]
+    expected, output = (policy.tokenizer.decode(s.ids[at:], skip_special_tokens=True) for s, at in zip((best, taken), starts, strict=True))
+    return ItemScore(name, mean([won(gap) for gap in gaps]), policy.tokenizer.decode(best.ids[: starts[0]]), output, expected, extra)
 
 
 def won(gap: float) -> float:
