@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Optional
@@ -36,6 +36,8 @@ class Choice(BaseModel):
     entry: ClassVar[index.Entry]
     overrides: ClassVar[Mapping[str, Any]] = {}
     """Defaults of the recipe that the method's file sets (`RECIPE`), by dotted name."""
+    refuses: ClassVar[bool] = False
+    """Whether the objective looks at its values when it is made (`__post_init__`)."""
 
     def build(self) -> Any:
         """The objective itself; its file is imported here.
@@ -173,6 +175,7 @@ def read(entry: index.Entry) -> type[Choice]:
         ) from None
     made = create_model(entry.public, __base__=Choice, __module__=__name__, __doc__=entry.summary, **fields)
     made.entry, made.overrides = entry, overrides
+    made.refuses = any(isinstance(node, ast.FunctionDef) and node.name == "__post_init__" for _, owner in lineage for node in owner.body)
     return made
 
 
@@ -203,6 +206,22 @@ def default(name: str, first: str) -> Choice:
     """The value of objective `first` of a family, or of any other where that one is not there."""
     members = {entry.name: entry for entry in index.methods("objective") if entry.family == name}
     return choice(first if first in members else next(iter(members)))() if members else Choice()
+
+
+def elsewhere(name: str) -> str:
+    """How an objective of this name is run: "; kto is run by `temper run kto`"; "" where there is none."""
+    name = name.replace("-", "_").lower()
+    served = {entry.name: entry.family for entry in index.methods("objective") if entry.name in {**index.aliases(), **index.recipes()}}
+    return f"; {name} is run by `temper run {name}` (recipe {index.recipe_of_family(served[name]).name})" if served.get(name) else ""
+
+
+def having(classes: Iterable[type[BaseModel]], field: str) -> str:
+    """Which objectives of the same family have a field that these lack: "; losses that have it: dpo, aot"; "" where none has."""
+    mine = [cls for cls in classes if issubclass(cls, Choice) and cls is not Choice]
+    families = {cls.entry.family for cls in mine}
+    among = [choice(entry.name) for entry in index.methods("objective") if entry.family in families]
+    names = [cls.entry.name for cls in among if field in cls.model_fields and cls not in mine]
+    return f"; losses that have it: {', '.join(names)} (`temper run {names[0]}`)" if names else ""
 
 
 def value(objective: Any) -> Any:
@@ -253,4 +272,4 @@ def alias(entry: index.Entry) -> Callable[..., Any]:
     return named
 
 
-__all__ = ["Choice", "alias", "choice", "default", "family", "over", "read", "value"]
+__all__ = ["Choice", "alias", "choice", "default", "elsewhere", "family", "having", "over", "read", "value"]
