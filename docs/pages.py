@@ -99,6 +99,8 @@ def method_page(entry: index.Entry) -> str:
     facts += [f"paper [{one}](../../literature.html#{one}) of the board" for one in entry.catalogue]
     if facts:
         lines += ["Source and use: " + ", ".join(facts) + "."]
+    if entry.paper:
+        lines += ["The paper's settings, shown and not applied here: " + ", ".join(f"`{name}` {escaped(text)}" for name, text in entry.paper) + "."]
     if entry.confused:
         lines += [f"Not to be confused with {confusions(entry)}."]
     tried = [f"- {one.verdict}: {escaped(one.claim or one.metric)}" for one in replications_of(entry)]
@@ -243,6 +245,18 @@ def replications_table() -> str:
     return "\n".join(lines)
 
 
+def objectives_page() -> str:
+    """Every loss by what it learns from, with the command that runs it."""
+    lines = ["# Losses", "Each is run by its own name; the recipe of its family runs them all, `temper run prefer --loss simpo`."]
+    for recipe in index.recipes().values():
+        mine = [entry for entry in index.methods("objective") if entry.family == recipe.family] if recipe.family else []
+        if mine:
+            rows = [f"| [{e.public}]({link(e)}) | {escaped(e.summary)} | `temper run {e.name}` | {', '.join(e.arxiv)} |" for e in mine]
+            table = ["| loss | what it is | command | arXiv |", "| --- | --- | --- | --- |", *rows]
+            lines += [f"## {recipe.family.capitalize()}", f"{escaped(recipe.summary)} Recipe [{recipe.name}]({link(recipe)}).", "\n".join(table)]
+    return "\n\n".join(lines) + "\n"
+
+
 MADE = {"shapes": shapes_table, "findings": findings_table, "gates": gates_grammar, "replications": replications_table}
 """`<!-- name -->` in a written page is replaced by what the function reads from the code."""
 
@@ -330,7 +344,7 @@ def write(out: Path) -> dict[str, Any]:
     pages |= {link(entry): recipe_page(entry) for entry in recipes}
     pages["methods/index.md"] = overview("Methods", "One paper, one file, one public name. This is `temper methods`.", methods, "methods/")
     pages["recipes/index.md"] = overview("Recipes", "Typed functions that put methods together: `temper run NAME`.", recipes, "recipes/")
-    pages |= {"cli.md": command_page(), "python.md": python_page(), "board.md": board_page()}
+    pages |= {"cli.md": command_page(), "python.md": python_page(), "board.md": board_page(), "losses.md": objectives_page()}
     pages["literature.html"] = render(board.rows()[0], lambda entry: link(entry).removesuffix(".md") + ".html")
     for name, text in pages.items():
         path = out / name
@@ -339,6 +353,7 @@ def write(out: Path) -> dict[str, Any]:
     if (ROOT / "docs" / "images").is_dir():
         shutil.copytree(ROOT / "docs" / "images", out / "images", dirs_exist_ok=True)
     nav: list[Any] = list(WRITTEN)
+    nav += [{"Losses": "losses.md"}]
     nav += [{"Recipes": ["recipes/index.md", *({entry.name: link(entry)} for entry in recipes)]}]
     nav += [
         {"Methods": ["methods/index.md", *({kind.capitalize(): [{e.name: link(e)} for e in methods if e.kind == kind]} for kind in _kinds(methods))]}

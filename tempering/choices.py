@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Optional
@@ -36,6 +36,8 @@ class Choice(BaseModel):
     entry: ClassVar[index.Entry]
     overrides: ClassVar[Mapping[str, Any]] = {}
     """Defaults of the recipe that the method's file sets (`RECIPE`), by dotted name."""
+    refuses: ClassVar[bool] = False
+    """Whether the objective looks at its values when it is made (`__post_init__`)."""
 
     def build(self) -> Any:
         """The objective itself; its file is imported here.
@@ -43,6 +45,8 @@ class Choice(BaseModel):
         Raises:
             UserError: the objective refuses its values.
         """
+        if type(self) is Choice:
+            raise UserError("there is no loss of this family yet; write one with `temper new objective NAME`")
         values = {name: getattr(self, name) for name in type(self).model_fields if name != "kind"}
         try:
             return index.load(self.entry)(**values)
@@ -149,7 +153,8 @@ def read(entry: index.Entry) -> type[Choice]:
     overrides: Mapping[str, Any] = {}
     try:
         overrides = _constant(names["RECIPE"], names) if "RECIPE" in names else {}
-        for path, owner in reversed(list(_lineage(entry.path, entry.public))):
+        lineage = list(_lineage(entry.path, entry.public))
+        for path, owner in reversed(lineage):
             known, docs = _module(path)[0], docstrings.class_docs(path).get(owner.name, {})
             for node in owner.body:
                 if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.target.id in STRUCTURE:
@@ -159,12 +164,18 @@ def read(entry: index.Entry) -> type[Choice]:
                 about = docs.get(name) or (fields[name][1].description if name in fields else "")
                 default = _constant(node.value, known) if node.value is not None else ...
                 fields[name] = (_annotation(node.annotation, known), Field(default, description=about))
+        # A loss's own fields first, then what its bases add.
+        nearest = [
+            node.target.id for _, owner in lineage for node in owner.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        ]
+        fields = {name: fields[name] for name in dict.fromkeys(["kind", *nearest]) if name in fields}
     except Unreadable as error:
         raise UserError(
             f"{entry.path}: {error} cannot be read without running the file; use float, int, bool, str, Literal, tuple or Annotated[..., Field(...)]"
         ) from None
     made = create_model(entry.public, __base__=Choice, __module__=__name__, __doc__=entry.summary, **fields)
     made.entry, made.overrides = entry, overrides
+    made.refuses = any(isinstance(node, ast.FunctionDef) and node.name == "__post_init__" for _, owner in lineage for node in owner.body)
     return made
 
 
@@ -187,8 +198,30 @@ def choice(name: str) -> type[Choice]:
 
 def family(name: str) -> Any:
     """The discriminated union of every objective whose file says `FAMILY = name`."""
-    members = [choice(entry.name) for entry in index.methods("objective") if entry.family == name]
+    members = [choice(entry.name) for entry in index.methods("objective") if entry.family == name] or [Choice]
     return members[0] if len(members) == 1 else Annotated[reduce(operator.or_, members), Field(discriminator="kind")]
+
+
+def default(name: str, first: str) -> Choice:
+    """The value of objective `first` of a family, or of any other where that one is not there."""
+    members = {entry.name: entry for entry in index.methods("objective") if entry.family == name}
+    return choice(first if first in members else next(iter(members)))() if members else Choice()
+
+
+def elsewhere(name: str) -> str:
+    """How an objective of this name is run: "; kto is run by `temper run kto`"; "" where there is none."""
+    name = name.replace("-", "_").lower()
+    served = {entry.name: entry.family for entry in index.methods("objective") if entry.name in {**index.aliases(), **index.recipes()}}
+    return f"; {name} is run by `temper run {name}` (recipe {index.recipe_of_family(served[name]).name})" if served.get(name) else ""
+
+
+def having(classes: Iterable[type[BaseModel]], field: str) -> str:
+    """Which objectives of the same family have a field that these lack: "; losses that have it: dpo, aot"; "" where none has."""
+    mine = [cls for cls in classes if issubclass(cls, Choice) and cls is not Choice]
+    families = {cls.entry.family for cls in mine}
+    among = [choice(entry.name) for entry in index.methods("objective") if entry.family in families]
+    names = [cls.entry.name for cls in among if field in cls.model_fields and cls not in mine]
+    return f"; losses that have it: {', '.join(names)} (`temper run {names[0]}`)" if names else ""
 
 
 def value(objective: Any) -> Any:
@@ -234,8 +267,9 @@ def alias(entry: index.Entry) -> Callable[..., Any]:
     named.__signature__ = inspect.Signature([loss, *rest])  # type: ignore[attr-defined]
     named.__annotations__ = {**recipe.__annotations__, "loss": cls}
     told = "".join(f"\n    {name} = {new!r} by default here, from {Path(entry.path).name}." for name, new in cls.overrides.items())
+    told += "".join(f"\n    The paper, not applied here: {name} = {text}." for name, text in entry.paper)
     named.__doc__ = f"{entry.summary}{told}\n\n{inspect.cleandoc(recipe.__doc__ or '')}"
     return named
 
 
-__all__ = ["Choice", "alias", "choice", "family", "over", "read", "value"]
+__all__ = ["Choice", "alias", "choice", "default", "elsewhere", "family", "having", "over", "read", "value"]

@@ -22,7 +22,7 @@ from tempering.config import Budget
 from tempering.distributed import word
 from tempering.errors import UserError
 from tempering.execution import CURRENT, AlreadyDone, Report, execute, one_folder, world_of_run
-from tempering.held import Rows, samples, target_probes
+from tempering.held import Rows, own_probes, samples, target_probes
 from tempering.home import store_dir, write_atomic
 from tempering.logs import Logs
 from tempering.options import OPTIONS, Options
@@ -98,8 +98,12 @@ class Experiment:
             self.folder.status(state, message)
             report.write(self.folder.path)
 
-    def load(self, spec: str, new_tokens: Sequence[str] = (), template: str | None = None) -> Policy:
-        """The model to start from, with `new_tokens` added to its vocabulary and perhaps another chat template."""
+    def load(self, spec: str, new_tokens: Sequence[str] = (), template: str | None = None, outputs: int = 0) -> Policy:
+        """The model to start from, with `new_tokens` added to its vocabulary and perhaps another chat template.
+
+        Args:
+            outputs: how many numbers a reward model gives an answer; 0 is a language model.
+        """
         import torch
 
         from tempering import models
@@ -120,7 +124,7 @@ class Experiment:
         self.lock["model"] = {"source": spec, "parameters": size, "sha256": origin.base_sha256() if origin else None}
         self.display.say(f"model {spec}: {size:,} parameters")
         self._tokenizer = policy.tokenizer
-        return policy
+        return models.with_outputs(policy, outputs) if outputs else policy
 
     def rows(
         self, data: str, test: str | None, make_row: Callable[..., Row | None], *, shape: str, limit: int | None, max_length: int, **how: Any
@@ -204,8 +208,15 @@ class Experiment:
                 found.append(world_of_run().after_first(compute))
         return tuple(found)
 
-    def measure(self, name: str, policy: Policy, held: Sequence[Row]) -> Scores:
-        """Target probes on the held rows and the keep battery; read back from the folder where a resumed run has them already."""
+    def measure(
+        self, name: str, policy: Policy, held: Sequence[Row], objective: Objective | None = None, watched: Sequence[Row] | None = None
+    ) -> Scores:
+        """Target probes on the held rows and the keep battery; read back from the folder where a resumed run has them already.
+
+        Args:
+            objective: one whose own score of held rows is a target too.
+            watched: the held rows as the objective sees them.
+        """
         from pydantic import TypeAdapter
 
         from tempering import types
@@ -215,21 +226,41 @@ class Experiment:
 
         def first_time() -> None:
             if not path.exists():
-                scores = self._measured(name, policy, held)
+                scores = self._measured(name, policy, held, objective, watched or held)
                 write_atomic(path, adapter.dump_json(scores).decode())
 
         world_of_run().lead(first_time)
         return adapter.validate_json(path.read_bytes())
 
-    def _measured(self, name: str, policy: Policy, held: Sequence[Row]) -> Scores:
+    def _measured(self, name: str, policy: Policy, held: Sequence[Row], objective: Objective | None, watched: Sequence[Row]) -> Scores:
         from tempering.measure import keep_battery, measure
 
         battery = () if self.budget.keep == "none" else keep_battery(policy, quick=self.budget.keep == "quick")
-        probes = (*target_probes(held, self.budget.max_test), *battery)
+        own = () if objective is None else own_probes(objective, watched, self.budget.max_test, self.values["training"], start=name == "before")
+        # A reward model has no words.
+        written = () if hasattr(policy.model, "value_head") else target_probes(held, self.budget.max_test)
+        probes = (*own, *written, *battery)
         with self.display.phase(f"measuring {name}", len(probes)) as phase:
             scores = measure(policy, probes, say=self.display.say, progress=lambda probe, done, total: phase.advance(done, total, probe))
         self._check_gates(scores)
         return scores
+
+    def check(self, objective: Objective, rows: Sequence[Row]) -> None:
+        """Refuse an objective that asks for columns or parts which these rows do not have.
+
+        Raises:
+            UserError: naming the first of them.
+        """
+        from tempering.signals import is_signal
+
+        for part, names in sorted(objective.needs.items()):
+            missing = sorted(n for n in names if not is_signal(n) and any(n not in s.extras for s in rows[0].get(part, ())))
+            if part not in rows[0] or missing:
+                what = f"a column {missing[0]!r} of part {part!r}" if missing else f"a part {part!r}"
+                raise UserError(
+                    f"loss {getattr(self.values.get('loss'), 'kind', type(objective).__name__)} asks for {what}, which rows made of this data do not "
+                    "have; give data with it, another loss or other options of it"
+                )
 
     def _check_gates(self, scores: Scores) -> None:
         """A gate on a probe that is not measured fails here, before any training."""
@@ -266,7 +297,8 @@ class Experiment:
             )  # fmt: skip
         self.stopper = None
         live = fitted.roles["policy"]
-        tuned = Policy(live.model, policy.tokenizer, name=f"{policy.name} + {self.recipe}", handle=live.handle, source=str(target))
+        method = getattr(self.values.get("loss"), "kind", self.recipe)
+        tuned = Policy(live.model, policy.tokenizer, name=f"{policy.name} + {method}", handle=live.handle, source=str(target))
         from tempering.measure import peak_memory_gib
 
         self.cost = {"tokens": fitted.tokens, "seconds": fitted.seconds, "peak_memory_gib": max(world.gather(peak_memory_gib()))}

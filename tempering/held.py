@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from tempering.types import Row
 
 if TYPE_CHECKING:
-    from tempering.types import Probe, Scores
+    from tempering.config import Training
+    from tempering.types import Objective, Probe, Scores
 
 
 class Rows(Sequence[Row]):
@@ -37,6 +38,8 @@ def target_probes(held: Sequence[Row], most: int) -> tuple[Probe, ...]:
     first = held[0]
     if "chosen" in first:
         return (HeldPairs(rows=held, limit=most),)
+    if "responses" in first:
+        return ()
     if "label" in first["train"][0].extras:
         return (HeldLabels(rows=held, limit=most),)
     probes: tuple[Probe, ...] = (HeldLoss(rows=held, limit=most),)
@@ -45,6 +48,26 @@ def target_probes(held: Sequence[Row], most: int) -> tuple[Probe, ...]:
         longest = max(len(answer) for _, answer in some)
         probes = (HeldAnswer(rows=held, limit=most, max_new_tokens=min(96, longest + 8)), *probes)
     return probes
+
+
+def own_probes(objective: Objective, rows: Sequence[Row], most: int, training: Training, *, start: bool) -> tuple[Probe, ...]:
+    """Held rows by the loss's own score, where its family has one: pairs by "margin", labelled answers by "reward", ranked ones by "value". A
+    reward model is asked which answer of a pair it scores higher, whatever the loss.
+
+    Args:
+        start: this is the model before training.
+    """
+    from tempering.methods.probes.held_score import HeldScore
+
+    needs = objective.needs
+    if any(name in ("reward", "rewards") for names in needs.values() for name in names):
+        from tempering.scored import Rewards
+
+        return (HeldScore(name="held_reward", logs="margin", objective=Rewards(), rows=rows, training=training, limit=most),)
+    logs = "margin" if {"chosen", "rejected"} <= set(needs) else "reward" if "label" in needs.get("train", ()) else ""
+    logs = "value" if "score" in needs.get("responses", ()) else logs
+    name = {"margin": "held_margin", "reward": "held_reward", "value": "held_order"}.get(logs, "")
+    return (HeldScore(name=name, logs=logs, objective=objective, rows=rows, training=training, limit=most, start=start),) if logs else ()
 
 
 def samples(before: Scores, after: Scores, most: int = 8) -> list[dict[str, str]]:

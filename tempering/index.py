@@ -31,7 +31,7 @@ from tempering.errors import UserError
 from tempering.home import home
 
 PACKAGE = Path(__file__).parent
-_FORMAT = 5
+_FORMAT = 6
 """Of the cache file: raise it when `Entry` changes."""
 
 
@@ -77,6 +77,8 @@ class Entry:
     """How many hand-worked cases the file has: the elements of its `CASES`."""
     confused: tuple[tuple[str, str], ...] = ()
     """(what it is often taken for, what that is): its `CONFUSED_WITH`."""
+    paper: tuple[tuple[str, str], ...] = ()
+    """(a recipe's setting, what the paper sets it to, for which models and where it says so): its `PAPER`, shown and never applied."""
 
 
 def _is_public(name: str, stem: str) -> bool:
@@ -124,6 +126,7 @@ def read_entry(path: Path, kind: str, module: str) -> Entry | None:
         catalogue=_words(constants.get("CATALOGUE")),
         cases=_length(constants.get("CASES")),
         confused=_pairs(constants.get("CONFUSED_WITH")),
+        paper=_pairs(constants.get("PAPER")),
     )
 
 
@@ -209,7 +212,8 @@ def scan(root: Path = PACKAGE, cache: Path | None = None) -> tuple[Entry, ...]:
 def _from_cache(known: Mapping[str, Any]) -> Entry:
     entry = known["entry"]
     lists = {name: tuple(entry[name]) for name in ("arxiv", "uses", "catalogue")}
-    return Entry(**{**entry, **lists, "confused": tuple((name, text) for name, text in entry["confused"])})
+    pairs = {name: tuple((key, text) for key, text in entry[name]) for name in ("confused", "paper")}
+    return Entry(**{**entry, **lists, **pairs})
 
 
 def _write_cache(file: Path, files: Mapping[str, Any]) -> None:

@@ -109,6 +109,11 @@ def owner(signal: str) -> tuple[str, str]:
     return role or "policy", name
 
 
+def is_signal(name: str) -> bool:
+    """Whether a model gives what goes by this name; anything else is a column of the batch."""
+    return _known(owner(name)[1])
+
+
 def _known(signal: str) -> bool:
     return signal in KNOWN or (signal.startswith("hidden.") and signal[len("hidden.") :].isdigit())
 

@@ -152,7 +152,7 @@ def _recipe_tokens(tokens: list[str]) -> list[str]:
         raise UserError(
             f"temper {tokens[0]}: the recipe comes first, for example `temper {tokens[0]} {next(iter(index.recipes()), 'sft')} {tokens[1]} ...`"
         )
-    signature, generic = Signature(index.load_recipe(tokens[1])), PlanOptions if tokens[0] == "plan" else Generic
+    signature, generic = Signature(index.load_recipe(tokens[1]), tokens[1]), PlanOptions if tokens[0] == "plan" else Generic
     name = tokens[1].replace("-", "_") if tokens[1].replace("-", "_") in {**index.recipes(), **index.aliases()} else tokens[1]
     return [tokens[0], name, *normalise([t for t in tokens[2:] if t != "--debug"], signature, generic)]
 
@@ -178,10 +178,12 @@ def _sentence(error: CycloptsError, app: App, tokens: Sequence[str]) -> str:
     if isinstance(error, RepeatArgumentError):
         return f"{command}: {error.token.keyword or error.token.value} is given twice; keep one"
     if isinstance(error, CoercionError) and error.token is not None and error.argument is not None:
+        from tempering.choices import elsewhere
         from tempering.cli.fields import expected
 
         choices = error.argument.get_choices() or ()
         wanted = f"one of {', '.join(choices)}" if choices else expected(error.argument.hint)
         name = error.token.keyword or error.argument.name
-        return f"{name}: expected {wanted}, got {error.token.value!r}{index.closest(error.token.value, choices)}"
+        near = elsewhere(error.token.value) if name.startswith("--loss") else ""
+        return f"{name}: expected {wanted}, got {error.token.value!r}{near or index.closest(error.token.value, choices)}"
     return f"{command}: {error}"

@@ -131,5 +131,5 @@ def _resolve_flag(name: str, signature: Signature, generic: type) -> tuple[str, 
         if d.rpartition(".")[2] == head.replace("-", "_") and (owner.is_dict or not dot)
     ]
     known = [hyphened(n) for n in (*signature.known(), *field_docs(generic))]
-    hint = f"; did you mean {' or '.join(same)}?" if same else closest("--" + name, known)
-    raise UserError(f"recipe {signature.name} has no flag --{name}{hint or f'; `temper run {signature.name} --help` lists them'}")
+    hint = f"; did you mean {' or '.join(same)}?" if same else signature.foreign(name) or closest("--" + name, known)
+    raise UserError(f"recipe {signature.typed} has no flag --{name}{hint or f'; `temper run {signature.typed} --help` lists them'}")

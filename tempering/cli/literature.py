@@ -170,6 +170,8 @@ def _method(entry: index.Entry) -> None:
     mine = [one for one in stored if one.method == entry.name or set(one.catalogue) & set(entry.catalogue)]
     for line in _replication_lines(mine):
         say(line)
+    for name, text in entry.paper:
+        say(f"theirs   {name} = {text}; shown, not applied")
     for other, meaning in entry.confused:
         say(f"not      {other}: {meaning}")
     for test in _tests(entry):

@@ -54,7 +54,8 @@ def command(
 
     for dotted, field in signature.fields.items():
         flags = [hyphened(name) for name in signature.spellings[dotted]]
-        about = field.doc + (f" (only {' or '.join(field.kinds)})" if field.kinds else "")
+        every = signature.fields[f"{field.group}.kind"].choices if field.kinds else ()
+        about = field.doc + (f" ({_owners(field.kinds, every)})" if field.kinds else "")
         default = "required" if field.default is f.MISSING else _shown(field.default)
         common = {"name": flags, "help": about, "group": group(field.group), "show_default": lambda _, text=default: text}
         if field.is_bool and len(f.options(field.hint)) == 1:
@@ -98,6 +99,14 @@ def _given(signature: Signature, key: str, value: Any) -> Iterator[Given]:
         yield Given(field.path, value, flag)
 
 
+def _owners(kinds: Sequence[str], every: Sequence[str]) -> str:
+    """ "only a or b", "not a or b", or only the first few of many."""
+    others = [kind for kind in every if kind not in kinds]
+    if len(others) < min(6, len(kinds)):
+        return f"not {' or '.join(others)}"
+    return f"only {' or '.join(kinds)}" if len(kinds) <= 6 else f"only {', '.join(kinds[:5])} and {len(kinds) - 5} more"
+
+
 def _metavar(hint: Any) -> str:
     names = {int: "INT", float: "NUMBER", str: "TEXT", bool: "BOOL"}
     return "|".join(dict.fromkeys(names.get(option, "VALUE") for option in f.options(hint)))
@@ -124,6 +133,7 @@ def execute(signature: Signature, given: Sequence[Given], generic: Generic) -> i
     """
     arguments, resume = resolve(signature, given, generic)
     if generic.dry_run:
+        signature.refused(arguments)
         say(json.dumps({"recipe": signature.name, "values": jsonable(arguments)}, indent=2, ensure_ascii=False))
         return 0
     if (code := elsewhere(generic.processes, generic.cluster, generic.tensor_parallel)) is not None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from tempering import choices
+from tempering import choices, index
 from tempering.cli import fields as f
 from tempering.cli.files import Located, text_value
 from tempering.errors import UserError
@@ -45,12 +45,32 @@ class Signature:
         self.spellings = f.spellings(self.fields)
         self._by_spelling = {name: self.fields[dotted] for dotted, names in self.spellings.items() for name in names}
 
+    @property
+    def typed(self) -> str:
+        """The recipe's name, or the loss's that stands for it."""
+        return self.spec.replace("-", "_") if self.spec.replace("-", "_") in index.aliases() else self.name
+
     def find(self, name: str) -> f.Field | None:
         """The field of a spelling; hyphens and underscores are alike."""
         return self._by_spelling.get(name.replace("-", "_"))
 
     def known(self) -> list[str]:
         return list(self._by_spelling)
+
+    def foreign(self, name: str) -> str:
+        """Which other losses have a field of this name, as a hint; "" where none has."""
+        found = [cls for parameter in self.parameters.values() for cls in f.values_of(parameter.hint)]
+        return choices.having(found, name.replace("-", "_").rpartition(".")[2])
+
+    def refused(self, arguments: Mapping[str, Any]) -> None:
+        """Let every loss that was given values look at them, as it will before training.
+
+        Raises:
+            UserError: one refuses them.
+        """
+        for value in arguments.values():
+            if isinstance(value, choices.Choice) and value.refuses and value != type(value)():
+                value.build()
 
     # ------------------------------------------------------------------------------------------------------------------------------- reading
 
@@ -88,6 +108,8 @@ class Signature:
         same = [name for name in self.fields if name.rpartition(".")[2] == dotted.rpartition(".")[2]]
         if same:
             return f"; did you mean {' or '.join(map(repr, same))}?"
+        if others := self.foreign(key):
+            return others
         return closest(key, among) or closest(key, self.known()) or f"; there are: {', '.join(among)}"
 
     def _below(self, dotted: str) -> list[str]:
@@ -192,7 +214,8 @@ class Signature:
         elif str(named.value) in kinds:
             cls = kinds[str(named.value)]
         else:
-            raise UserError(f"{named.origin}: expected one of {', '.join(kinds)}, got {named.value!r}{closest(str(named.value), kinds)}")
+            near = choices.elsewhere(str(named.value)) if issubclass(classes[0], choices.Choice) else ""
+            raise UserError(f"{named.origin}: expected one of {', '.join(kinds)}, got {named.value!r}{near or closest(str(named.value), kinds)}")
         return cls, f.kind_of(cls) if len(classes) > 1 else ""
 
     def _leaf(self, field: f.Field, hint: Any, default: Any, given: Mapping[f.Path, Given]) -> Any:

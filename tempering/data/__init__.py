@@ -15,6 +15,17 @@ _HOMES = {
     "shapes": ("NAMES", "SHAPES"),
     "rendering": ("prompt_ids", "render", "with_template"),
     "rows": ("RowReport", "best_response", "pair_row", "pairs", "ranked_row", "sft_row", "text_row", "text_rows", "unpaired_row"),
+    "feedback": (
+        "Mismatched",
+        "Numbered",
+        "changed_row",
+        "corrected_row",
+        "labelled_row",
+        "listed_row",
+        "quality_row",
+        "rewarded_row",
+        "scored_pair_row",
+    ),
     "table": ("Table",),
     "checking": ("check",),
     "findings": ("CheckReport", "Finding"),
@@ -27,18 +38,27 @@ __all__ = [
     "CheckReport",
     "DataError",
     "Finding",
+    "Mismatched",
+    "Numbered",
     "RecordSource",
     "RowReport",
     "Table",
     "best_response",
+    "changed_row",
     "check",
+    "corrected_row",
+    "labelled_row",
+    "listed_row",
     "pair_row",
     "pairs",
     "prompt_ids",
+    "quality_row",
     "ranked_row",
     "read",
     "render",
     "render_example",
+    "rewarded_row",
+    "scored_pair_row",
     "sft_row",
     "text_row",
     "text_rows",
@@ -48,6 +68,17 @@ __all__ = [
 
 if TYPE_CHECKING:
     from tempering.data.checking import check
+    from tempering.data.feedback import (
+        Mismatched,
+        Numbered,
+        changed_row,
+        corrected_row,
+        labelled_row,
+        listed_row,
+        quality_row,
+        rewarded_row,
+        scored_pair_row,
+    )
     from tempering.data.findings import CheckReport, Finding
     from tempering.data.place import DataError
     from tempering.data.readers import RecordSource, read

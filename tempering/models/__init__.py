@@ -15,6 +15,7 @@ from tempering.models.save import save
 
 if TYPE_CHECKING:
     from tempering.models.heads import Split, body_and_head, packs
+    from tempering.models.value import with_outputs
 
 __all__ = [
     "BUILTINS",
@@ -30,13 +31,18 @@ __all__ = [
     "provenance",
     "resize_tokens",
     "save",
+    "with_outputs",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # heads.py needs torch at its top; everything else here does not.
+    # heads.py and value.py need torch at their top; everything else here does not.
     if name in ("Split", "body_and_head", "packs"):
         from tempering.models import heads
 
         return getattr(heads, name)
+    if name == "with_outputs":
+        from tempering.models.value import with_outputs
+
+        return with_outputs
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from tempering.errors import UserError
 from tempering.models.heads import body_and_head
+from tempering.models.load import provenance, record
+from tempering.types import Policy
 
 
 class ValueModel(nn.Module):
@@ -82,3 +85,22 @@ class ValueModel(nn.Module):
     def gradient_checkpointing_enable(self, **options: Any) -> None:
         """Recompute activations in the backward pass, as a transformers model's method of this name."""
         self.backbone.gradient_checkpointing_enable(**options)
+
+
+def with_outputs(policy: Policy, outputs: int) -> Policy:
+    """The policy with a new head for `outputs` numbers in the place of its vocabulary; a reward model with as many stays as it is.
+
+    Raises:
+        UserError: it is a reward model with another number, or cannot carry a value head.
+    """
+    model, origin = policy.model, provenance(policy.model)
+    if isinstance(model, ValueModel):
+        if model.value_head.out_features != outputs:
+            raise UserError(
+                f"{policy.name} is a reward model with {model.value_head.out_features} outputs, and {outputs} are asked for; take its base"
+            )
+        return policy
+    made = ValueModel(model, outputs).eval()
+    if origin is not None:
+        record(made, origin)
+    return replace(policy, model=made)

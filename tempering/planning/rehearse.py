@@ -70,8 +70,16 @@ class Rehearsal(Experiment):
         self.recipe, self.values, self.options, self.say = recipe, values, options, say
         self.display, self.budget, self.lock = options.display, values.get("budget") or Budget(keep="none"), {}
 
-    def load(self, spec: str, new_tokens: Sequence[str] = (), template: str | None = None) -> Policy:
-        """The model's shapes, and its real tokenizer."""
+    def load(self, spec: str, new_tokens: Sequence[str] = (), template: str | None = None, outputs: int = 0) -> Policy:
+        """The model's shapes, and its real tokenizer.
+
+        Raises:
+            UserError: a reward model is asked for, or an adapter is given.
+        """
+        if outputs:
+            raise UserError(
+                "there is no plan for reward models yet; it needs about what `temper plan prefer --loss simpo` says of the same model and data"
+            )
         import torch
         from transformers import AutoConfig
 
@@ -109,7 +117,9 @@ class Rehearsal(Experiment):
 
         return tuple([{part: tuple(map(with_column, segments)) for part, segments in row.items()} for row in rows] for rows in groups)
 
-    def measure(self, name: str, policy: Policy, held: Sequence[Row]) -> Scores:
+    def measure(
+        self, name: str, policy: Policy, held: Sequence[Row], objective: Objective | None = None, watched: Sequence[Row] | None = None
+    ) -> Scores:
         """No scores."""
         return Scores(policy.name, ())
 

@@ -7,7 +7,7 @@ are those of `prefer`; this recipe keeps the loss's fields as its own.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,11 @@ from tempering.methods.scopes import AnyScope
 from tempering.methods.scopes.lora import LoRA
 from tempering.recipes.prefer import on_pairs
 
+if TYPE_CHECKING:
+    DPOLoss = Any
+else:
+    DPOLoss = choices.choice("dpo")
+
 
 def dpo(
     model: str = "builtin:smollm2-135m",
@@ -27,8 +32,7 @@ def dpo(
     template: str | None = None,
     max_length: int = 1024,
     limit: int | None = None,
-    beta: Annotated[float, Field(gt=0)] = 0.1,
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0,
+    loss: DPOLoss = choices.choice("dpo")(),
     reference: Literal["auto", "live", "cached"] = "auto",
     scope: AnyScope = LoRA(),
     optimizer: Optimizer = Optimizer(lr=5e-5),
@@ -47,12 +51,12 @@ def dpo(
         template: chat template instead of the model's own: a Jinja file, or plain (for base models); it is saved with the model.
         max_length: longest sequence in tokens; pairs over it are dropped and counted, never cut silently.
         limit: read at most this many rows.
-        beta: strength of the pull towards the reference (paper: 0.1).
-        label_smoothing: probability that a pair is labelled the wrong way round (conservative DPO).
+        loss: the loss's fields (paper: beta 0.1); those after label_smoothing go with every loss on pairs.
         reference: live computes the reference's log-probs beside the policy's, with a frozen copy where the scope has no switch; cached computes them
             once before training; auto is live for adapters and cached otherwise.
         scope: which weights may move: full or lora.
         seed: of shuffling, dropout, initialisation and sampling.
     """
-    run = Experiment.begin(dpo, locals())
-    return on_pairs(run, choices.choice("dpo").model_validate({"beta": beta, "label_smoothing": label_smoothing}).build())
+    loss = choices.value(loss)
+    run = Experiment.begin(dpo, {**locals(), "loss": loss})
+    return on_pairs(run, loss.build())

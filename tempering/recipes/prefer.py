@@ -15,6 +15,7 @@ from tempering.config import Budget, Optimizer, Schedule, Training
 from tempering.experiment import Experiment, Report
 from tempering.methods.scopes import AnyScope
 from tempering.methods.scopes.lora import LoRA
+from tempering.recipes._family import train
 
 FAMILY = "pairs"
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ def prefer(
     max_length: int = 1024,
     limit: int | None = None,
     loss: AnyPairs = choices.choice("dpo")(),
-    sft: Annotated[float, Field(ge=0)] = 0.0,
     reference: Literal["auto", "live", "cached"] = "auto",
     scope: AnyScope = LoRA(),
     optimizer: Optimizer = Optimizer(lr=5e-5),
@@ -52,7 +52,6 @@ def prefer(
         max_length: longest sequence in tokens; pairs over it are dropped and counted, never cut silently.
         limit: read at most this many rows.
         loss: what is wanted of a pair.
-        sft: adds this much of the chosen answers' negative log-likelihood, each answer's mean per token (Pang et al. 2024, arXiv 2404.19733).
         reference: live computes the reference's log-probs beside the policy's, with a frozen copy where the scope has no switch; cached computes them
             once before training; auto is live for adapters and cached otherwise. Losses without a reference never make one.
         scope: which weights may move: full or lora.
@@ -60,23 +59,13 @@ def prefer(
     """
     loss = choices.value(loss)
     run = Experiment.begin(prefer, {**locals(), "loss": loss})
-    return on_pairs(run, loss.build(), sft)
+    return on_pairs(run, loss.build())
 
 
-def on_pairs(run: Experiment, objective: Any, sft: float = 0.0) -> Report:
-    """The steps of an opened run on pairs, whatever the loss; what else it needs stands in the run's values."""
-    from tempering.data import pair_row
-    from tempering.methods.objectives.nll import NLL
+def on_pairs(run: Experiment, objective: Any) -> Report:
+    """The steps of an opened run on pairs, whatever the loss; rows have what it asks for beside the two answers."""
+    from tempering import data
 
-    v = run.values
-    if sft:
-        objective = objective + sft * NLL(part="chosen", norm="segment_mean")
-    asks = any("reference.logp" in names for names in objective.needs.values())
-    policy = run.load(v["model"], template=v["template"])
-    train, held = run.rows(v["data"], v["test"], pair_row, shape=v["shape"], limit=v["limit"], max_length=v["max_length"])
-    before = run.measure("before", policy, held)
-    if asks and (v["reference"] == "cached" or (v["reference"] == "auto" and v["scope"].kind != "lora")):
-        train, held = run.cache_reference(policy, train, held)
-    tuned = run.fit("fit", policy, objective, train, held)
-    after = run.measure("after", tuned, held)
-    return run.finish(tuned, before, after)
+    asked = frozenset().union(*objective.needs.values(), objective.needs)
+    makers = {"corrected": data.corrected_row, "revised": data.changed_row, "chosen_quality": data.quality_row, "score": data.scored_pair_row}
+    return train(run, objective, next((make for name, make in makers.items() if name in asked), data.pair_row))

@@ -40,6 +40,11 @@ SETS: dict[str, tuple[str, Callable[[], Iterator[Record]]]] = {
         lambda: Preferences(noise=0.1).records("train", 400),
     ),
     "demo-pairs-test": ("100 pairs about other requests, all labels right", lambda: Preferences().records("test", 100)),
+    "demo-ratings": (
+        "400 pairs of replies with their reward as score, a tenth of the scores the wrong way round",
+        lambda: Preferences(noise=0.1).records("train", 400, view="ratings"),
+    ),
+    "demo-ratings-test": ("100 rated pairs about other requests, all scores right", lambda: Preferences().records("test", 100, view="ratings")),
 }
 """name -> (what it is, its records)."""
 
@@ -51,7 +56,7 @@ class DemoSource:
     name: str
     """What a user types: "builtin:demo"."""
     shape: str
-    """ "messages" or "pairs"."""
+    """ "messages", "pairs" or "ratings"."""
 
     def __iter__(self) -> Iterator[Record]:
         return SETS[self.name.removeprefix("builtin:")][1]()
@@ -66,7 +71,7 @@ class DemoSource:
 
 
 def demo_records(name: str) -> DemoSource:
-    """The built-in set of that name ("builtin:demo", "builtin:demo-people", "builtin:demo-pairs", each also with "-test").
+    """The built-in set of that name ("builtin:demo", "builtin:demo-people", "builtin:demo-pairs", "builtin:demo-ratings", each also with "-test").
 
     Raises:
         UserError: there is none.
@@ -76,7 +81,7 @@ def demo_records(name: str) -> DemoSource:
         near = difflib.get_close_matches(short, SETS, n=1)
         hint = f"did you mean builtin:{near[0]}?" if near else "known are " + ", ".join(f"builtin:{s}" for s in SETS)
         raise UserError(f"data {name}: there is no built-in set of that name; {hint}")
-    return DemoSource(f"builtin:{short}", "pairs" if "pairs" in short else "messages")
+    return DemoSource(f"builtin:{short}", next((kind for kind in ("pairs", "ratings") if kind in short), "messages"))
 
 
 def tiny_target() -> tuple[Probe, ...]:

@@ -31,6 +31,10 @@ PAIRS = [{"prompt": f"Say {i}.", "chosen": f"{i}.", "rejected": "No."} for i in 
 GOOD = {"good.jsonl": lines(*ROWS), "pairs.jsonl": lines(*PAIRS)}
 SFT = "run sft --model M --steps 1 --keep none --out out"
 DPO = "run dpo --model M --steps 1 --keep none --out out"
+PREFER = "run prefer --model M --steps 1 --keep none --out out --data pairs.jsonl"
+SIMPO = "run simpo --model M --steps 1 --keep none --out out --data pairs.jsonl"
+KTO = "run kto --model M --steps 1 --keep none --out out"
+ONE_KIND = [{"prompt": f"Say {i}.", "completion": f"{i}.", "label": True} for i in range(12)]
 
 
 @dataclass(frozen=True)
@@ -266,6 +270,14 @@ CASES = [
     Case("measuring with an unknown probe", "measure M --probe perplexty:keep:texts", ("perplexty", "did you mean 'perplexity'?")),
     Case("measuring with items that are not there", "measure M --probe perplexity:gone.jsonl", ("gone.jsonl",)),
     Case("measuring with a broken item", "measure M --probe perplexity:items.jsonl", ("items.jsonl:1", "text"), {"items.jsonl": b'{"txt": "a"}\n'}),
+    Case("a field of another loss", f"{SIMPO} --label-smoothing 0.1", ("recipe simpo", "--label-smoothing", "losses that have it", "dpo")),
+    Case("a loss of another family", f"{PREFER} --loss kto", ("--loss", "'kto'", "kto is run by `temper run kto` (recipe unpaired)")),
+    Case("a loss in a misspelling", f"{PREFER} --loss simpoo", ("'simpoo'", "did you mean 'simpo'?")),
+    Case("options of a loss that do not go together", f"{PREFER} --loss aot --weighting --dry-run", ("AOT", "weighting (WPO) has no meaning")),
+    Case("a loss's limit", f"{SIMPO} --beta 0", ("--beta", "greater than 0", "'0'")),
+    Case("a loss that needs scores", "run odpo --model M --steps 1 --keep none --out out --data pairs.jsonl", ("pairs.jsonl", "have no scores")),
+    Case("labels of one kind", f"{KTO} --data l.jsonl", ("same label", "--test"), {"l.jsonl": lines(*ONE_KIND)}),
+    Case("a reward model to be kept", "run reward --model M --steps 1 --keep quick --out out", ("--keep quick", "writes nothing")),
     Case("a board of an unknown family", "board --family forgte", ("--family", "'forgte'", "did you mean 'forget'?")),
     Case("a board of an unknown state", "board --state done", ("--state", "works", "'done'")),
     Case("a board of an unknown kind", "board --kind methods", ("--kind", "did you mean 'method'?")),

@@ -43,7 +43,7 @@ ALLOWED = {
     "methods.objectives": {"types", "reduce", "config", "errors", "cases"},
     "methods.decodes": {"types", "config", "errors"},
     "methods.scopes": {"types", "config", "errors", "index"},
-    "methods.probes": {"types", "reduce", "config", "errors", "items", "measure", "sample"},
+    "methods.probes": {"types", "reduce", "config", "errors", "items", "measure", "sample", "scored"},
 }
 """Importer -> what it may import of tempering. Kinds of method that are not listed here may use what objectives may."""
 FORBIDDEN = {

@@ -82,7 +82,8 @@ def test_an_alias_is_the_recipe_with_that_loss() -> None:
     assert alias.resolve([beta]) == whole.resolve([kind, beta])
     assert alias.resolve([beta])["loss"].build().beta == 3.0
     assert set(alias.spellings["loss.gamma_beta_ratio"]) == {"gamma_beta_ratio", "loss.gamma_beta_ratio"}
-    assert inspect.signature(index.load_recipe("dpo")).parameters["beta"].default == 0.1  # a recipe file of the name wins
+    assert inspect.signature(index.load_recipe("dpo")).parameters["loss"].default == choices.choice("dpo")()  # a recipe file of the name wins
+    assert index.load_recipe("dpo").__module__ == "tempering.recipes.dpo"
 
 
 def test_a_method_s_own_defaults_are_laid_under_what_is_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,6 +240,8 @@ def test_millions_come_lazily_and_without_repetition() -> None:
         ("demo-people-test", 120, 1),
         ("demo-pairs", 400, 2),
         ("demo-pairs-test", 100, 2),
+        ("demo-ratings", 400, 2),
+        ("demo-ratings-test", 100, 2),
     ],
 )
 def test_demo_sets_by_name(name: str, rows: int, responses: int) -> None:

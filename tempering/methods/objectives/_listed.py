@@ -36,8 +36,8 @@ class Listed(Objective):
         return self.loss(batch, found, together(batch) & (found["score"][:, None] > found["score"][None, :]), ctx)
 
     def log_order(self, ctx: Context, value_S: Tensor, better_SS: Tensor) -> None:
-        """Log how many of the ordered pairs `value_S` puts in the right order."""
-        ctx.log(accuracy=(value_S[:, None] > value_S[None, :])[better_SS].float())
+        """Log the answers' values, and how many of the ordered pairs they put in the right order."""
+        ctx.log(value=value_S, accuracy=(value_S[:, None] > value_S[None, :])[better_SS].float())
 
 
 def together(batch: Batch) -> Tensor:

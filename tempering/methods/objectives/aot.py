@@ -22,7 +22,7 @@ from tempering.methods.objectives._paired import EXAMPLE, WEIGHTS, Paired, Pairs
 from tempering.types import Context, Parts, Signals
 
 FAMILY = "pairs"
-RECIPE = {"optimizer.lr": 5e-6}  # not in the paper, by TRL's index; a choice of this project
+PAPER = {"optimizer.lr": "5e-6 (not in the paper, by TRL's index; a choice of this project)"}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from tempering.methods.objectives._paired import EXAMPLE, WEIGHTS, Paired, Pairs
 from tempering.types import Context
 
 FAMILY = "pairs"
-RECIPE = {"optimizer.lr": 2e-7}  # section 5.2
+PAPER = {"optimizer.lr": "2e-7 (section 5.2)"}
 
 
 @dataclass(frozen=True)

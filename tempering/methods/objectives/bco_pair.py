@@ -22,7 +22,7 @@ from tempering.reduce import segment_weight
 from tempering.types import Context, Parts, Signals
 
 FAMILY = "pairs"
-RECIPE = {"optimizer.lr": 5e-7}  # appendix C
+PAPER = {"optimizer.lr": "5e-7 (appendix C)"}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from tempering.reduce import segment_mean
 from tempering.types import Batch, Context
 
 FAMILY = "pairs"
-RECIPE = {"optimizer.lr": 1e-4}  # released script, LoRA; recalled, not checked
+PAPER = {"optimizer.lr": "1e-4 (released script, LoRA; recalled, not checked)"}
 CONFUSED_WITH = {"controllable preference optimisation (CPO, S247)": "puts the wanted scores into the prompt"}
 
 

@@ -22,7 +22,7 @@ from tempering.types import Batch, Parts, Signals
 
 FAMILY = "pairs"
 CATALOGUE = ("S249",)
-RECIPE = {"optimizer.lr": 5e-7}  # released code; recalled, not checked
+PAPER = {"optimizer.lr": "5e-7 (released code; recalled, not checked)"}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tempering.methods.objectives._paired import EXAMPLE, WEIGHTS, Contrast, Pai
 from tempering.types import Context
 
 FAMILY = "pairs"
-RECIPE = {"optimizer.lr": 5e-7}  # appendix B.1
+PAPER = {"optimizer.lr": "5e-7 (appendix B.1)"}
 
 
 @dataclass(frozen=True)

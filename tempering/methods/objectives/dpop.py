@@ -17,7 +17,7 @@ from tempering.methods.objectives.dpo import DPO
 from tempering.types import Parts, Signals
 
 FAMILY = "pairs"
-RECIPE = {"optimizer.lr": 2e-5}  # appendix; recalled, not checked
+PAPER = {"optimizer.lr": "2e-5 (appendix; recalled, not checked)"}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tempering.methods.objectives._paired import EXAMPLE, WEIGHTS, Contrast, Pai
 from tempering.types import Context
 
 FAMILY = "pairs"
-RECIPE = {"optimizer.lr": 1e-6}  # appendix B
+PAPER = {"optimizer.lr": "1e-6 (appendix B)"}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from tempering.methods.objectives._paired import EXAMPLE, WEIGHTS, Divergence, s
 from tempering.methods.objectives.dpo import DPO
 
 FAMILY = "pairs"
-RECIPE = {"optimizer.lr": 5e-7}  # not stated; TRL's examples
+PAPER = {"optimizer.lr": "5e-7 (not stated; TRL's examples)"}
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from torch import Tensor
 from tempering.cases import Case
 from tempering.types import Context, Objective, Parts, Signals
 
-FAMILY = "edits"
+FAMILY = "pairs"
 CATALOGUE = ("S151",)
-RECIPE = {"optimizer.lr": 1e-5, "schedule.name": "constant"}  # released code, as the catalogue says
+PAPER = {"optimizer.lr": "1e-5 (released code, as the catalogue says)"}
+RECIPE = {"schedule.name": "constant"}  # released code, as the catalogue says
 
 
 @dataclass(frozen=True)

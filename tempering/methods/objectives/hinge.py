@@ -17,7 +17,7 @@ from tempering.methods.objectives._paired import EXAMPLE, WEIGHTS, Contrast, Pai
 from tempering.types import Context
 
 FAMILY = "pairs"
-RECIPE = {"optimizer.lr": 1e-6}  # not in the paper's terms (it trains T5 with Adafactor); DPO's
+PAPER = {"optimizer.lr": "1e-6 (DPO's; not in the paper's terms, which trains T5 with Adafactor)"}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from tempering.methods.objectives._paired import EXAMPLE, WEIGHTS, Contrast, Pai
 from tempering.types import Context
 
 FAMILY = "pairs"
-RECIPE = {"optimizer.lr": 1e-6}  # not in the paper, whose experiments are bandits; DPO's
+PAPER = {"optimizer.lr": "1e-6 (not in the paper, whose experiments are bandits; DPO's)"}
 
 
 @dataclass(frozen=True)

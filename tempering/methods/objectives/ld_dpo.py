@@ -15,7 +15,7 @@ from tempering.methods.objectives._paired import EXAMPLE, WEIGHTS, softplus
 from tempering.methods.objectives.dpo import DPO
 
 FAMILY = "pairs"
-RECIPE = {"optimizer.lr": 5e-7}  # section 4; recalled, not checked
+PAPER = {"optimizer.lr": "5e-7 (section 4; recalled, not checked)"}
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from tempering.reduce import segment_sum
 from tempering.types import Batch, Context
 
 FAMILY = "ranked"
-RECIPE = {"optimizer.lr": 1e-6}  # not in the paper's terms (it trains T5 with Adafactor); DPO's
+PAPER = {"optimizer.lr": "1e-6 (DPO's; not in the paper's terms, which trains T5 with Adafactor)"}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from tempering.methods.objectives.dpo import DPO
 from tempering.types import Parts, Signals
 
 FAMILY = "pairs"
-RECIPE = {"optimizer.lr": 1e-6}  # DPO's
+PAPER = {"optimizer.lr": "1e-6 (DPO's)"}
+RECIPE = {"data": "builtin:demo-ratings"}  # it needs scores
 
 
 @dataclass(frozen=True)

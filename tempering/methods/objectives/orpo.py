@@ -21,7 +21,7 @@ from tempering.reduce import segment_mean
 from tempering.types import Batch, Context
 
 FAMILY = "pairs"
-RECIPE = {"optimizer.lr": 8e-6}  # appendix: 8e-6 for 7B models; recalled, not checked
+PAPER = {"optimizer.lr": "8e-6 (appendix, for 7B models; recalled, not checked)"}
 
 
 @dataclass(frozen=True)

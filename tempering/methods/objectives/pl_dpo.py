@@ -21,7 +21,7 @@ from tempering.reduce import segment_sum
 from tempering.types import Batch, Context
 
 FAMILY = "ranked"
-RECIPE = {"optimizer.lr": 1e-6}  # appendix B, for pairs
+PAPER = {"optimizer.lr": "1e-6 (appendix B, for pairs)"}
 
 
 @dataclass(frozen=True)

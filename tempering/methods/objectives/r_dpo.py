@@ -16,7 +16,7 @@ from tempering.methods.objectives.dpo import DPO
 from tempering.types import Parts, Signals
 
 FAMILY = "pairs"
-RECIPE = {"optimizer.lr": 1e-6}  # DPO's
+PAPER = {"optimizer.lr": "1e-6 (DPO's)"}
 
 
 @dataclass(frozen=True)

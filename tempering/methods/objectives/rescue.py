@@ -23,7 +23,7 @@ from tempering.types import Batch, Context
 
 FAMILY = "ranked"
 CATALOGUE = ("S224",)
-RECIPE = {"optimizer.lr": 2e-5}  # released script; recalled, not checked
+PAPER = {"optimizer.lr": "2e-5 (released script; recalled, not checked)"}
 
 
 @dataclass(frozen=True)

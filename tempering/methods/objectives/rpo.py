@@ -16,7 +16,7 @@ from tempering.methods.objectives.dpo import DPO
 from tempering.types import Norm
 
 FAMILY = "pairs"
-RECIPE = {"optimizer.lr": 7e-7}  # section 3; recalled, not checked
+PAPER = {"optimizer.lr": "7e-7 (section 3; recalled, not checked)"}
 CONFUSED_WITH = {"reward-aware preference optimisation (RPO, arXiv 2406.11704)": "regresses reward differences; it is not here"}
 
 

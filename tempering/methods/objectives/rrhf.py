@@ -20,7 +20,7 @@ from tempering.reduce import segment_mean, segment_sum
 from tempering.types import Batch, Context
 
 FAMILY = "ranked"
-RECIPE = {"optimizer.lr": 2e-5}  # section 4.1; recalled, not checked
+PAPER = {"optimizer.lr": "2e-5 (section 4.1; recalled, not checked)"}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ Meng et al. 2024, arXiv 2405.14734, equation 6; beta = 2.0 and gamma / beta = 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -17,37 +16,29 @@ from pydantic import Field
 from torch import Tensor
 
 from tempering.cases import Case
+from tempering.methods.objectives._paired import Paired, Pairs, softplus
 from tempering.reduce import segment_mean
-from tempering.types import Context, Objective, Parts, Signals
+from tempering.types import Batch, Context
 
 FAMILY = "pairs"
 
 
 @dataclass(frozen=True)
-class SimPO(Objective):
+class SimPO(Paired):
     """Sigmoid loss on the margin of length-normalised log-probs, less a target margin."""
 
     beta: Annotated[float, Field(gt=0)] = 2.0
     """Scale of the difference of mean log-probs."""
     gamma_beta_ratio: Annotated[float, Field(ge=0)] = 0.5
     """Target margin in units of beta: the mean log-probs must differ by this much."""
-    norm = "segments"
-    part = "chosen"
-    per = "segment"
+    reference_free: bool = True
 
-    @property
-    def needs(self) -> Mapping[str, frozenset[str]]:
-        return {part: frozenset({"logp"}) for part in ("chosen", "rejected")}
+    def total(self, x_T: Tensor, batch: Batch) -> Tensor:
+        """Log-probs are means by token."""
+        return segment_mean(x_T, batch)
 
-    def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
-        mean_S = {part: segment_mean(signals[part]["logp"], parts[part]) for part in self.needs}
-        margin_S = self.beta * (mean_S["chosen"] - mean_S["rejected"])
-        ctx.log(margin=margin_S, accuracy=(margin_S > 0).float())
-        return -F.logsigmoid(margin_S - self.beta * self.gamma_beta_ratio)
-
-
-def _soft(x: float) -> float:
-    return math.log1p(math.exp(x))
+    def loss(self, pair: Pairs, ctx: Context) -> Tensor:
+        return -F.logsigmoid(self.beta * (pair.chosen - pair.rejected - self.gamma_beta_ratio))
 
 
 CASES = (
@@ -57,7 +48,7 @@ CASES = (
         SimPO(beta=2.0, gamma_beta_ratio=0.25),
         {"chosen": {"logp": [[9.0, -0.2, -0.8], [-1.0]]}, "rejected": {"logp": [[-1.5], [-0.1, -0.4, 9.0]]}},
         weights={"chosen": [[0, 1, 1], [1]], "rejected": [[1], [1, 1, 0]]},
-        loss=(_soft(-(2.0 - 0.5)) + _soft(-(-1.5 - 0.5))) / 2,
+        loss=(softplus(-(2.0 - 0.5)) + softplus(-(-1.5 - 0.5))) / 2,
         gradient={"chosen/logp": [[0.0, *[-0.5 / (1 + math.exp(1.5))] * 2], [-1 / (1 + math.exp(-2.0))]]},
         logs={"margin": 0.25, "accuracy": 0.5},
     ),
@@ -67,7 +58,7 @@ CASES = (
         SimPO(beta=0.5, gamma_beta_ratio=3.0),
         {"chosen": {"logp": [[-0.5, -2.0]]}, "rejected": {"logp": [[-3.0]]}},
         weights={"chosen": [[2, 1]], "rejected": [[1]]},
-        loss=_soft(0.5),
+        loss=softplus(0.5),
         logs={"margin": 1.0, "accuracy": 1.0},
     ),
     # The rejected answer without scored tokens has a mean of 0: margins 2 * (-0.5 - -1) and 2 * (-0.25 - 0).
@@ -77,6 +68,6 @@ CASES = (
         {"chosen": {"logp": [[-0.5], [-0.25]]}, "rejected": {"logp": [[-1.0], [-3.0]]}},
         weights={"rejected": [[1], [0]]},
         groups={"chosen": [0, 0], "rejected": [0, 0]},
-        loss=(_soft(-1.0) + _soft(0.5)) / 2,
+        loss=(softplus(-1.0) + softplus(0.5)) / 2,
     ),
 )

@@ -18,7 +18,7 @@ from tempering.methods.objectives._paired import EXAMPLE, WEIGHTS, Paired, Pairs
 from tempering.types import Context, Norm
 
 FAMILY = "pairs"
-RECIPE = {"optimizer.lr": 1e-4}  # section 3.2: T5 with Adafactor
+PAPER = {"optimizer.lr": "1e-4 (section 3.2: T5 with Adafactor)"}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from tempering.methods.objectives._paired import EXAMPLE, WEIGHTS, Paired, Pairs
 from tempering.types import Context
 
 FAMILY = "pairs"
-RECIPE = {"optimizer.lr": 5e-7}  # appendix C
+PAPER = {"optimizer.lr": "5e-7 (appendix C)"}
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from tempering.types import Context, Parts, Signals
 
 FAMILY = "pairs"
 CATALOGUE = ("S168",)
-RECIPE = {"optimizer.lr": 1e-6}  # DPO's; not checked
+PAPER = {"optimizer.lr": "1e-6 (DPO's; not checked)"}
 
 
 @dataclass(frozen=True)

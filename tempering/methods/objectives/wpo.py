@@ -16,7 +16,7 @@ from tempering.methods.objectives._paired import EXAMPLE, WEIGHTS, softplus
 from tempering.methods.objectives.dpo import DPO
 
 FAMILY = "pairs"
-RECIPE = {"optimizer.lr": 1e-6}  # section 4.1; recalled, not checked
+PAPER = {"optimizer.lr": "1e-6 (section 4.1; recalled, not checked)"}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,156 @@
+"""Rows for losses that ask for more than answers: marks of an edit, answers under another prompt, labels of both sides, answers to other prompts.
+
+Each maker takes a record as `rows.pair_row` does, so drops and cuts are counted in the same report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tempering.data.edits import changed, corrected
+from tempering.data.place import DataError
+from tempering.data.rows import RowReport, _drop, pair_row, pairs, ranked_row, unpaired_row
+from tempering.types import Message, Record, Row, Segment
+
+QUALITY = "Answer as well as you can: helpful, correct and complete."
+"""What `quality_row` says before a conversation."""
+
+
+def corrected_row(record: Record, tokenizer: Any, **how: Any) -> Row | None:
+    """A pair whose tokens have the column "corrected", for dense DPO."""
+    made = pair_row(record, tokenizer, **how)
+    return made and corrected(made)
+
+
+def changed_row(record: Record, tokenizer: Any, **how: Any) -> Row | None:
+    """A pair, and FIGA's part "train" made of it."""
+    made = pair_row(record, tokenizer, **how)
+    return made and {**made, **changed(made)}
+
+
+def scored_pair_row(record: Record, tokenizer: Any, **how: Any) -> Row | None:
+    """A pair whose answers both have a score.
+
+    Raises:
+        DataError: they do not.
+    """
+    made = pair_row(record, tokenizer, **how)
+    if made and not all("score" in segments[0].extras for segments in made.values()):
+        raise DataError(
+            f"{record.source}: the answers have no scores, which this loss needs; use a prompt with rated responses, or another loss",
+            code="no_score",
+            source=record.source,
+        )
+    return made
+
+
+def quality_row(record: Record, tokenizer: Any, *, report: RowReport | None = None, **how: Any) -> Row | None:
+    """A pair, and the same answers as parts "chosen_quality" and "rejected_quality" under a prompt that asks for quality (`QUALITY`)."""
+    first, *rest = record.prompt if record.prompt and record.prompt[0].role in ("system", "user") else (Message("user", ""), *record.prompt)
+    asked = (replace(first, content=f"{QUALITY}\n\n{first.content}".strip()), *rest)
+    again = pair_row(replace(record, prompt=asked), tokenizer, **how)
+    if again is None and pair_row(record, tokenizer, **how) is not None:
+        return _drop(record, "too long under the prompt for quality", report or RowReport())
+    made = pair_row(record, tokenizer, report=report, **how)
+    return made and again and {**made, **{f"{side}_quality": segments for side, segments in again.items()}}
+
+
+def listed_row(record: Record, tokenizer: Any, **how: Any) -> Row | None:
+    """{"responses": segments} with the extra "score"; a pair without scores is a list of two, scored 1 and 0."""
+    found = pairs(record, "best_worst") if all(response.score is None for response in record.responses) else []
+    if found:
+        better, worse = (record.responses[i] for i in found[0])
+        record = replace(record, responses=(replace(better, score=1.0), replace(worse, score=0.0)), better=())
+    return ranked_row(record, tokenizer, **how)
+
+
+def rewarded_row(record: Record, tokenizer: Any, **how: Any) -> Row | None:
+    """A pair, and both its answers as the part "train" too, for reward models that learn each answer's own rating."""
+    made = pair_row(record, tokenizer, **how)
+    return made and {**made, "train": (*made["chosen"], *made["rejected"])}
+
+
+def labelled_row(record: Record, tokenizer: Any, **how: Any) -> Row | None:
+    """{"train": segments} with the extra "label": the labelled answer, or both answers of a pair; None if one was dropped."""
+    found = pairs(record, "best_worst") if all(response.label is None for response in record.responses) else []
+    if not found:
+        return unpaired_row(record, tokenizer, **how)
+    sides = [unpaired_row(record, tokenizer, response=i, label=label, **how) for i, label in zip(found[0], (True, False), strict=True)]
+    return None if None in sides else {"train": tuple(s for side in sides if side is not None for s in side["train"])}
+
+
+class Numbered(Sequence[Row]):
+    """Rows whose chosen answer has the column "index": the row's place, or -1 for all where they are held out."""
+
+    def __init__(self, rows: Any, held: bool) -> None:
+        self.rows, self.held = rows, held
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: Any) -> Any:
+        row = self.rows[i]
+        (chosen,) = row["chosen"]
+        return {**row, "chosen": (replace(chosen, extras={**chosen.extras, "index": -1.0 if self.held else float(i)}),)}
+
+
+class Mismatched(Sequence[Row]):
+    """Rows with the part "kl" beside "train": each prompt with an answer that was given to another one, cut at `max_length`.
+
+    Row i's answers come from the next row, in the order of `rows`, that has another prompt; so they do not depend on who stands in a batch. Where all
+    prompts are the same they are its own.
+    """
+
+    def __init__(self, rows: Any, max_length: int) -> None:
+        self.rows, self.max_length = rows, max_length
+        self.indices: Sequence[int] = rows.indices
+        self.fingerprint = f"{rows.fingerprint}+kl{max_length}"
+        trains = [row["train"] for row in rows]
+        prompts = [_prompt(segments[0]).tobytes() for segments in trains]
+        self.partner = _next_other(prompts)
+        matched = [pair for own, other in zip(trains, self.partner, strict=True) for pair in self._matched(own, trains[other])]
+        self.cut = sum(len(_prompt(a)) + len(b.ids) - len(_prompt(b)) > max_length for a, b in matched)
+        """Answers that lose tokens at their end."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: Any) -> Any:
+        own, other = self.rows[i], self.rows[self.partner[i]]
+        return {**own, "kl": tuple(self._mixed(a, b) for a, b in self._matched(own["train"], other["train"]))}
+
+    def sentence(self) -> str:
+        """What was made, in words."""
+        alone = sum(partner == i for i, partner in enumerate(self.partner))
+        said = f"{len(self)} prompts with answers to other prompts, {self.cut} of them cut at max_length {self.max_length}"
+        return said + (f"; {alone} with their own, because no other prompt is there" if alone else "")
+
+    @staticmethod
+    def _matched(own: Sequence[Segment], other: Sequence[Segment]) -> list[tuple[Segment, Segment]]:
+        return [(segment, other[j % len(other)]) for j, segment in enumerate(own)]
+
+    def _mixed(self, mine: Segment, other: Segment) -> Segment:
+        mine_end, other_end = len(_prompt(mine)), len(_prompt(other))
+        ids = np.concatenate([mine.ids[:mine_end], other.ids[other_end:]])[: self.max_length]
+        weight = np.concatenate([mine.weight[:mine_end], other.weight[other_end:]])[: self.max_length]
+        return Segment(ids, weight, source=mine.source)
+
+
+def _next_other(prompts: Sequence[bytes]) -> list[int]:
+    """For each place the next one, around the end, that holds something else; itself where none does."""
+    n = len(prompts)
+    found = list(range(n))
+    # Twice around from the end: a run of equal prompts takes the partner of its last one.
+    for i in [*range(n - 1, -1, -1)] * 2:
+        after = (i + 1) % n
+        found[i] = after if prompts[after] != prompts[i] else found[after] if found[after] != after else i
+    return found
+
+
+def _prompt(segment: Segment) -> np.ndarray:
+    """The tokens before the first that is trained."""
+    return segment.ids[: int(np.flatnonzero(segment.weight)[0])]

@@ -1,0 +1,67 @@
+"""Training a reward model on chosen/rejected pairs: a language model's body with a number per answer instead of words, read at its last token.
+
+Every file of `methods/objectives` that says `FAMILY = "reward"` is a loss of this recipe. What is saved is a transformers sequence classifier:
+`AutoModelForSequenceClassification` opens it, with adapters folded in. It writes nothing, so there is no keep battery to measure it on: the ledger
+says how often it scores the better of two held-out answers higher.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from tempering import choices
+from tempering.config import Budget, Optimizer, Schedule, Training
+from tempering.errors import UserError
+from tempering.experiment import Experiment, Report
+from tempering.methods.scopes import AnyScope
+from tempering.methods.scopes.lora import LoRA
+from tempering.recipes._family import train
+
+FAMILY = "reward"
+if TYPE_CHECKING:
+    AnyReward = Any
+else:
+    AnyReward = choices.family(FAMILY)
+
+
+def reward(
+    model: str = "builtin:smollm2-135m",
+    data: str = "builtin:demo-pairs",
+    test: str | None = None,
+    shape: str = "auto",
+    template: str | None = None,
+    max_length: int = 1024,
+    limit: int | None = None,
+    loss: AnyReward = choices.default(FAMILY, "bradley_terry"),
+    scope: AnyScope = LoRA(),
+    optimizer: Optimizer = Optimizer(lr=1e-4),
+    schedule: Schedule = Schedule(warmup=0.1),
+    training: Training = Training(),
+    budget: Budget = Budget(keep="none"),
+    seed: Annotated[int, Field(ge=0)] = 0,
+) -> Report:
+    """Train a reward model on chosen/rejected pairs.
+
+    Args:
+        model: hub id, folder, .gguf file, builtin:tiny or builtin:smollm2-135m; its output head is not used. A reward model is trained on.
+        data: file, folder or hub id of pairs (chosen/rejected, or a prompt with rated responses); builtin:demo-pairs is made for this project.
+        test: held-out pairs; by default 10% of the data, at most 200 pairs, chosen by seed.
+        shape: how to read the rows; auto recognises it and says so.
+        template: chat template instead of the model's own: a Jinja file, or plain (for base models); it is saved with the model.
+        max_length: longest sequence in tokens; pairs over it are dropped and counted, never cut silently.
+        limit: read at most this many rows.
+        loss: what is wanted of the answers' rewards.
+        scope: which weights of the body may move, full or lora; the new head always trains.
+        seed: of shuffling, dropout, initialisation and sampling.
+    """
+    from tempering.data import Numbered, rewarded_row
+
+    if budget.keep != "none":
+        raise UserError(f"--keep {budget.keep}: a reward model writes nothing, so there is nothing of it to keep; leave --keep at none")
+    loss = choices.value(loss)
+    run = Experiment.begin(reward, {**locals(), "loss": loss})
+    objective = loss.build()
+    outputs = len(getattr(objective, "attributes", ())) or 1
+    return train(run, objective, rewarded_row, Numbered if "index" in objective.needs.get("chosen", ()) else None, outputs=outputs)
