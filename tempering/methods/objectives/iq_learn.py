@@ -2,10 +2,10 @@
 
     loss_t = - log pi(y_t | s_t) + lambda * r_t^2,   r_t = Q(s_t, y_t) - gamma V(s_t+1) = log pi(y_t | s_t) + V(s_t) - gamma V(s_t+1)
 
-Wulfmeier et al. 2024, arXiv 2409.01369 (S165), section 3. V is the log-sum-exp of the logits, 0 after the last token; Q are the logits. With gamma = 1
-and lambda = 1 / (4 alpha) the sum over an answer is IQ-Learn's - [ sum_t phi(r_t) - V(s_0) ], phi(r) = r - r^2 / (4 alpha), because V telescopes. What
-stands between two scored tokens (a user's turn) is the environment's: the next state is that before the next scored token. Logged is the implied
-reward. lambda = 0.1 and gamma = 1 are choices of this project.
+Wulfmeier et al. 2024, arXiv 2409.01369 (S165), section 3. V is the log-sum-exp of the logits, 0 after the last token; Q are the logits. With
+gamma = 1 and lambda = 1 / (4 alpha) the sum over an answer is IQ-Learn's - [ sum_t phi(r_t) - V(s_0) ], phi(r) = r - r^2 / (4 alpha), because V
+telescopes. What stands between two scored tokens (a user's turn) is the environment's: the next state is that before the next scored token. Logged is
+the implied reward. lambda = 0.1 and gamma = 1 are choices of this project.
 """
 
 from __future__ import annotations
