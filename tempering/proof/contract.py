@@ -295,13 +295,19 @@ def roles_for(case: Case, model: nn.Module) -> dict[str, Live]:
     for seed, (name, signals) in enumerate(sorted(asked.items())):
         generator = torch.Generator().manual_seed(seed)
         valued = bool(signals & {"value", "values", "reward", "rewards"})
-        mine: nn.Module = ValueModel(copy.deepcopy(model)) if valued else copy.deepcopy(model)
+        mine: nn.Module = ValueModel(copy.deepcopy(model), _outputs(case, name)) if valued else copy.deepcopy(model)
         with torch.no_grad():
             for p in mine.parameters():
                 p.add_(0.05 * torch.randn(p.shape, generator=generator))
         scope: Any = Full() if name == "policy" or valued else None
         roles[name] = Live.attach(Role(mine, scope))
     return roles
+
+
+def _outputs(case: Case, role: str) -> int:
+    """How many numbers a role's head gives in the case: as many as a token of its "values" or "rewards" has."""
+    wide = [x for part in case.signals.values() for name, x in part.items() if owner(name) in ((role, "values"), (role, "rewards"))]
+    return max((len(token) for numbers in wide for segment in numbers for token in segment), default=1)
 
 
 @dataclass(frozen=True)

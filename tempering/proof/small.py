@@ -26,6 +26,7 @@ from tempering.items import mean
 from tempering.measure import logps_of, measure
 from tempering.proof.digest import CORE_NUMERICS
 from tempering.types import Objective, Policy, Probe, Record, Role, Row, Segment, Stream
+from tempering.worlds.base import World, record, rng
 
 TRAINING = Training(precision="fp32", save_every=0, micro_tokens=8192)
 
@@ -99,6 +100,21 @@ def pair_rows(policy: Policy, records: Iterable[Record]) -> list[Row]:
 def unpaired_rows(policy: Policy, records: Iterable[Record]) -> list[Row]:
     """Rows {"train": ...} with the extra "label"."""
     return _rows(unpaired_row(record, policy.tokenizer) for record in records)
+
+
+def noisy(world: World, share: float, seed: int, split: str = "train") -> list[Record]:
+    """Records of a world of short answers, of which about `share` carry the answer of another item of their kind; drawn by `seed` and item."""
+    items = list(world.items(split))
+    answers: dict[str, list[str]] = {}
+    for item in items:
+        answers.setdefault(item["kind"], []).append(item["answer"])
+    made = []
+    for item in items:
+        source = rng("noisy", seed, item["id"])
+        others = [answer for answer in answers[item["kind"]] if answer != item["answer"]]
+        wrong = others and source.random() < share
+        made.append(record(world.name, {**item, "answer": source.choice(others)} if wrong else item))
+    return made
 
 
 def only(rows: Sequence[Row], part: str, to: str = "train") -> list[Row]:

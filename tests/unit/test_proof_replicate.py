@@ -10,9 +10,10 @@ import pytest
 
 from tempering.cli.app import run_command
 from tempering.errors import UserError
-from tempering.proof import claims, history, replicate
+from tempering.proof import claims, history, replicate, small
 from tempering.proof.claims import Claim, Scale, Seed, judge
 from tempering.proof.digest import combined, tree_digest
+from tempering.worlds.people import People
 
 CLAIM = Claim("dpo", (), "t", "c", "b", "accuracy", smallest_effect=0.1)
 
@@ -220,3 +221,17 @@ def test_wrong_words_are_one_sentence(words: list[str], said: str, capsys: pytes
     told = capsys.readouterr().err
     assert said in " ".join(told.split())
     assert "Traceback" not in told
+
+
+def test_noisy_answers_are_those_of_others_for_as_many_items_as_asked() -> None:
+    world = People(20, start=500, seed=3)
+    clean, noisy = list(world.records("train")), small.noisy(world, 0.25, seed=1)
+    assert [r.prompt for r in noisy] == [r.prompt for r in clean] and len(clean) == 560
+    wrong = [(a, b) for a, b in zip(clean, noisy, strict=True) if a.responses != b.responses]
+    assert 0.2 < len(wrong) / len(clean) < 0.3
+    said: dict[str, set[str]] = {}
+    for record in clean:
+        said.setdefault(record.tags["kind"], set()).add(record.responses[0].messages[0].content)
+    assert all(b.responses[0].messages[0].content in said[a.tags["kind"]] for a, b in wrong)
+    assert noisy == small.noisy(world, 0.25, seed=1) != small.noisy(world, 0.25, seed=2)
+    assert small.noisy(world, 0.0, seed=1) == clean
