@@ -64,7 +64,9 @@ def own_probes(objective: Objective, rows: Sequence[Row], most: int, training: T
         from tempering.scored import Rewards
 
         return (HeldScore(name="held_reward", logs="margin", objective=Rewards(), rows=rows, training=training, limit=most),)
-    logs = "margin" if {"chosen", "rejected"} <= set(needs) else "reward" if "label" in needs.get("train", ()) else ""
+    # Labelled answers have a reward where a reference gives them one.
+    labelled = {"label", "reference.logp"} <= needs.get("train", frozenset())
+    logs = "margin" if {"chosen", "rejected"} <= set(needs) else "reward" if labelled else ""
     logs = "value" if "score" in needs.get("responses", ()) else logs
     name = {"margin": "held_margin", "reward": "held_reward", "value": "held_order"}.get(logs, "")
     return (HeldScore(name=name, logs=logs, objective=objective, rows=rows, training=training, limit=most, start=start),) if logs else ()
