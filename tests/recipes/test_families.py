@@ -57,6 +57,11 @@ def _cases() -> list[Any]:
 def test_every_loss_runs_by_its_name(name: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     small: dict[str, Any] = {"limit": 16, "steps": 2, "batch_size": 4, "max_test": 6, "keep": "none", "precision": "fp32", "r": 2}
+    if _kind(LOSSES[name])[0] in ("pairs", "unpaired") and "score" not in _kind(LOSSES[name])[1]:
+        # Few held-out rows: all of them are evaluated.
+        rows = [{"prompt": f"Say {i}.", "chosen": f"{i}, gladly.", "rejected": f"No {i}."} for i in range(6)]
+        (tmp_path / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        small["test"] = str(tmp_path / "held.jsonl")
     report = tp.run(name, model="builtin:tiny", out=out, again=True, **small)
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert len(metrics) == 2 and all(math.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in metrics)
