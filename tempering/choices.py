@@ -266,8 +266,8 @@ def alias(entry: index.Entry) -> Callable[..., Any]:
     rest = [p.replace(default=over(p.default, p.name, cls.overrides), kind=inspect.Parameter.KEYWORD_ONLY) for p in found.values()]
     named.__signature__ = inspect.Signature([loss, *rest])  # type: ignore[attr-defined]
     named.__annotations__ = {**recipe.__annotations__, "loss": cls}
-    told = "".join(f"\n    {name} = {new!r} by default here, from {Path(entry.path).name}." for name, new in cls.overrides.items())
-    told += "".join(f"\n    The paper, not applied here: {name} = {text}." for name, text in entry.paper)
+    told = "".join(f"\n\n{name} = {new!r} by default here, from {Path(entry.path).name}." for name, new in cls.overrides.items())
+    told += "".join(f"\n\nThe paper, not applied here: {name} = {text}." for name, text in entry.paper)
     named.__doc__ = f"{entry.summary}{told}\n\n{inspect.cleandoc(recipe.__doc__ or '')}"
     return named
 

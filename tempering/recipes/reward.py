@@ -28,7 +28,7 @@ else:
 
 def reward(
     model: str = "builtin:smollm2-135m",
-    data: str = "builtin:demo-pairs",
+    data: str = "builtin:demo-ratings",
     test: str | None = None,
     shape: str = "auto",
     template: str | None = None,
@@ -46,7 +46,7 @@ def reward(
 
     Args:
         model: hub id, folder, .gguf file, builtin:tiny or builtin:smollm2-135m; its output head is not used. A reward model is trained on.
-        data: file, folder or hub id of pairs (chosen/rejected, or a prompt with rated responses); builtin:demo-pairs is made for this project.
+        data: file, folder or hub id of pairs (chosen/rejected, or a prompt with rated responses); builtin:demo-ratings is made for this project.
         test: held-out pairs; by default 10% of the data, at most 200 pairs, chosen by seed.
         shape: how to read the rows; auto recognises it and says so.
         template: chat template instead of the model's own: a Jinja file, or plain (for base models); it is saved with the model.

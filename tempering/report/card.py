@@ -56,12 +56,14 @@ def code(text: str) -> str:
 def _front_matter(config: Mapping[str, Any], model: str, recipe: str) -> str:
     scope = setting(config, "scope")
     kind = scope.get("kind") if isinstance(scope, Mapping) else scope
-    adapter = kind not in (None, "full")
+    # A reward model is saved whole, adapters folded in.
+    rewards = recipe == "reward"
+    adapter = kind not in (None, "full") and not rewards
     base = KNOWN.get(model) or (model if HUB_ID.fullmatch(model) else None)
     data = setting(config, "data")
     front: dict[str, Any] = {
         "library_name": "peft" if adapter else "transformers",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "text-classification" if rewards else "text-generation",
         "tags": ["tempering", *(visible(str(tag)) for tag in (recipe, kind) if tag)],
     }
     if base:

@@ -57,6 +57,11 @@ def _cases() -> list[Any]:
 def test_every_loss_runs_by_its_name(name: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     small: dict[str, Any] = {"limit": 16, "steps": 2, "batch_size": 4, "max_test": 6, "keep": "none", "precision": "fp32", "r": 2}
+    if _kind(LOSSES[name])[0] in ("pairs", "unpaired") and "score" not in _kind(LOSSES[name])[1]:
+        # Few held-out rows: all of them are evaluated.
+        rows = [{"prompt": f"Say {i}.", "chosen": f"{i}, gladly.", "rejected": f"No {i}."} for i in range(6)]
+        (tmp_path / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        small["test"] = str(tmp_path / "held.jsonl")
     report = tp.run(name, model="builtin:tiny", out=out, again=True, **small)
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert len(metrics) == 2 and all(math.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in metrics)
@@ -243,3 +248,30 @@ def test_a_loss_s_own_fields_come_first() -> None:
     assert list(choices.choice("cpo").model_fields)[:5] == ["kind", "reference_free", "sft", "label_smoothing", "form"]
     assert list(choices.choice("simpo").model_fields)[:3] == ["kind", "beta", "gamma_beta_ratio"]
     assert {"ld_alpha", "weighting", "sft_norm"} <= set(choices.choice("simpo").model_fields)
+
+
+def test_a_reward_model_opens_in_transformers_and_scores_as_it_was_measured(tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    if not any(entry.family == "reward" for entry in index.methods("objective")):
+        pytest.skip("no loss of the family reward is there yet")
+    report = tp.run("reward", model="builtin:tiny", limit=16, steps=2, batch_size=4, max_test=6, precision="fp32", lr=1e-2, out=tmp_path / "run")
+    (probe,) = report.ledger.probes
+    assert (probe.name, probe.before.point, probe.n) == ("held_reward", 0.5, 6)
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "model").eval()
+    ours = tp.load(str(tmp_path / "run")).model
+    rows = rows_of(rewarded_row, *PAIRS)
+    with torch.no_grad():
+        for segment in rows[0]["train"]:
+            ids = torch.tensor(segment.ids)[None]
+            assert float(theirs(ids).logits[0, 0]) == pytest.approx(float(ours.value_head(ours(input_ids=ids)[0, -1])[0]), abs=1e-5)  # type: ignore[operator]
+        assert float(theirs.score.weight.abs().max()) > 0
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "pipeline_tag: text-classification" in card and "library_name: transformers" in card
+
+
+def test_a_family_without_losses_is_there_and_says_so() -> None:
+    assert choices.family("nothing") is choices.Choice
+    with pytest.raises(UserError, match="there is no loss of this family yet"):
+        choices.default("nothing", "bradley_terry").build()
+    assert choices.default("pairs", "gone").entry.family == "pairs" and choices.default("pairs", "ipo") == choices.choice("ipo")()
