@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import get_args
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tempering.best_of import best_of, best_of_kl, calibration, curve, pools, scored
 from tempering.data import pair_row
 from tempering.errors import UserError
 from tempering.layout import collate
@@ -115,3 +118,88 @@ def test_ensembles_have_the_limits_of_the_paper() -> None:
 def test_bad_ensembles_are_refused(settings: dict[str, object], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         Ensemble(**{"members": MEMBERS, **settings})  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------------------------------------------------------------------------- best-of-n
+
+
+def by_force(proxy: Sequence[float], value: Sequence[float], n: int) -> float:
+    """The mean over all subsets of n of the value of the subset's best, of equal ones each as often."""
+    total = 0.0
+    subsets = list(combinations(range(len(proxy)), n))
+    for subset in subsets:
+        most = max(proxy[i] for i in subset)
+        best = [value[i] for i in subset if proxy[i] == most]
+        total += sum(best) / len(best)
+    return total / len(subsets)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_estimate_over_a_pool_is_the_mean_over_all_its_subsets(ties: bool) -> None:
+    rng = np.random.default_rng(3)
+    proxy, value = rng.normal(size=9), rng.normal(size=9)
+    proxy = np.round(proxy) if ties else proxy
+    assert (len(set(proxy)) < 6) == ties
+    for n in range(1, 10):
+        assert best_of(proxy, value, n) == pytest.approx(by_force(proxy.tolist(), value.tolist(), n), abs=1e-12)
+    assert best_of(proxy, value, 1) == pytest.approx(value.mean())
+
+
+def test_best_of_n_costs_what_is_known() -> None:
+    """The closed form is the divergence of the largest of n uniform numbers (density n u^(n - 1)) from one: the integral of log density under it."""
+    assert best_of_kl(1) == 0.0 and best_of_kl(2) == pytest.approx(math.log(2) - 0.5)
+    u = (np.arange(200_000) + 0.5) / 200_000
+    for n in (2, 7, 64):
+        log_density = math.log(n) + (n - 1) * np.log(u)
+        assert best_of_kl(n) == pytest.approx(float((np.exp(log_density) * log_density).mean()), abs=1e-3)
+
+
+def test_a_curve_finds_where_a_proxy_turns() -> None:
+    """The gold reward follows the proxy up to 1 and falls by twice as much after it."""
+    proxy = np.random.default_rng(0).normal(size=(40, 64))
+    gold = np.where(proxy < 1, proxy, 3 - 2 * proxy)
+    found = curve(proxy, gold)
+    assert found.n == (1, 2, 4, 8, 16, 32, 64) and found.kl == tuple(map(best_of_kl, found.n))
+    assert list(found.proxy) == sorted(found.proxy) and found.proxy[-1] == pytest.approx(proxy.max(1).mean())
+    assert found.peak in (4, 8) and found.turns and "it turns" in found.words() and found.gold[0] == pytest.approx(gold.mean())
+    same = curve(proxy, proxy, n=(1, 64))
+    assert same.peak == 64 and not same.turns and same.drop.point == 0 and "does not turn" in same.words()
+    assert same.gold == same.proxy
+    # A proxy that knows nothing moves nothing but noise.
+    flat = curve(proxy, np.zeros_like(proxy))
+    assert flat.gold == (0.0,) * 7 and not flat.turns
+
+
+@pytest.mark.parametrize(
+    ("act", "sentence"),
+    [
+        (lambda: best_of([1.0], [1.0], 2), "n is 2, the pool has 1 answers"),
+        (lambda: best_of([1.0, 2.0], [1.0], 1), "give one of each for every answer"),
+        (lambda: best_of([math.nan, 2.0], [1.0, 1.0], 1), "not a number"),
+        (lambda: best_of_kl(0), "n is 0"),
+        (lambda: curve(np.zeros((0, 4)), np.zeros((0, 4))), "no answer to choose from"),
+        (lambda: calibration([]), "there are no margins"),
+    ],
+)
+def test_bad_pools_are_refused(act: Callable[[], object], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        act()
+
+
+def test_calibration_of_margins_by_hand() -> None:
+    """Confidences 0.8, 0.8 (wrong) and 0.5 (a tie, wrong): bins at 0.8 (half right) and 0.5 (none)."""
+    margin = math.log(4)
+    found = calibration([margin, -margin, 0.0])
+    assert found["accuracy"] == pytest.approx(1 / 3)
+    assert found["ece"] == pytest.approx((2 * abs(0.5 - 0.8) + 0.5) / 3)
+    assert found["brier"] == pytest.approx((0.2**2 + 0.8**2 + 0.5**2) / 3)
+    # Margins of log(p / (1 - p)) that are right p of the time are calibrated.
+    assert calibration([math.log(3)] * 3 + [-math.log(3)])["ece"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_pools_of_a_model_are_scored_by_any_function() -> None:
+    policy = Policy(make_llama(), make_tokenizer())
+    found = pools(policy, PROMPTS[:2], 3, max_new_tokens=4, seed=1)
+    answers = [[episode.text for episode in pool] for pool in found]
+    scores = scored(lambda prompts, texts: np.array([len(p) + 100 * len(t) for p, t in zip(prompts, texts, strict=True)]), PROMPTS[:2], answers)
+    assert scores.shape == (2, 3) and scores.tolist() == [[len(p) + 100 * len(a) for a in pool] for p, pool in zip(PROMPTS, answers, strict=False)]
