@@ -63,8 +63,12 @@ class BradleyTerry(Objective):
         if self.margin:
             delta_S = delta_S - self.margin * columns["margin"]
         # A soft label may itself be flipped.
-        label_S = self.label_smoothing + (1 - 2 * self.label_smoothing) * (columns["soft"] if self.soft else 1.0)
+        label_S = self.label_smoothing + (1 - 2 * self.label_smoothing) * self.label(columns, ctx)
         return -label_S * F.logsigmoid(delta_S) - (1 - label_S) * F.logsigmoid(-delta_S)
+
+    def label(self, columns: Mapping[str, Tensor], ctx: Context) -> Tensor | float:
+        """The probability [S] that the chosen answer is the better one."""
+        return columns["soft"] if self.soft else 1.0
 
 
 def _sigmoid(x: float) -> float:
