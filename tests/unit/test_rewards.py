@@ -13,13 +13,17 @@ import pytest
 import torch
 
 from tempering.best_of import best_of, best_of_kl, calibration, curve, pools, scored
+from tempering.cases import Case
 from tempering.data import pair_row
 from tempering.errors import UserError
 from tempering.layout import collate
+from tempering.methods.objectives.ids import IDS
+from tempering.methods.objectives.reward_regression import RewardRegression
 from tempering.methods.rewards.ensemble import Ensemble, How
 from tempering.methods.rewards.reward_model import RewardModel
 from tempering.models import save
 from tempering.models.value import ValueModel
+from tempering.proof import hand
 from tempering.reduce import last
 from tempering.signals import Engine, Live, compute
 from tempering.types import Message, Policy, Prompt, Record, Response
@@ -203,3 +207,26 @@ def test_pools_of_a_model_are_scored_by_any_function() -> None:
     answers = [[episode.text for episode in pool] for pool in found]
     scores = scored(lambda prompts, texts: np.array([len(p) + 100 * len(t) for p, t in zip(prompts, texts, strict=True)]), PROMPTS[:2], answers)
     assert scores.shape == (2, 3) and scores.tolist() == [[len(p) + 100 * len(a) for a in pool] for p, pool in zip(PROMPTS, answers, strict=False)]
+
+
+# ------------------------------------------------------------------------------------------------------------------------------- objectives' limits
+
+
+def test_labels_of_a_frozen_model_close_in_geometrically() -> None:
+    """S176: y_t - sigmoid(d) = (1 - beta)^t (y_0 - sigmoid(d)), and a rate of 0 leaves them."""
+    won = torch.tensor([0.2, 0.9], dtype=torch.float64)
+    for beta in (0.3, 0.0):
+        objective = IDS(rows=3, beta=beta)
+        state, stats = objective.initial(), {"won": won, "index": torch.tensor([2.0, 0.0])}
+        for step in range(1, 6):
+            before, state = state, objective.advance(state, stats)
+            assert torch.equal(state["label"], before["next"]) and state["next"][1] == 1
+            torch.testing.assert_close(state["next"][[2, 0]] - won, (1 - beta) ** step * (1 - won))
+
+
+def test_the_best_regression_is_the_conditional_mean() -> None:
+    """S237: of ratings 1, 2 and 6 of one answer, the mean 3 has no gradient; so does every attribute by itself."""
+    outputs = [[[3.0, 0.5]]] * 3
+    case = Case("", RewardRegression(("a", "b")), {"train": {"rewards": outputs, "a": [1.0, 2.0, 6.0], "b": [0.0, 1.0, 0.5]}}, loss=0.0)
+    outcome = hand.run(case.objective, hand.tensors(case))
+    assert outcome.gradient["train/rewards"].sum(0).abs().max() < 1e-12 and outcome.loss == pytest.approx(((4 + 1 + 9) / 2 + 0.5 / 2) / 3)
