@@ -15,10 +15,13 @@ import torch
 from tempering.best_of import best_of, best_of_kl, calibration, curve, pools, scored
 from tempering.cases import Case
 from tempering.data import pair_row
+from tempering.data.strength import strength, with_strength
 from tempering.errors import UserError
 from tempering.layout import collate
+from tempering.methods.objectives.bradley_terry import BradleyTerry
 from tempering.methods.objectives.ids import IDS
 from tempering.methods.objectives.reward_regression import RewardRegression
+from tempering.methods.objectives.segment_reward import SegmentReward
 from tempering.methods.rewards.ensemble import Ensemble, How
 from tempering.methods.rewards.reward_model import RewardModel
 from tempering.models import save
@@ -26,7 +29,7 @@ from tempering.models.value import ValueModel
 from tempering.proof import hand
 from tempering.reduce import last
 from tempering.signals import Engine, Live, compute
-from tempering.types import Message, Policy, Prompt, Record, Response
+from tempering.types import Message, Policy, Prompt, Record, Response, Segment
 from tests.conftest import make_llama, make_tokenizer
 
 # ------------------------------------------------------------------------------------------------------------------------------------ reward models
@@ -230,3 +233,51 @@ def test_the_best_regression_is_the_conditional_mean() -> None:
     case = Case("", RewardRegression(("a", "b")), {"train": {"rewards": outputs, "a": [1.0, 2.0, 6.0], "b": [0.0, 1.0, 0.5]}}, loss=0.0)
     outcome = hand.run(case.objective, hand.tensors(case))
     assert outcome.gradient["train/rewards"].sum(0).abs().max() < 1e-12 and outcome.loss == pytest.approx(((4 + 1 + 9) / 2 + 0.5 / 2) / 3)
+
+
+# -------------------------------------------------------------------------------------------------------------------------- strength of preferences
+
+
+def test_strength_by_hand_and_without_what_models_add_to_all_answers() -> None:
+    """S217: differences 2, -1 and 4, 1 of two models: means 3 and 0, deviations 1 and 1."""
+    chosen, rejected = np.array([[3.0, 0.0], [5.0, 1.0]]), np.array([[1.0, 1.0], [1.0, 0.0]])
+    mu, sigma = strength(chosen, rejected)
+    assert mu.tolist() == [3.0, 0.0] and sigma.tolist() == [1.0, 1.0]
+    moved = np.array([[7.0], [-2.0]])
+    assert strength(chosen + moved, rejected + moved)[0].tolist() == [3.0, 0.0]
+    with pytest.raises(UserError, match="give \\[models, pairs\\] of both"):
+        strength(chosen, rejected[:1])
+
+
+def test_weak_labels_are_swapped_and_columns_follow() -> None:
+    """Flipping all that are below 0 leaves no strength below 0; the row with the weakest goes first."""
+    rows = [{side: (Segment(np.array([1, i + 2]), np.array([0.0, 1.0])),) for i, side in enumerate(("chosen", "rejected"))} for _ in range(4)]
+    mu = [0.5, -2.0, -0.25, 3.0]
+    once, all_ = with_strength(rows, mu, flip=0.25, soft=0.1), with_strength(rows, mu, flip=1.0)
+    assert [int(row["chosen"][0].ids[1]) for row in once] == [2, 3, 2, 2] and [int(row["chosen"][0].ids[1]) for row in all_] == [2, 3, 3, 2]
+    assert [row["chosen"][0].extras["margin"] for row in once] == [0.5, 2.0, -0.25, 3.0]
+    assert [row["rejected"][0].extras for row in all_] == [{"margin": m, "soft": 1.0} for m in (0.5, 2.0, 0.25, 3.0)]
+    assert once[0]["chosen"][0].extras["soft"] == 0.9 and with_strength(rows, mu)[1]["chosen"][0].ids[1] == 2
+    for settings, sentence in (({"flip": 1.5}, "flip is 1.5"), ({"soft": -0.1}, "soft is -0.1")):
+        with pytest.raises(UserError, match=sentence):
+            with_strength(rows, mu, **settings)
+    with pytest.raises(UserError, match="1 strengths for 4 rows"):
+        with_strength(rows, [1.0])
+
+
+def test_a_margin_of_0_and_sure_labels_are_bradley_terry() -> None:
+    """S217: mu = 0 and p = 0 reduce to the plain loss, exactly."""
+    signals = {"chosen": {"reward": [[1.5], [-0.5]], "margin": [0.0, 0.0], "soft": [1.0, 1.0]}, "rejected": {"reward": [[0.25], [1.0]]}}
+    plain, other = (hand.run(o, hand.tensors(Case("", o, signals, 0.0))) for o in (BradleyTerry(), BradleyTerry(margin=1.0, soft=True)))
+    assert plain.loss == other.loss and torch.equal(plain.gradient["chosen/reward"], other.gradient["chosen/reward"])
+
+
+def test_segments_without_cuts_are_bradley_terry_and_cuts_everywhere_are_tokens() -> None:
+    """S160: a cutoff of infinity is the bandit loss, one of 0 the mean reward of all tokens whose writer was not certain."""
+    tokens = {"reward": [[1.0, 2.0, 6.0], [0.5]], "prior.entropy": [[0.1, 0.3, 0.2], [1.0]]}
+    signals = {"chosen": tokens, "rejected": {"reward": [[0.0], [2.0]], "prior.entropy": [[0.4], [0.2]]}}
+    whole, bandit, token = (
+        hand.run(o, hand.tensors(Case("", o, signals, 0.0))) for o in (SegmentReward(cutoff=math.inf), BradleyTerry(), SegmentReward(cutoff=0.0))
+    )
+    assert whole.loss == bandit.loss and torch.equal(whole.gradient["chosen/reward"], bandit.gradient["chosen/reward"])
+    assert token.logs["chosen_reward"] == pytest.approx((3.0 + 0.5) / 2)
