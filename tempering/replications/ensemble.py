@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
+
 from tempering.best_of import curve, pools, scored
 from tempering.methods.objectives.bradley_terry import BradleyTerry
 from tempering.methods.rewards.ensemble import Ensemble
@@ -33,9 +35,8 @@ MODELS = 5
 
 
 @functools.lru_cache(maxsize=1)
-def _pool(seed: int, quick: bool):  # type: ignore[no-untyped-def]
+def _pool(seed: int, quick: bool) -> tuple[np.ndarray, np.ndarray]:
     """(gold rewards [P, N], the five models' rewards [5, P, N]): both arms judge the same."""
-    import numpy as np
     import torch
 
     from tempering.models.value import ValueModel

@@ -45,7 +45,7 @@ ALLOWED = {
     "methods.decodes": {"types", "config", "errors"},
     "methods.scopes": {"types", "config", "errors", "index"},
     "methods.rewards": {"types", "reduce", "errors", "items", "layout", "models", "sampling", "signals"},
-    "methods.probes": {"types", "reduce", "config", "errors", "items", "measure", "sample"},
+    "methods.probes": {"types", "reduce", "config", "errors", "items", "measure", "sample", "best_of", "methods.rewards"},
 }
 """Importer -> what it may import of tempering. Kinds of method that are not listed here may use what objectives may."""
 FORBIDDEN = {

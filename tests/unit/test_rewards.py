@@ -22,6 +22,7 @@ from tempering.methods.objectives.bradley_terry import BradleyTerry
 from tempering.methods.objectives.ids import IDS
 from tempering.methods.objectives.reward_regression import RewardRegression
 from tempering.methods.objectives.segment_reward import SegmentReward
+from tempering.methods.probes.over_optimisation import OverOptimisation, OverOptimisationItem
 from tempering.methods.rewards.ensemble import Ensemble, How
 from tempering.methods.rewards.reward_model import RewardModel
 from tempering.models import save
@@ -210,6 +211,26 @@ def test_pools_of_a_model_are_scored_by_any_function() -> None:
     answers = [[episode.text for episode in pool] for pool in found]
     scores = scored(lambda prompts, texts: np.array([len(p) + 100 * len(t) for p, t in zip(prompts, texts, strict=True)]), PROMPTS[:2], answers)
     assert scores.shape == (2, 3) and scores.tolist() == [[len(p) + 100 * len(a) for a in pool] for p, pool in zip(PROMPTS, answers, strict=False)]
+
+
+def test_the_probe_shows_the_curve_of_two_rewards(tmp_path: Path) -> None:
+    """A proxy that is the gold reward does not turn; one that is its opposite ends at the pool's worst. Folders with commas are their worst."""
+    policy = Policy(make_llama(), make_tokenizer())
+
+    def length(prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
+        return np.array([float(len(answer.encode())) for answer in answers])
+
+    items = tuple(OverOptimisationItem(prompt=prompt, id=str(i)) for i, prompt in enumerate(PROMPTS))
+    probe = OverOptimisation(items=items, proxy=length, gold=length, n=6, max_new_tokens=4)
+    same, against = probe(policy), probe.model_copy(update={"proxy": lambda p, a: -length(p, a)})(policy)
+    assert [item.score for item in same.items] == pytest.approx([item.extra["gold_most"] for item in same.items])
+    assert same.summary["gold_6"] > same.summary["gold_1"] == pytest.approx(np.mean([item.extra["gold_mean"] for item in same.items]))
+    assert same.summary["drop"] == 0 and same.summary["kl"] == best_of_kl(6) and len(same.items[0].output.encode()) == same.items[0].score
+    assert against.summary["peak"] == 1 and against.summary["drop"] > 0 and "it turns" in against.note
+    folders = [str(save(value_policy(seed=k), tmp_path / str(k))) for k in (1, 2)]
+    worst = probe.model_copy(update={"proxy": ",".join(folders)})(policy)
+    by_hand = Ensemble(tuple(RewardModel(folder) for folder in folders), "worst")
+    assert worst == probe.model_copy(update={"proxy": by_hand})(policy)
 
 
 # ------------------------------------------------------------------------------------------------------------------------------- objectives' limits
