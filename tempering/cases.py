@@ -37,3 +37,5 @@ class Case:
     """Logged name -> mean."""
     step: int = 0
     """The optimizer step (0-based), for losses that know it."""
+    state: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """What the objective kept from earlier steps, by name; where a name is not given, its `initial`."""

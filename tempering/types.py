@@ -6,7 +6,8 @@ A post-training run is data that reaches a model, something wanted of it, weight
 - an `Objective` names the `Signals` it needs of each part and returns *unreduced* losses; `reduce` divides them, once, by a global count;
 - a `Scope` attaches to a model and gives a `Handle`: what trains, the model with the change switched off (the reference), the plain weights;
 - a `Role` is a model in the run with its scope and its optimizer: "policy" by default, also "reference", "critic", "teacher";
-- a `Decode` turns logits into logits while sampling; a `Probe` turns a `Policy` into item-level `Scores`, and the ledger compares those.
+- a `Decode` turns logits into logits while sampling; a `Reward` scores answers; a `Probe` turns a `Policy` into item-level `Scores`, and the ledger
+  compares those.
 
 `fit` (fit.py) is the only training loop and knows no method. Nothing here imports torch, so that the command line and recipe signatures stay light.
 
@@ -169,9 +170,7 @@ class Objective:
                gradient, before any loss is computed; accumulation stays exact. "gather": `stats` returns a value for each segment of `part`
                ([S] or [S, ...]); those of the whole step, in the order of the stream, are there before any loss is computed (`ctx.mine`).
 
-    An objective may keep numbers between steps: `initial`, `advance`, `ctx.state`. They are in the run's checkpoints.
-
-    `c * a + b` builds sums; every term keeps its own divisor.
+    State between steps: `initial`, `advance`, `ctx.state`; checkpoints hold it. `c * a + b` builds sums; every term keeps its own divisor.
     """
 
     norm: Norm = "tokens"
@@ -226,11 +225,8 @@ class Sum(Objective):
 
     @property
     def needs(self) -> Mapping[str, frozenset[str]]:
-        union: dict[str, frozenset[str]] = {}
-        for _, term in self.parts_:
-            for part, names in term.needs.items():
-                union[part] = union.get(part, frozenset()) | names
-        return union
+        every = [term.needs for _, term in self.parts_]
+        return {part: frozenset().union(*(needs.get(part, ()) for needs in every)) for part in {name: 0 for needs in every for name in needs}}
 
     def terms(self) -> tuple[tuple[Coefficient, Objective], ...]:
         return self.parts_
@@ -344,7 +340,11 @@ class Policy:
     """Where it was loaded from: what a user would type again."""
 
 
-# --------------------------------------------------------------------------------------------------------- what is measured: probes and scores
+# ----------------------------------------------------------------------------------------- what is rewarded and measured: rewards, probes, scores
+
+Prompt = str | tuple[Message, ...]
+Reward = Callable[[Sequence[Prompt], Sequence[str]], "np.ndarray"]
+"""Prompts and an answer to each -> float64 [N], higher is better. Values under methods/rewards; any function will do, an ensemble of them is one."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class Input:
     signals: Signals
     columns: frozenset[tuple[str, str]]
     step: int = 0
+    state: Mapping[str, Tensor] = field(default_factory=dict)
 
     def trained(self) -> list[tuple[str, str]]:
         """(part, signal) of everything that carries a gradient in a run: the policy's and other trained roles' signals, sorted."""
@@ -84,7 +85,8 @@ def tensors(case: Case) -> Input:
         segment_T = torch.repeat_interleave(torch.arange(len(size_S)), torch.tensor(size_S, dtype=torch.long))
         parts[part] = Batch(ids_T, segment_T, weight_T, group_S, {name: flat[name] for name in sorted(mine)})
         signals[part] = flat
-    return Input(parts, signals, frozenset(columns), case.step)
+    state = {name: torch.tensor(values, dtype=torch.float64) for name, values in case.state.items()}
+    return Input(parts, signals, frozenset(columns), case.step, state)
 
 
 def _is_hidden(name: str) -> bool:
@@ -140,7 +142,7 @@ def context(term: Objective, given: Input, signals: Signals, log: Callable[..., 
     with torch.no_grad():
         if term.couples != "none":
             stats = term.stats(given.parts, signals)
-        kept = {"state": term.advance(term.initial(), stats)} if hasattr(term, "advance") else {}  # type: ignore[attr-defined]
+        kept = {"state": term.advance({**term.initial(), **given.state}, stats)} if hasattr(term, "advance") else {}  # type: ignore[attr-defined]
     return Context(given.step, stats, log, **kept)  # type: ignore[arg-type]
 
 

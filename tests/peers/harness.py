@@ -4,9 +4,9 @@ A loss type of a TRL trainer is one line:
 
     check_trl("dpo", DPO(beta=0.3), tmp_path, metrics=PAIR_METRICS, beta=0.3, loss_type="sigmoid")
 
-The first word names a row of `TRAINERS` (sft, dpo, kto, cpo, orpo); keyword arguments go to the trainer's config; `layout` and `micro` say how ours
-is run. `metrics` maps our logged names to the peer's. What needs more than equality takes the pieces apart: `trl_step` gives the peer's loss,
-gradients, metrics and the very rows it saw as ours, `our_step` runs an objective on rows, `assert_same` compares two steps.
+The first word names a row of `TRAINERS` (sft, dpo, kto, cpo, orpo, reward); keyword arguments go to the trainer's config; `layout` and `micro` say
+how ours is run. `metrics` maps our logged names to the peer's. What needs more than equality takes the pieces apart: `trl_step` gives the peer's
+loss, gradients, metrics and the very rows it saw as ours, `our_step` runs an objective on rows, `assert_same` compares two steps.
 
 A peer's plain function is compared by `function_step`: it is given padded log-probs [S, L] of both models by part, and returns the loss.
 
@@ -114,6 +114,15 @@ def unpaired(batch: Mapping[str, Any]) -> list[Row]:
     return [{**row, "kl": (s,)} for row, s in zip(rows, other, strict=True)]
 
 
+def rewarded(batch: Mapping[str, Any]) -> list[Row]:
+    """RewardTrainer's batch: whole texts in halves, all tokens weighed, for a reward is read at the last one; a column "margin" if it has one."""
+    ones = torch.ones_like(batch["input_ids"])
+    columns = [{"margin": float(m)} for m in batch["margin"]] * 2 if "margin" in batch else None
+    both = segments(batch["input_ids"], ones, batch["attention_mask"], columns)
+    half = len(both) // 2
+    return [{"chosen": (c,), "rejected": (r,)} for c, r in zip(both[:half], both[half:], strict=True)]
+
+
 # --------------------------------------------------------------------------------------------------------------------------------- a peer's trainer
 
 
@@ -127,6 +136,10 @@ def _single_data(seed: int) -> list[dict[str, Any]]:
 
 def _labelled_data(seed: int) -> list[dict[str, Any]]:
     return [{"prompt": p, "completion": (c, r)[i % 3 == 1], "label": i % 3 != 1} for i, (p, c, r) in enumerate(texts(seed, 8))]
+
+
+def _compared_data(seed: int) -> list[dict[str, Any]]:
+    return [{"chosen": p + c, "rejected": p + r, "margin": 0.3 * (i % 4)} for i, (p, c, r) in enumerate(texts(seed, 8))]
 
 
 @dataclass(frozen=True)
@@ -145,6 +158,7 @@ TRAINERS = {
     "sft": Trainer("trl", "SFT", _single_data, completions, settings={"completion_only_loss": True}),
     "dpo": Trainer("trl", "DPO", _paired_data, pairs, reference=True),
     "kto": Trainer("trl", "KTO", _labelled_data, unpaired, reference=True),
+    "reward": Trainer("trl", "Reward", _compared_data, rewarded),
     "cpo": Trainer("trl.experimental.cpo", "CPO", _paired_data, pairs, settings={"max_length": 512}),
     "orpo": Trainer("trl.experimental.orpo", "ORPO", _paired_data, pairs, settings={"max_length": 512}),
 }

@@ -43,7 +43,8 @@ ALLOWED = {
     "methods.objectives": {"types", "reduce", "config", "errors", "cases"},
     "methods.decodes": {"types", "config", "errors"},
     "methods.scopes": {"types", "config", "errors", "index"},
-    "methods.probes": {"types", "reduce", "config", "errors", "items", "measure", "sample", "scored"},
+    "methods.rewards": {"types", "reduce", "errors", "items", "layout", "models", "sampling", "signals"},
+    "methods.probes": {"types", "reduce", "config", "errors", "items", "measure", "sample", "scored", "best_of", "methods.rewards"},
 }
 """Importer -> what it may import of tempering. Kinds of method that are not listed here may use what objectives may."""
 FORBIDDEN = {
