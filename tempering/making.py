@@ -47,6 +47,11 @@ class Making:
         digest = hashlib.sha256(repr((self.seed, *key)).encode()).digest()
         return random.Random(int.from_bytes(digest[:8], "big"))
 
+    @staticmethod
+    def word(text: str) -> int:
+        """A number for a word, the same in every process."""
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
     def ask(self, prompts: Sequence[tuple[Message, ...]], n: int = 1, temperature: float = 0.0) -> list[list[str]]:
         """The model's own answers to each prompt, stripped.
 
