@@ -227,7 +227,10 @@ def alias(entry: index.Entry) -> Callable[..., Any]:
 
     @functools.wraps(recipe)
     def named(**values: Any) -> Any:
-        return recipe(**values)
+        # Called from Python too, where nobody else fills in this method and its defaults.
+        bound = inspect.signature(named).bind(**values)
+        bound.apply_defaults()
+        return recipe(**bound.arguments)
 
     found = dict(inspect.signature(recipe).parameters)
     first = found.pop(slot).replace(default=cls(), kind=inspect.Parameter.KEYWORD_ONLY)

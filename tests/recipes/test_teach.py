@@ -60,3 +60,13 @@ def test_pairs_of_ratings_with_a_cached_reference(tmp_path: Path) -> None:
 def test_what_cannot_be_made_is_one_sentence(people: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="ultrafeedback made nothing of 11 records; 11 left out"):
         run("ultrafeedback", tmp_path / "run", data=people)
+
+
+def test_phases_are_trained_within_one_run(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i}?", "completion": "yes", "domain": "math" if i % 2 else "general"} for i in range(16)]
+    out = tmp_path / "run"
+    run("dmt", out, data=_write(tmp_path / "rows.jsonl", rows), scope=LoRA(r=2), training=Training(batch_size=4))
+    made = [json.loads(line) for line in (out / "made" / "records.jsonl").read_text().splitlines()]
+    assert len(made) == 15 and {row["tags"]["phase"] for row in made} == {0, 1}
+    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert max(row["step"] for row in steps) in (3, 4)
