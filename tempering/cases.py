@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tempering.types import Objective
+from tempering.types import Message, Objective, Record, Response
 
 Nested = Sequence[Any]
 """Numbers by segment: [S][T_s] per token, [S][T_s][V] for logits, or a flat [S] for a column per segment."""
@@ -39,3 +39,39 @@ class Case:
     """The optimizer step (0-based), for losses that know it."""
     state: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """What the objective kept from earlier steps, by name; where a name is not given, its `initial`."""
+
+
+@dataclass(frozen=True)
+class RecordCase:
+    """Records that go into a method of the folder streams, and those that must come out of it, written by hand."""
+
+    what: str
+    """What the case is there to show."""
+    method: Any
+    """The value, for example LeMa()."""
+    records: Sequence[Record]
+    expected: Sequence[Record]
+    """What comes out, in order; compared by prompt, responses and pairs (ids, sources and tags are checked for all methods alike)."""
+    tags: Sequence[Mapping[str, Any]] = ()
+    """By made record, tags that must be there with this value."""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Reason -> how many records are left out."""
+    answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The text of a prompt -> what the model answers it."""
+    seed: int = 0
+
+
+def talk(*turns: str, answers: Sequence[str] = (), better: Sequence[tuple[int, int]] = (), id: str = "", **tags: Any) -> Record:
+    """A record in few words: turns of user and assistant, the last of which is the response.
+
+    With `answers` all turns are the prompt and each text is a response of one turn; a response of several turns is written as a record without.
+    """
+    made = tuple(Message("assistant" if i % 2 else "user", text) for i, text in enumerate(turns))
+    if answers:
+        return Record(made, tuple(Response((Message("assistant", text),)) for text in answers), tuple(better), id or turns[0], "", tags)
+    return Record(made[:-1], (Response(made[-1:]),), (), id or turns[0], "", tags)
+
+
+def plain(text: str, id: str = "", **tags: Any) -> Record:
+    """A plain text as a record."""
+    return Record((), (Response((Message("text", text),)),), (), id or text, "", tags)

@@ -250,23 +250,27 @@ def over(default: Any, name: str, overrides: Mapping[str, Any]) -> Any:
 
 
 def alias(entry: index.Entry) -> Callable[..., Any]:
-    """The recipe of an objective's family with this objective as its loss and the defaults of its file.
+    """The recipe of a method's family with this objective as its loss, or this stream as what it makes of the data, and the defaults of its file.
 
-    Its `loss` comes first and takes this objective only, so that help shows its own fields.
+    Its `loss` (or `make`) comes first and takes this method only, so that help shows its own fields.
     """
     recipe = index.load(index.recipe_of_family(entry.family))
-    cls = choice(entry.name)
+    slot, cls = ("loss", choice(entry.name)) if entry.kind == "objective" else ("make", index.load(entry))
+    overrides = getattr(cls, "overrides", {})
 
     @functools.wraps(recipe)
     def named(**values: Any) -> Any:
-        return recipe(**values)
+        # Called from Python too, where nobody else fills in this method and its defaults.
+        bound = inspect.signature(named).bind(**values)
+        bound.apply_defaults()
+        return recipe(**bound.arguments)
 
     found = dict(inspect.signature(recipe).parameters)
-    loss = found.pop("loss").replace(default=cls(), kind=inspect.Parameter.KEYWORD_ONLY)
-    rest = [p.replace(default=over(p.default, p.name, cls.overrides), kind=inspect.Parameter.KEYWORD_ONLY) for p in found.values()]
-    named.__signature__ = inspect.Signature([loss, *rest])  # type: ignore[attr-defined]
-    named.__annotations__ = {**recipe.__annotations__, "loss": cls}
-    told = "".join(f"\n\n{name} = {new!r} by default here, from {Path(entry.path).name}." for name, new in cls.overrides.items())
+    first = found.pop(slot).replace(default=cls(), kind=inspect.Parameter.KEYWORD_ONLY)
+    rest = [p.replace(default=over(p.default, p.name, overrides), kind=inspect.Parameter.KEYWORD_ONLY) for p in found.values()]
+    named.__signature__ = inspect.Signature([first, *rest])  # type: ignore[attr-defined]
+    named.__annotations__ = {**recipe.__annotations__, slot: cls}
+    told = "".join(f"\n\n{name} = {new!r} by default here, from {Path(entry.path).name}." for name, new in overrides.items())
     told += "".join(f"\n\nThe paper, not applied here: {name} = {text}." for name, text in entry.paper)
     named.__doc__ = f"{entry.summary}{told}\n\n{inspect.cleandoc(recipe.__doc__ or '')}"
     return named

@@ -31,7 +31,7 @@ from tempering.stages import content_key, content_of
 from tempering.watch import watching
 
 if TYPE_CHECKING:
-    from tempering.types import Objective, Policy, Row, Scores
+    from tempering.types import Message, Objective, Policy, Row, Scores, Stream
 
 
 class Experiment:
@@ -126,6 +126,34 @@ class Experiment:
         self._tokenizer = policy.tokenizer
         return models.with_outputs(policy, outputs) if outputs else policy
 
+    def source(self, data: str, shape: str, limit: int | None) -> Any:
+        """The records that `data` names: a built-in set, a file, a folder, a hub id."""
+        from tempering.data import read
+        from tempering.worlds.demo import demo_records
+
+        return demo_records(data) if data.startswith("builtin:") else read(data, shape=shape, limit=limit, say=self.display.say)
+
+    def stage(self, name: str, inputs: Mapping[str, Any], work: Callable[[Path], None]) -> Path:
+        """A memoised step in the run folder (`stages.stage`); of several processes the first does it."""
+        from tempering.stages import stage
+
+        world_of_run().lead(lambda: stage(self.folder.path, name, inputs, work, self.display.say))
+        return self.folder.path / name
+
+    def ask(self, policy: Policy) -> Callable[[Sequence[tuple[Message, ...]], int, float], list[list[str]]]:
+        """(prompts, answers to each, temperature) -> the policy's own answers, of at most `max_new_tokens` tokens, as `making.Ask`."""
+        from tempering.data import prompt_ids
+        from tempering.sample import sample
+
+        def asked(prompts: Sequence[tuple[Message, ...]], n: int, temperature: float) -> list[list[str]]:
+            ids = [prompt_ids(policy.tokenizer, prompt) for prompt in prompts]
+            how: dict[str, Any] = {"max_new_tokens": self.values["max_new_tokens"], "seed": int(self.values.get("seed", 0))}
+            with self.display.phase("asking the model", len(ids) * n) as phase:
+                found = sample(policy, ids, n=n, temperature=temperature, progress=lambda done, total: phase.advance(done, total), **how)
+            return [[episode.text for episode in of] for of in found]
+
+        return asked
+
     def rows(
         self, data: str, test: str | None, make_row: Callable[..., Row | None], *, shape: str, limit: int | None, max_length: int, **how: Any
     ) -> tuple[Rows, Rows]:
@@ -152,12 +180,17 @@ class Experiment:
         self.display.say(f"held out {size} of {len(train)} rows to measure with (--test gives your own)")
         return Rows(train, sorted(order[size:])), Rows(train, sorted(order[:size]))
 
-    def _table(self, role: str, data: str, make_row: Callable[..., Row | None], shape: str, limit: int | None, how: Mapping[str, Any]) -> Any:
-        from tempering.data import RowReport, Table, read
-        from tempering.worlds.demo import demo_records
+    def made_rows(self, role: str, records: Any, make_row: Callable[..., Row | None], **how: Any) -> Rows:
+        """Tokenised rows of records that are there already (`lessons.Made`), all of them."""
+        table = self._table(role, records.name, make_row, "", None, how, records)
+        return Rows(table, range(len(table)))
 
-        named = data.startswith("builtin:")
-        source = demo_records(data) if named else read(data, shape=shape, limit=limit, say=self.display.say)
+    def _table(
+        self, role: str, data: str, make_row: Callable[..., Row | None], shape: str, limit: int | None, how: Mapping[str, Any], source: Any = None
+    ) -> Any:
+        from tempering.data import RowReport, Table
+
+        source = self.source(data, shape, limit) if source is None else source
         fingerprint = source.fingerprint
         template = getattr(self._tokenizer, "chat_template", None)
         tokens = self._tokenizer.backend_tokenizer.to_str()
@@ -270,8 +303,14 @@ class Experiment:
         if self.budget.gate:
             check(compare(scores, scores), self.budget.gate)
 
-    def fit(self, name: str, policy: Policy, objective: Objective, train: Sequence[Row], held: Sequence[Row]) -> Policy:
-        """Train, save the model, and give back the tuned policy. A model that a resumed run has saved already is loaded instead."""
+    def fit(
+        self, name: str, policy: Policy, objective: Objective, train: Sequence[Row], held: Sequence[Row], stream: tuple[Stream, int] | None = None
+    ) -> Policy:
+        """Train, save the model, and give back the tuned policy. A model that a resumed run has saved already is loaded instead.
+
+        Args:
+            stream: what gives the rows, and for how many steps; by default all of `train` in a new order each epoch, as the settings say.
+        """
         from tempering import models
         from tempering.data.streams import Shuffled, passes
         from tempering.fit import Evaluation, Stopper, fit
@@ -283,13 +322,14 @@ class Experiment:
             self.cost = self.folder.read("cost.json")
             return models.load(str(target), quantise=self._quantise, say=self.display.say)
         training, seed = self.values["training"], int(self.values.get("seed", 0))
-        steps = training.steps or max(1, math.ceil(training.epochs * len(train) / training.batch_size))
+        steps = stream[1] if stream else training.steps or max(1, math.ceil(training.epochs * len(train) / training.batch_size))
+        rows = stream[0] if stream else Shuffled(train, training.batch_size, seed)
         scope = self._scope(policy)
         self.display.say(f"training {len(train)} rows, {steps} steps of {training.batch_size}, scope {scope.kind}")
         self.stopper = Stopper()
         with watching(self.display, self.logs, steps, self.options.profile, self.folder.path) as on_metrics:
             fitted = fit(
-                {"policy": Role(policy.model, scope)}, objective, Shuffled(train, training.batch_size, seed),
+                {"policy": Role(policy.model, scope)}, objective, rows,
                 steps=steps, optimizer=self.values["optimizer"], schedule=self.values["schedule"], training=training,
                 evaluation=Evaluation(lambda: passes(held, training.batch_size), training.eval_every, training.patience, training.keep_best),
                 folder=self.folder.path, resume=self.options.resume is not None, seed=seed, say=self.display.say, on_metrics=on_metrics,

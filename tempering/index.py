@@ -35,14 +35,18 @@ _FORMAT = 6
 """Of the cache file: raise it when `Entry` changes."""
 
 
-def union(package: str) -> Any:
-    """The discriminated union of the public values (named like their file) in a package of light modules."""
+def union(package: str, family: str | None = None) -> Any:
+    """The discriminated union of the public values (named like their file) in a package of light modules; of one family (`FAMILY`) or all."""
     from pydantic import Field
 
     found = importlib.import_module(package)
     members = []
     for module in sorted(pkgutil.iter_modules(found.__path__), key=lambda m: m.name):
+        if module.name.startswith("_"):
+            continue
         loaded = importlib.import_module(f"{package}.{module.name}")
+        if family is not None and getattr(loaded, "FAMILY", None) != family:
+            continue
         members.append(next(value for name, value in vars(loaded).items() if _is_public(name, module.name) and isinstance(value, type)))
     return Annotated[reduce(or_, members), Field(discriminator="kind")]
 
@@ -248,10 +252,10 @@ def recipe_of_family(family: str) -> Entry:
 
 
 def aliases() -> dict[str, Entry]:
-    """Objectives that are run by their own name, as their family's recipe with that loss; a recipe file of the name wins."""
+    """Objectives and streams that are run by their own name, as their family's recipe with that value; a recipe file of the name wins."""
     known = recipes()
     served = {entry.family for entry in known.values()} - {""}
-    return {entry.name: entry for entry in methods("objective") if entry.family in served and entry.name not in known}
+    return {entry.name: entry for kind in ("objective", "stream") for entry in methods(kind) if entry.family in served and entry.name not in known}
 
 
 def methods(kind: str | None = None) -> tuple[Entry, ...]:

@@ -70,6 +70,37 @@ class Join:
             stream.load(state[name])
 
 
+class Phases:
+    """Streams one after the other, each for a number of steps; the last goes on.
+
+    Args:
+        phases: (stream, steps), in order.
+    """
+
+    def __init__(self, phases: Sequence[tuple[Stream, int]]) -> None:
+        if not phases:
+            raise ValueError("phases need at least one stream")
+        self.phases, self.taken = tuple(phases), 0
+
+    def next(self, run: Run) -> Parts:
+        """The next step of the phase that its number falls into."""
+        left = self.taken
+        self.taken += 1
+        for stream, steps in self.phases[:-1]:
+            if left < steps:
+                return stream.next(run)
+            left -= steps
+        return self.phases[-1][0].next(run)
+
+    def state(self) -> dict[str, Any]:
+        return {"taken": self.taken, "phases": [stream.state() for stream, _ in self.phases]}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.taken = int(state["taken"])
+        for (stream, _), inner in zip(self.phases, state["phases"], strict=True):
+            stream.load(inner)
+
+
 def passes(rows: Sequence[Row], batch_size: int) -> Iterator[Parts]:
     """All rows once, in order, as parts of `batch_size` rows: for evaluation."""
     for start in range(0, len(rows), batch_size):

@@ -8,6 +8,7 @@ more.
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from tempering.errors import UserError
 from tempering.experiment import Experiment
 from tempering.held import Rows
 from tempering.options import OPTIONS, Options
-from tempering.types import Policy, Row, Scores, Segment
+from tempering.types import Message, Policy, Row, Scores, Segment, Stream
 
 if TYPE_CHECKING:
     from tempering.planning.trace import Work
@@ -69,6 +70,7 @@ class Rehearsal(Experiment):
         # No folder, no key, no trackers: only what its steps below and `rows` read.
         self.recipe, self.values, self.options, self.say = recipe, values, options, say
         self.display, self.budget, self.lock = options.display, values.get("budget") or Budget(keep="none"), {}
+        self.wanted: int | None = values.get("limit")
 
     def load(self, spec: str, new_tokens: Sequence[str] = (), template: str | None = None, outputs: int = 0) -> Policy:
         """The model's shapes, and its real tokenizer.
@@ -102,6 +104,20 @@ class Rehearsal(Experiment):
             text.vocab_size = max(text.vocab_size, len(self._tokenizer))
         return Policy(build(self.config, torch.device("meta")), self._tokenizer, name=Path(spec).name, source=spec)
 
+    def source(self, data: str, shape: str, limit: int | None) -> Any:
+        """At most `SAMPLE` records."""
+        return super().source(data, shape, min(limit or SAMPLE, SAMPLE))
+
+    def stage(self, name: str, inputs: Mapping[str, Any], work: Callable[[Path], None]) -> Path:
+        """Done in a folder that is left to the system's cleaning."""
+        folder = Path(tempfile.mkdtemp(prefix="tempering-plan-"))
+        work(folder)
+        return folder
+
+    def ask(self, policy: Policy) -> Callable[[Sequence[tuple[Message, ...]], int, float], list[list[str]]]:
+        """A stand-in for the model's answers, one word for each token it may write."""
+        return lambda prompts, n, temperature: [["one " * self.values["max_new_tokens"]] * n for _ in prompts]
+
     def rows(self, data: str, test: str | None, make_row: Callable[..., Row | None], **how: Any) -> tuple[Rows, Rows]:
         """At most `SAMPLE` rows; what is held out is taken from them."""
         self.wanted = how["limit"]
@@ -123,7 +139,9 @@ class Rehearsal(Experiment):
         """No scores."""
         return Scores(policy.name, ())
 
-    def fit(self, name: str, policy: Policy, objective: Objective, train: Sequence[Row], held: Sequence[Row]) -> Policy:
+    def fit(
+        self, name: str, policy: Policy, objective: Objective, train: Sequence[Row], held: Sequence[Row], stream: tuple[Stream, int] | None = None
+    ) -> Policy:
         """Ends the rehearsal.
 
         Raises:
@@ -132,7 +150,7 @@ class Rehearsal(Experiment):
         from tempering.planning.trace import Work
 
         training: Training = self.values["training"]
-        steps = training.steps or max(1, math.ceil(training.epochs * len(train) / training.batch_size))
+        steps = stream[1] if stream else training.steps or max(1, math.ceil(training.epochs * len(train) / training.batch_size))
         # The run may have more rows than were looked at.
         more = training.steps is None and len(train) + len(held) >= SAMPLE and (self.wanted or math.inf) > SAMPLE
         micro, several = _largest(train, training, min(steps, STEPS), int(self.values.get("seed", 0)))

@@ -29,7 +29,7 @@ HEAVY |= {"tensorboard", "trackio", "wandb", "mlflow"}
 """What takes a second or more to import, or comes with such a thing."""
 LIGHT = ("", "__main__", "cli", "config", "display", "doctor", "errors", "home", "index", "ledger", "ledger_types", "recipes", "runs", "types")
 LIGHT += ("board", "cases", "choices", "docstrings", "logs", "options", "profiling", "watch")
-LIGHT += ("methods.scopes",)
+LIGHT += ("making", "methods.scopes", "methods.streams")
 """Modules and packages (with all that is in them) that `temper --help` and a recipe's signature may load."""
 
 ALLOWED = {
@@ -43,6 +43,8 @@ ALLOWED = {
     "methods.objectives": {"types", "reduce", "config", "errors", "cases"},
     "methods.decodes": {"types", "config", "errors"},
     "methods.scopes": {"types", "config", "errors", "index"},
+    "making": {"types", "config", "errors", "data"},
+    "methods.streams": {"types", "config", "errors", "index", "cases", "making"},
     "methods.rewards": {"types", "reduce", "errors", "items", "layout", "models", "sampling", "signals"},
     "methods.probes": {"types", "reduce", "config", "errors", "items", "measure", "sample", "scored", "best_of", "methods.rewards"},
 }
