@@ -73,7 +73,7 @@ def race(
     done: list[Done] = []
     try:
         for leg in running.run(course, say):
-            done.append(leg)  # noqa: PERF402 - as they come, so that a stop knows how many there are
+            done.append(leg)
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(f"stopped with {len(done)} runs done; the same command goes on from there") from None
     golds = {d.folder: _gold(d, course) for d in done if not d.leg.tuning} if data.startswith("world:") else {}

@@ -162,7 +162,8 @@ def _share(found: Interval) -> Interval:
 def _against(first: Sequence[Done], legs: Sequence[Done]) -> tuple[Interval, float]:
     """(gain minus the first method's, p), paired by seed; by test item where there is one seed."""
     if len(legs) > 1:
-        differences = [b.ledger.gain.point - a.ledger.gain.point for a, b in zip(first, legs, strict=True)]
+        # Rounded, so that gains that differ alike differ alike in binary too: shares of items are often equal.
+        differences = [round(b.ledger.gain.point - a.ledger.gain.point, 12) for a, b in zip(first, legs, strict=True)]
         return mean_interval(differences, method="t"), paired_t(differences)
     old, new = (_target(d.folder) for d in (first[0], legs[0]))
     names = list(old)
