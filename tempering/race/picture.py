@@ -6,7 +6,7 @@ joined to its mark by a line, so that marks that lie on each other can still be 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
@@ -68,7 +68,7 @@ def _ends(interval: object) -> list[float]:
     return [v for name in ("point", "low", "high") if (v := getattr(interval, name)) is not None]
 
 
-def _axis(values: Sequence[float], start: float, end: float, top: float | None) -> tuple[object, list[float]]:  # type: ignore[type-arg]
+def _axis(values: Sequence[float], start: float, end: float, top: float | None) -> tuple[Callable[[float], float], list[float]]:
     low, high = min(values), max(values)
     room = 0.06 * ((high - low) or 0.05)
     low, high = low - room, high + room if top is None else min(top + 0.3 * room, high + room)
@@ -91,12 +91,12 @@ def _apart(heights: Sequence[float]) -> list[float]:
     return found
 
 
-def _mark(lane: Lane, at: tuple[float, float], label: float, x_of: object, y_of: object, first: bool) -> Markup:
+def _mark(lane: Lane, at: tuple[float, float], label: float, x_of: Callable[[float], float], y_of: Callable[[float], float], first: bool) -> Markup:
     x, y = at
     lines = []
     for interval, axis, upright in ((lane.keep, x_of, False), (lane.gain, y_of, True)):
         if interval is not None and interval.low is not None and interval.high is not None:
-            a, b = sorted((min(max(axis(v), 0), WIDTH if not upright else HEIGHT)) for v in (interval.low, interval.high))  # type: ignore[operator]
+            a, b = sorted((min(max(axis(v), 0), WIDTH if not upright else HEIGHT)) for v in (interval.low, interval.high))
             box = (x, x, a, b) if upright else (a, b, y, y)
             lines.append(Markup('<line class="whisker" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(*box))
     edge = WIDTH - RIGHT + 8

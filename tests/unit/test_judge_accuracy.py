@@ -50,7 +50,7 @@ def test_a_reward_model_is_read_at_the_last_token(tiny_llama: Any) -> None:
     found = value_reward(model)(segments)
     for segment, value in zip(segments, found, strict=True):
         state = model(input_ids=torch.tensor(segment.ids[None].astype(np.int64)))[0, -1]
-        assert value == pytest.approx(float(state @ model.value_head.weight[0]), rel=1e-5)
+        assert value == pytest.approx((state @ model.value_head.weight[0]).item(), rel=1e-5)
 
 
 def test_implicit_rewards_against_oneself_are_nothing(tiny_policy: Any) -> None:
