@@ -73,7 +73,8 @@ def bradley_terry(names: Sequence[str], wins: Any, *, level: float = 0.95) -> St
             while lack(best[i] + sign * step) < 0:
                 step *= 2
             a, b = sorted((best[i], best[i] + sign * step))
-            ends.append(float(brentq(lack, a, b, xtol=1e-10)))
+            root: Any = brentq(lack, a, b, xtol=1e-10)
+            ends.append(float(root))
         found.append(Interval(float(best[i]), ends[0], ends[1], level, "profile likelihood"))
     return Strengths(tuple(names), tuple(found))
 

@@ -157,7 +157,9 @@ def run(course: Course, say: Say) -> Iterator[Done]:
     """All legs: first those that choose each method's rate, then every seed at the rates chosen."""
     plan = course.plan
     tuning = [Leg(method, rate, TUNING_SEED, True) for method in plan.methods for rate in plan.rates] if len(plan.rates) > 1 else []
-    total, clock, done = len(tuning) + len(plan.methods) * len(plan.seeds), Clock(len(tuning), len(plan.methods) * len(plan.seeds)), list[Done]()
+    final = len(plan.methods) * len(plan.seeds)
+    total, clock = len(tuning) + final, Clock(len(tuning), final)
+    done: list[Done] = []
 
     def one(leg: Leg) -> Done:
         began = time.monotonic()
@@ -173,7 +175,7 @@ def run(course: Course, say: Say) -> Iterator[Done]:
 
     for leg in tuning:
         yield one(leg)
-    rates = chosen(done, plan) if tuning else dict.fromkeys(plan.methods, plan.rates[0])
+    rates = chosen(done, plan) if tuning else dict.fromkeys(plan.methods, min(plan.rates))
     for seed in plan.seeds:
         for method in plan.methods:
             yield one(Leg(method, rates[method], seed, False))

@@ -99,7 +99,7 @@ def test_bad_duels_are_refused() -> None:
     with pytest.raises(UserError, match="needs one answer"):
         duel([], [], [], by_length)
     with pytest.raises(UserError, match="gave 1 verdicts for 8"):
-        duel(prompts(4), A, B, lambda _: ["tie"])
+        duel(prompts(4), A, B, lambda questions: ["tie" for _ in questions[:1]])
     with pytest.raises(UserError, match="not 'A'"):
         duel(prompts(4), A, B, lambda questions: ["A"] * len(questions))  # type: ignore[list-item]
 
