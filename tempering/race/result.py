@@ -128,7 +128,7 @@ def result(
                 finishes=finishes,
                 gain=mean_interval(gains, method="t") if several else legs[0].ledger.gain,
                 keep=(_share(mean_interval(keeps, method="t")) if several else legs[0].ledger.keep) if keeps else None,
-                gold=mean_interval(gold, method="t") if several and gold else None,
+                gold=mean_interval(gold, method="t") if gold else None,
                 against=against,
                 p=p,
             )
