@@ -67,9 +67,8 @@ class Course:
     def _tokens_per_step(self) -> float:
         """Mean tokens of a training row as the recipe renders it, times the rows of a step."""
         from tempering import data, models
-        from tempering.recipes.unpaired import labelled_row
 
-        make: Any = {"pairs": data.pair_row, "tokens": data.sft_row, "unpaired": labelled_row, "ranked": data.ranked_row}[self.family]
+        make: Any = {"pairs": data.pair_row, "tokens": data.sft_row, "unpaired": data.labelled_row, "ranked": data.ranked_row}[self.family]
         values = self.plan.values
         tokenizer = models.load(values["model"], say=lambda _: None).tokenizer
         if values.get("template") is not None:
