@@ -62,6 +62,7 @@ FORBIDDEN = {
     "board": {"methods", "recipes", "cli", "experiment", "fit", "measure", "models", "sample"},
     "proof": {"cli", "report", "experiment", "recipes"},
     "experiment": {"recipes", "cli"},
+    "feed": {"recipes", "cli", "fit", "report"},
     "recipes": {"cli", "report", "signals", "checkpoint", "optim", "stages"},
 }
 """Importer -> what it must not import: the loop knows no method, and nothing reaches up to the command line."""

@@ -6,6 +6,7 @@ import copy
 import functools
 import importlib.util
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -249,7 +250,8 @@ def test_the_command_prints_terms_and_loads_nothing(tmp_path: Path, monkeypatch:
     assert main(["plan", "sft", "--model", "builtin:tiny", "--batch-size", "4"]) == 0
     out = capsys.readouterr().out
     assert "activations" in out and "weights" in out
-    assert out.strip().splitlines()[-1].startswith("It fits: the run needs 0.")
+    # What the libraries take counts too, and here that is whatever earlier tests loaded.
+    assert re.match(r"It fits: the run needs \d", out.strip().splitlines()[-1])
 
 
 @pytest.mark.slow
