@@ -146,7 +146,11 @@ def _flat(patient: _Patient) -> Iterator[Finding]:
     still = abs(loss.end - loss.start) < 0.01 * abs(loss.start) and max(levels) - min(levels) < max(0.02 * abs(loss.start), loss.wobble)
     if not still or any(finding.code == "no_gradient" for finding in _nothing_trained(patient)):
         return
-    where = " That is log 2: the policy has not left the reference." if patient.preference and abs(loss.end - math.log(2)) < 0.01 else ""
+    where = (
+        " That is log 2, where a pair is not told apart: with a reference, the policy has not left it."
+        if patient.preference and abs(loss.end - math.log(2)) < 0.01
+        else ""
+    )
     rates = patient.finite("lr")
     if len(rates) and max(rates.values) == 0:
         mend = "The learning rate is 0 at every point: set it, and check the schedule."

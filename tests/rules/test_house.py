@@ -99,6 +99,11 @@ def test_no_file_is_over_budget() -> None:
     assert not over, f"split these: more than {MAX_LINES} lines"
 
 
+def test_an_objective_is_a_small_file() -> None:
+    over = {path.name: n for path in METHODS if path.parent.name == "objectives" and (n := len(path.read_text(encoding="utf-8").splitlines())) > 120}
+    assert not over, "an objective's file has at most 120 lines; share what is common in a file that begins with an underscore, or extend the core"
+
+
 # ---------------------------------------------------------------------------------------------------------------------------------------- imports
 
 

@@ -55,6 +55,7 @@ class Paired(Objective):
     """Weight of an added negative log-likelihood of the chosen answers; a term of its own with its own divisor, `sft_norm`, that `weighting` leaves
     alone."""
     sft_norm: Norm = "tokens"
+    """What that likelihood is divided by."""
     norm = "segments"
     part = "chosen"
     per = "segment"

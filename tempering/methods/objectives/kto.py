@@ -71,12 +71,7 @@ CASES = (
             "kl": {"logp": [[-1.0], [-0.5, -0.5]], "reference.logp": [[-2.0], [-1.0, -0.5]]},
         },
         loss=(_sigmoid(-0.5 * 0.75) + 3 * _sigmoid(-0.5 * 1.25)) / 2,
-        gradient={
-            "train/logp": [
-                [-0.25 * _sigmoid(0.375) * _sigmoid(-0.375)] * 2,
-                [0.75 * _sigmoid(0.625) * _sigmoid(-0.625)],
-            ]
-        },
+        gradient={"train/logp": [[-0.25 * _sigmoid(0.375) * _sigmoid(-0.375)] * 2, [0.75 * _sigmoid(0.625) * _sigmoid(-0.625)]]},
         logs={"kl": 0.75, "reward": 0.25, "accuracy": 1.0},
     ),
     Case(
@@ -117,10 +112,7 @@ CASES = (
     Case(
         "one mismatched answer is its own mean",
         KTO(beta=1.0),
-        {
-            "train": {"logp": [[-1.0]], "reference.logp": [[-1.0]], "label": [0.0]},
-            "kl": {"logp": [[-1.0]], "reference.logp": [[-3.0]]},
-        },
+        {"train": {"logp": [[-1]], "reference.logp": [[-1]], "label": [0]}, "kl": {"logp": [[-1]], "reference.logp": [[-3]]}},
         loss=_sigmoid(-2.0),
     ),
 )
