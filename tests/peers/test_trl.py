@@ -16,6 +16,7 @@ from tempering.config import Optimizer, Schedule, Training
 from tempering.fit import fit
 from tempering.layout import collate
 from tempering.methods.objectives.dpo import DPO
+from tempering.methods.objectives.kto import KTO
 from tempering.methods.objectives.nll import NLL
 from tempering.methods.scopes.full import Full
 from tempering.types import Parts, Role, Row, Run
@@ -134,3 +135,9 @@ def test_a_plain_function_is_a_peer_too(tmp_path: Path) -> None:
         return -F.logsigmoid(0.1 * (ratio_S["chosen"] - ratio_S["rejected"])).mean()
 
     assert_same(our_step(DPO(), rows, model, reference), function_step(dpo, model, reference, rows), tolerance=2e-5)
+
+
+@pytest.mark.parametrize("weights", [{}, {"desirable_weight": 1.5, "undesirable_weight": 0.5}])
+def test_kto(tmp_path: Path, weights: dict[str, float]) -> None:
+    ours = KTO(beta=0.3, desirable=weights.get("desirable_weight", 1.0), undesirable=weights.get("undesirable_weight", 1.0))
+    check_trl("kto", ours, tmp_path, metrics={"kl": "kl"}, beta=0.3, **weights)
