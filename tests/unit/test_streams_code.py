@@ -11,6 +11,7 @@ from tempering.errors import UserError
 from tempering.making import Making, spoken
 from tempering.methods.streams import codegen2
 from tempering.methods.streams.codegen2 import CodeGen2
+from tempering.methods.streams.source_aware import SourceAware
 
 WORDS = ("def", "f1", "(", "):", "\n    return", " x", "+", "  ", "\u00e9t\u00e9", "<eom", "<mask_", "3>", "\n")
 
@@ -52,3 +53,31 @@ def test_s041_what_a_model_filled_in_badly_is_refused() -> None:
             CodeGen2.demask(bad)
     with pytest.raises(UserError, match="needs plain texts"):
         list(CodeGen2()([talk("a", "b")], Making()))
+
+
+@pytest.mark.parametrize("place", ["begin", "end", "repeat"])
+def test_s140_every_document_and_answer_cites_its_own_and_copies_are_orders_of_its_sentences(place: str) -> None:
+    records = [plain(f"A{i} is here. B{i} is there! C{i}?", id=f"t{i}", document=f"d{i}") for i in range(20)]
+    records += [talk(f"Where is A{i}?", "Here.", id=f"q{i}", document=f"d{i}") for i in range(20)]
+    found = list(SourceAware(place=place, copies=3)(records, Making(1)))  # pyright: ignore[reportArgumentType]
+    assert [r.tags["phase"] for r in found] == [0] * 80 + [1] * 20
+    for record in found:
+        text = spoken(record.responses[0].messages)
+        assert SourceAware.cited(text) == f"d{record.id.split('/')[0][1:]}"
+        assert text.count("[[") == (3 if place == "repeat" and record.tags["phase"] == 0 else 1)
+        if record.tags["phase"] == 0:
+            i = record.id.split("/")[0][1:]
+            plainly = text.replace(f" [[d{i}]]", "").replace(f"[[d{i}]] ", "")
+            assert Counter(plainly.split()) == Counter(f"A{i} is here. B{i} is there! C{i}?".split())
+    assert len({spoken(r.responses[0].messages) for r in found if r.id.startswith("t0/")}) > 1
+    assert SourceAware.cited("I do not know.") is None
+
+
+def test_s140_what_cannot_be_cited_is_refused() -> None:
+    with pytest.raises(UserError, match="has no field 'document'"):
+        list(SourceAware()([plain("a")], Making()))
+    with pytest.raises(UserError, match="must have characters, but not"):
+        list(SourceAware()([plain("a", document="]]")], Making()))
+    for bad in (3, ["what?"], [{"question": "what?"}]):
+        with pytest.raises(UserError, match='"questions" must be a list of'):
+            list(SourceAware()([plain("a", document="d", questions=bad)], Making()))
