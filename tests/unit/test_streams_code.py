@@ -9,8 +9,10 @@ import pytest
 from tempering.cases import plain, talk
 from tempering.errors import UserError
 from tempering.making import Making, spoken
-from tempering.methods.streams import codegen2
+from tempering.methods.streams import _classes, codegen2
+from tempering.methods.streams._classes import Kind
 from tempering.methods.streams.codegen2 import CodeGen2
+from tempering.methods.streams.knowcoder import KnowCoder
 from tempering.methods.streams.source_aware import SourceAware
 
 WORDS = ("def", "f1", "(", "):", "\n    return", " x", "+", "  ", "\u00e9t\u00e9", "<eom", "<mask_", "3>", "\n")
@@ -81,3 +83,85 @@ def test_s140_what_cannot_be_cited_is_refused() -> None:
     for bad in (3, ["what?"], [{"question": "what?"}]):
         with pytest.raises(UserError, match='"questions" must be a list of'):
             list(SourceAware()([plain("a", document="d", questions=bad)], Making()))
+
+
+THING = Kind("Thing", doc='It\'s "a" \\ thing.\n  Really: """x"""', fields=(("name", "str"),))
+ORG = Kind("Org", "Thing", "", (("staff", "int"), ("share", "float"), ("open", "bool")))
+PERSON = Kind("Person", "Thing", "Who.", (("works_for", "Org"), ("knows", "Person")))
+EMPTY = Kind("Empty", "Thing")
+SCHEMA = _classes.checked([PERSON, THING, ORG, EMPTY])
+FIRM = {"type": "Org", "name": 'O\'Neil "&" Co\n', "staff": -3, "share": 0.5, "open": True}
+ANN = {"type": "Person", "name": "Ann", "works_for": FIRM, "knows": {"type": "Person", "name": "Bo"}}
+
+
+def test_s196_schemas_and_objects_survive_the_code() -> None:
+    assert _classes.read(_classes.write(SCHEMA.values())) == list(SCHEMA.values())
+    assert _classes.extract(_classes.results([ANN, FIRM, {"type": "Empty"}]), SCHEMA) == [ANN, FIRM, {"type": "Empty"}]
+    assert [kind.name for kind in _classes.closure(["Person"], SCHEMA)] == ["Person", "Thing", "Org"]
+
+
+REFUSED = ("Org(name=3)", "Org(staff=True)", "Org(share=1)", "Org(share=1e999)", "Person(works_for=Thing())", "Org(nick='x')", "Dog()", "3")
+REFUSED += (
+    "Org('x')",
+    "Org(**{})",
+    "Org(type='Thing')",
+    "Org(name='a' + 'b')",
+    "__import__('os').getcwd()",
+    "Person(works_for='Org')",
+    "Org(staff=-'x')",
+)
+
+
+@pytest.mark.parametrize("code", REFUSED)
+def test_s196_what_breaks_the_schema_or_is_more_than_objects_is_refused(code: str) -> None:
+    with pytest.raises(UserError):
+        _classes.extract(f"results = [{code}]", SCHEMA)
+
+
+def test_s196_other_code_is_refused() -> None:
+    for code in (
+        "import os",
+        "class A(B, C): pass",
+        "class A:\n    x: int = 3",
+        "class A:\n    def f(self): pass",
+        "@f\nclass A: pass",
+        "class A(",
+        "\0",
+    ):
+        with pytest.raises(UserError):
+            _classes.read(code)
+    for code in ("", "results = 3", "results = []; x = 1", "x = []", "(" * 500):
+        with pytest.raises(UserError):
+            _classes.extract(code, SCHEMA)
+    for kinds in (
+        [Kind("A", "A")],
+        [Kind("A", "B")],
+        [Kind("A", "B"), Kind("B", "A")],
+        [Kind("class")],
+        [Kind("A", fields=(("x", "list"),))],
+        [EMPTY] * 2,
+    ):
+        with pytest.raises(UserError, match="schema: "):
+            _classes.checked(kinds)
+
+
+def test_s196_negatives_ask_for_what_is_not_there_and_answers_are_the_gold_objects() -> None:
+    given = [{"name": k.name, "base": k.base, "doc": k.doc, "fields": dict(k.fields)} for k in SCHEMA.values()]
+    records = [plain(f"text {i}", id=str(i), schema=given, objects=[ANN] if i % 2 else [{"type": "Org", "name": "x"}]) for i in range(10)]
+    found = [r for r in KnowCoder(negatives=4)(records, Making()) if r.tags["phase"]]
+    answers = {r.id: _classes.extract(spoken(r.responses[0].messages), SCHEMA) for r in found}
+    assert all(answers[r.id] == r.tags["objects"] for r in records)
+    assert {i.split("/")[1] for i in answers if i.startswith("1/")} == {"no-Empty"}
+    assert {i.split("/")[1] for i in answers if i.startswith("2/")} == {"no-Empty", "no-Person"}
+    assert all(not answers[i] for i in answers if "/" in i)
+
+
+def test_s196_bad_records_are_named() -> None:
+    for tags, said in (
+        ({"schema": 3, "objects": []}, "must be a list"),
+        ({"schema": [], "objects": [{"type": "A"}]}, "no object of a class"),
+        ({"schema": []}, "no field 'objects'"),
+        ({"schema": [{"name": 3}], "objects": []}, "must be a list"),
+    ):
+        with pytest.raises(UserError, match=f"r1: .*{said}"):
+            list(KnowCoder()([plain("a", id="r1", **tags)], Making()))
