@@ -14,6 +14,7 @@ from tempering.methods.streams._classes import Kind
 from tempering.methods.streams.codegen2 import CodeGen2
 from tempering.methods.streams.knowcoder import KnowCoder
 from tempering.methods.streams.source_aware import SourceAware
+from tempering.methods.streams.theoremllama import TheoremLlama
 
 WORDS = ("def", "f1", "(", "):", "\n    return", " x", "+", "  ", "\u00e9t\u00e9", "<eom", "<mask_", "3>", "\n")
 
@@ -165,3 +166,36 @@ def test_s196_bad_records_are_named() -> None:
     ):
         with pytest.raises(UserError, match=f"r1: .*{said}"):
             list(KnowCoder()([plain("a", id="r1", **tags)], Making()))
+
+
+def test_s229_steps_can_be_taken_out_again() -> None:
+    draw = Making(2).random("steps")
+    for text in texts(100):
+        steps = [draw.choice(("", "by\r\nlaw", "--", " x ")) for _ in text.split("\n")]
+        code = TheoremLlama.comment(text, steps)
+        assert TheoremLlama.strip(code) == text and code.count("--: ") == sum(bool(step.strip()) for step in steps)
+
+
+@pytest.mark.parametrize(("block", "stages"), [(1, 1), (1, 4), (3, 1), (50, 7)])
+def test_s229_blocks_hold_what_came_before_and_block_1_is_plain(block: int, stages: int) -> None:
+    draw = Making(5).random("lengths")
+    records = [talk(f"q{i}", "x" * draw.randint(1, 9), id=str(i)) for i in range(20)]
+    found = list(TheoremLlama(block=block, stages=stages)(records, Making()))
+    easy = sorted(records, key=lambda record: len(spoken(record.responses[0].messages)))
+    assert [r.id for r in found] == [r.id for r in easy]
+    for i, record in enumerate(found):
+        turns = (*record.prompt, *record.responses[0].messages)
+        assert turns == tuple(m for one in easy[max(0, i - block + 1) : i + 1] for m in (*one.prompt, *one.responses[0].messages))
+        assert len(record.prompt) == 1
+    if block == 1:
+        assert [(r.prompt, r.responses) for r in found] == [(r.prompt, r.responses) for r in easy]
+    phases = [r.tags["phase"] for r in found]
+    assert phases == sorted(phases) and set(phases) == set(range(stages)) and max(Counter(phases).values()) - min(Counter(phases).values()) <= 1
+
+
+def test_s229_what_it_cannot_use_is_named() -> None:
+    with pytest.raises(UserError, match="needs questions with answers"):
+        list(TheoremLlama()([plain("a")], Making()))
+    for bad in ("much", "nan"):
+        with pytest.raises(UserError, match=f"'loss' must be a number, not '{bad}'"):
+            list(TheoremLlama(difficulty="loss")([talk("a", "b", loss=bad)], Making()))
