@@ -1,7 +1,7 @@
 """TheoremLlama's data: proofs after earlier proofs, from easy to hard, with the words of the proof as comments in the code.
 
 Wang et al. 2024, arXiv 2407.03203. Block training: before each example stand the examples before it, and all their answers are trained. Curriculum:
-easy examples come first. Bootstrapping: the steps of the proof in words are comments in the formal proof; they stand in the field "steps", a list with
+easy examples come first. Bootstrapping: the steps of the proof in words are comments in the formal one; they stand in the field "steps", a list with
 one text for each line of the answer ("" for none), and each goes above its line. Not the paper's: `block` examples (there what fits the context); an
 example is as hard as its answer is long, where the paper also asks a reference model (give its losses in the field `difficulty`); `stages` equal
 parts from easy to hard, shuffled within. Writing the steps by a model, and rounds of proving with a Lean checker, are not in this file.
