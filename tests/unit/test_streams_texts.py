@@ -1,0 +1,61 @@
+"""What the catalogue asks (`check_exact`) of the methods that make lessons of texts, tutoring, critiques and options, beyond their worked cases."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from tempering.cases import plain, talk
+from tempering.making import Making, spoken
+from tempering.methods.streams import _texts
+from tempering.methods.streams.self_tuning import SelfTuning
+
+TEXTS = [
+    "Ada Stone\nAda Stone was born in Riga in 1970. She moved to Oslo in 1988. Her sister Eva lives in Lima.",
+    "The Rhine flows from the Alps to Rotterdam. It is 1,230 km long! In Basel it turns north.",
+    "nothing here has a capital. nor a number.",
+]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_s005_every_answer_stands_in_the_text(seed: int) -> None:
+    records = [plain(text, id=str(i)) for i, text in enumerate(TEXTS)]
+    made = list(SelfTuning(each=3)(records, Making(seed)))
+    assert {record.tags.get("task") for record in made} == {None, *SelfTuning().tasks}
+    for record in made:
+        text, said = TEXTS[int(record.id.split("/")[0])], spoken(record.responses[0].messages)
+        assert all(item in text for item in (said.split(", ") if record.tags.get("task") == "entities" else [said]))
+        if record.tags.get("task") == "cloze":
+            assert spoken(record.prompt).removeprefix("Fill in the blank: ").replace("____", said) in text
+        if record.tags.get("task") == "completion":
+            assert f"{spoken(record.prompt).removeprefix('Complete the sentence: ')} {said}" in text
+        if record.tags.get("task") == "inference":
+            shown = spoken(record.prompt).split("\n- ")[1:]
+            assert len(shown) == 2 and [line for line in shown if line in text] == [said], "one of the two is false"
+        if record.tags.get("task") == "choice":
+            shown = spoken(record.prompt).split("\n- ")[1:]
+            assert said in shown and len(set(shown)) == len(shown) <= 4
+
+
+def test_s005_counts_depend_on_the_texts_alone_and_items_on_the_seed() -> None:
+    records = [plain(text, id=str(i)) for i, text in enumerate(TEXTS)]
+    first, again, other = (list(SelfTuning()(records, Making(seed))) for seed in (0, 0, 1))
+    assert first == again != other
+    assert Counter(r.tags.get("task") for r in first) == Counter(r.tags.get("task") for r in other)
+
+
+def test_s005_phases_and_no_tasks_of_new_texts() -> None:
+    old, new, asked = plain(TEXTS[0], id="old"), plain(TEXTS[1], id="new", new="yes"), talk("Who?", "Ada Stone")
+    made = list(SelfTuning()([old, new, asked], Making()))
+    by_phase = {phase: [r.id for r in made if r.tags["phase"] == phase] for phase in (0, 1, 2)}
+    assert by_phase[1] == ["Who?/review", "new"] and by_phase[2] == ["new/again"] and not any("new" in name for name in by_phase[0])
+    bare = list(SelfTuning(tasks=())([old, new], Making()))
+    assert [(r.prompt, r.responses) for r in bare] == [((), r.responses) for r in (old, new, new)]
+
+
+def test_s005_names_and_numbers() -> None:
+    assert _texts.entities("In Riga she met The Hague. It was 3.5 or 1,000.") == ["Riga", "The Hague", "3.5", "1,000"]
+    assert _texts.entities("The Andes rise. Snow fell.") == ["Andes"]
+    assert _texts.entities("Mia slept. Snow fell on Snow.") == ["Mia", "Snow"]
+    assert _texts.swap("Mia met Mia Stone and Mia.", "Mia", "Eva") == "Eva met Mia Stone and Eva."
