@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from tempering.cases import plain, talk
+from tempering.errors import UserError
 from tempering.making import Making, spoken
 from tempering.methods.streams import _texts
 from tempering.methods.streams.self_tuning import SelfTuning
@@ -52,6 +53,14 @@ def test_s005_phases_and_no_tasks_of_new_texts() -> None:
     assert by_phase[1] == ["Who?/review", "new"] and by_phase[2] == ["new/again"] and not any("new" in name for name in by_phase[0])
     bare = list(SelfTuning(tasks=())([old, new], Making()))
     assert [(r.prompt, r.responses) for r in bare] == [((), r.responses) for r in (old, new, new)]
+
+
+def test_s005_questions_of_another_form_are_refused_in_a_sentence() -> None:
+    for wrong in (["Who?"], [["Who?", 3]], [{"question": "Who?"}], [["Who?", " "]], "ab", 3):
+        with pytest.raises(UserError, match='"questions" must be a list'):
+            list(SelfTuning()([plain("Ada.", questions=wrong)], Making()))
+    (_, made) = SelfTuning(tasks=())([plain("Ada.", questions=[{"question": "Who?", "answer": "Ada"}])], Making())
+    assert (spoken(made.prompt), spoken(made.responses[0].messages)) == ("Who?", "Ada")
 
 
 def test_s005_names_and_numbers() -> None:

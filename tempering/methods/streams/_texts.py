@@ -1,10 +1,10 @@
-"""Names and numbers of a plain text, found by a pattern, and questions on its sentences."""
+"""Names and numbers of a plain text, found by a pattern, and questions that the text itself answers."""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 _ENTITY = re.compile(r"(?<!\w)(?:[A-ZÀ-ÖØ-Þ][\w'-]*(?: [A-ZÀ-ÖØ-Þ][\w'-]*)*|\d(?:[\d,.]*\d)?)(?!\w)")
 _STARTS = re.compile(
@@ -48,7 +48,25 @@ def bullets(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def on_sentence(task: str, text: str, sentence: str, names: Sequence[str], draw: random.Random, options: int) -> tuple[str, str] | None:
+def items(task: str, text: str, draw: random.Random, each: int, options: int) -> Iterator[tuple[str, str]]:
+    """(question, answer) of a task; none where the text does not allow it."""
+    said, names = sentences(text), entities(text)
+    listed = ", ".join(names)
+    if task == "gist" and len(said) > 1:
+        yield f"{text}\n\nWhat is this text about?", said[0]
+    elif task == "entities" and names:
+        yield f"{text}\n\nList the names and numbers in this text.", listed
+    elif task == "tell" and names:
+        yield f"Tell me about {names[0]}.", text
+    elif task == "flashcards" and len(names) > 1:
+        yield f"Write down what you know of {names[0]}, with these keywords: {listed}.", text
+    elif task in ("inference", "cloze", "choice", "completion"):
+        made_of = (_on_sentence(task, text, sentence, names, draw, options) for sentence in draw.sample(said, len(said)))
+        good = [item for item in made_of if item]
+        yield from good[:each]
+
+
+def _on_sentence(task: str, text: str, sentence: str, names: Sequence[str], draw: random.Random, options: int) -> tuple[str, str] | None:
     """(question, answer) on one sentence of a text: completion, cloze, choice or inference; None where the sentence does not allow it."""
     words = sentence.split(" ")
     if task == "completion":
