@@ -10,7 +10,9 @@ from tempering.cases import plain, talk
 from tempering.errors import UserError
 from tempering.making import Making, spoken
 from tempering.methods.streams import _texts
+from tempering.methods.streams.pedagogical import Pedagogical
 from tempering.methods.streams.self_tuning import SelfTuning
+from tempering.types import Message, Record, Response
 
 TEXTS = [
     "Ada Stone\nAda Stone was born in Riga in 1970. She moved to Oslo in 1988. Her sister Eva lives in Lima.",
@@ -68,3 +70,33 @@ def test_s005_names_and_numbers() -> None:
     assert _texts.entities("The Andes rise. Snow fell.") == ["Andes"]
     assert _texts.entities("Mia slept. Snow fell on Snow.") == ["Mia", "Snow"]
     assert _texts.swap("Mia met Mia Stone and Mia.", "Mia", "Eva") == "Eva met Mia Stone and Eva."
+
+
+def test_s017_the_tutor_is_chosen_at_every_state_and_what_does_not_teach_is_rejected() -> None:
+    lessons = [
+        talk(
+            f"{i} + 2 + 3?", f"Begin with {i} + 2.", str(i + 2), "Good. Now the last.", str(i + 5), "Well done.", solution=f"It is {i + 5}", id=str(i)
+        )
+        for i in range(20, 40)
+    ]
+    made = list(Pedagogical()(lessons, Making(4)))
+    assert len(made) == 20 * 3 * 2
+    for record in made:
+        lesson = next(one for one in lessons if one.id == record.id.split("/")[0])
+        turns = [message.content for message in (*lesson.prompt, *lesson.responses[0].messages)]
+        chosen, rejected = (spoken(response.messages) for response in record.responses)
+        at = len(record.prompt)
+        assert record.prompt[-1].role == "user" and [m.content for m in record.prompt] == turns[:at] and chosen == turns[at]
+        assert rejected in ({lesson.tags["solution"]} if record.tags["rejected"] == "direct" else set(turns[1::2]) - {chosen})
+
+
+def test_s017_states_must_name_every_turn() -> None:
+    for wrong in (["hint"], "ab", 3):
+        with pytest.raises(UserError, match="a name for each of the 2 tutor turns"):
+            list(Pedagogical()([talk("1 + 1?", "Try.", "2", "Yes.", states=wrong)], Making()))
+
+
+def test_s017_a_turn_that_answers_no_student_is_no_state() -> None:
+    turns = [Message("assistant", "Hello."), Message("user", "1 + 1?"), Message("assistant", "Try."), Message("assistant", "Go on.")]
+    (only,) = Pedagogical(rejected=("direct",))([Record((), (Response(tuple(turns)),), id="x", tags={"solution": "2"})], Making())
+    assert [m.content for m in only.prompt] == ["Hello.", "1 + 1?"] and spoken(only.responses[0].messages) == "Try."

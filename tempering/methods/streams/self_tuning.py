@@ -97,14 +97,10 @@ CASES = (
     RecordCase(
         "one name gives no card, no choice and no inference; questions are seen again beside the new text",
         SelfTuning(field="late"),
-        [plain("Mia was there.", questions=[["Who?", "Mia"]]), plain("N", late=1), talk("Who?", "Mia")],
+        [plain("Mia ran.", questions=[["Who?", "Mia"]]), plain("N", late=1), talk("Who?", "Mia")],
         [
-            *[
-                plain("Mia was there."),
-                talk("Mia was there.\n\nList the names and numbers in this text.", "Mia"),
-                talk("Tell me about Mia.", "Mia was there."),
-            ],
-            *[talk("Fill in the blank: ____ was there.", "Mia"), *[talk("Who?", "Mia")] * 4, plain("N"), plain("N")],
+            *[plain("Mia ran."), talk("Mia ran.\n\nList the names and numbers in this text.", "Mia"), talk("Tell me about Mia.", "Mia ran.")],
+            *[talk("Fill in the blank: ____ ran.", "Mia"), *[talk("Who?", "Mia")] * 4, plain("N"), plain("N")],
         ],
         tags=({"phase": 0}, {"task": "entities"}, {"task": "tell"}, {"task": "cloze"}, *({"phase": i} for i in (0, 0, 1, 1, 1, 2))),
     ),
