@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
 from tempering.cases import plain, talk
 from tempering.errors import UserError
-from tempering.making import Making, spoken
+from tempering.making import MADE_OF, Making, answer, spoken, user
 from tempering.methods.streams import _texts
+from tempering.methods.streams.cdf import CDF
+from tempering.methods.streams.cdf_pairs import CDFPairs
 from tempering.methods.streams.pedagogical import Pedagogical
 from tempering.methods.streams.self_tuning import SelfTuning
 from tempering.types import Message, Record, Response
@@ -100,3 +103,38 @@ def test_s017_a_turn_that_answers_no_student_is_no_state() -> None:
     turns = [Message("assistant", "Hello."), Message("user", "1 + 1?"), Message("assistant", "Try."), Message("assistant", "Go on.")]
     (only,) = Pedagogical(rejected=("direct",))([Record((), (Response(tuple(turns)),), id="x", tags={"solution": "2"})], Making())
     assert [m.content for m in only.prompt] == ["Hello.", "1 + 1?"] and spoken(only.responses[0].messages) == "Try."
+
+
+def feedback(n: int, start: int = 0) -> list[Record]:
+    """Prompts with two answers, of which the second is better, criticised both; a higher number is easier."""
+    return [
+        Record((user(f"q{i}"),), (answer("a", score=float(i)), answer("b", score=i + 0.5)), id=str(i), tags={"critiques": ["bad", "fair"]})
+        for i in range(start, start + n)
+    ]
+
+
+@pytest.mark.parametrize(("easy", "medium"), [(1 / 3, 1 / 3), (0.25, 0.1), (0, 0), (1, 0), (0, 1), (0.5, 0.5)])
+def test_s204_the_parts_are_disjoint_and_cover_every_prompt(easy: float, medium: float) -> None:
+    records = feedback(21)
+    taught = list(CDF(easy=easy, medium=medium)(records, Making(3)))
+    paired = list(CDFPairs(easy=easy, medium=medium)(records, Making(3)))
+    parts = {part: [int(r.tags[MADE_OF][0]) for r in (*taught, *paired) if r.tags["part"] == part] for part in ("hard", "medium", "easy")}
+    assert parts["hard"] + parts["medium"] + parts["easy"] == list(range(21)), "in order of their scores"
+    assert len(parts["easy"]) == round(easy * 21) and len(parts["medium"]) == round((easy + medium) * 21) - round(easy * 21)
+    for record in paired:
+        assert [spoken(response.messages) for response in record.responses] == ["b", "a"]
+    assert {spoken(r.responses[0].messages) for r in taught} <= {"bad", "fair", "b"}
+
+
+def test_s204_records_of_one_prompt_stay_in_one_part() -> None:
+    records = [*feedback(6), *(Record(r.prompt, r.responses, id=f"{r.id}x", tags=r.tags) for r in feedback(6))]
+    parts = {record.id: part for part, record in CDF().parts(records)}
+    assert len(parts) == 12 and all(parts[str(i)] == parts[f"{i}x"] for i in range(6))
+
+
+def test_s204_wrong_shares_and_prompts_of_unknown_difficulty_are_refused() -> None:
+    with pytest.raises(UserError, match="more than 1 together"):
+        list(CDFPairs(easy=0.7, medium=0.4)(feedback(3), Making()))
+    for tags in (dict[str, Any](), {"difficulty": "hard"}, {"difficulty": None}):
+        with pytest.raises(UserError, match="give rated answers or a number in the field 'difficulty'"):
+            list(CDF()([Record((user("q"),), (answer("a"), answer("b")), ((0, 1),), "q", tags=tags)], Making()))

@@ -1,7 +1,7 @@
 """Pedagogical alignment: a tutor's hint is preferred to the answer, and to a hint that does not fit the state of the lesson.
 
 Sonkar et al. 2024, arXiv 2402.05000. A tutoring dialogue gives a pair for each turn of the tutor: what the tutor says there (a sub-question, a hint,
-a judgement of the student's step) is chosen; rejected is the solution itself, or what the tutor says at another state of the same lesson. The solution
+a judgement of the student's step) is chosen; rejected is the solution, or what the tutor says at another state of the same lesson. The solution
 stands in a field, and so may the name of each tutor turn's state; without names every other turn of the dialogue counts as another state. A tutor
 turn that gives the solution before the student does is a direct answer itself and is not chosen. That two kinds of reply are rejected is recalled,
 and how often each is our choice (once). The paper's other parts are elsewhere or left out: DPO and IPO are losses of `teach_pairs`; KTO, which takes
