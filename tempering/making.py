@@ -219,9 +219,20 @@ def made(
     """A record made of another, and perhaps of others (`of`): its id is theirs with `what` behind, its source theirs."""
     ids = tuple(dict.fromkeys([record.id, *(other.id for other in of)]))
     identity = f"{record.id}/{what}" if what else record.id
-    return replace(
-        record, prompt=tuple(prompt), responses=tuple(responses), better=tuple(better), id=identity, tags={**record.tags, **tags, MADE_OF: ids}
-    )  # fmt: skip
+    kept = {**record.tags, **tags, MADE_OF: ids}
+    if any("untrained" in one.tags for one in (record, *of)):
+        kept["untrained"] = _untrained((record, *of), (*prompt, *(responses[0].messages if responses else ())))
+    return replace(record, prompt=tuple(prompt), responses=tuple(responses), better=tuple(better), id=identity, tags=kept)
+
+
+def _untrained(records: Sequence[Record], turns: Sequence[Message]) -> tuple[int, ...]:
+    """Where the turns that the data gives no weight (`data.convert.UNTRAINED`) stand now: by the message itself, since others may stand in front."""
+    unwanted = set()
+    for record in records:
+        if places := record.tags.get("untrained", ()):
+            own = (*record.prompt, *best(record).messages)
+            unwanted |= {id(own[i]) for i in places}
+    return tuple(i for i, message in enumerate(turns) if id(message) in unwanted)
 
 
 def by_prompt(records: Iterable[Record]) -> Iterator[list[Record]]:

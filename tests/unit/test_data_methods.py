@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -162,3 +163,14 @@ def test_phases_go_one_after_the_other_and_go_on_where_they_were() -> None:
     two.load(one.state())
     assert [two.next(None) for _ in range(2)] == [one.next(None) for _ in range(2)] == ["b1", "b2"]  # type: ignore[arg-type]
     assert steps_by_phase([40, 10], 8, 2.0, None) == [10, 3] and steps_by_phase([40, 10], 8, 1.0, 10) == [8, 2]
+
+
+def test_turns_that_the_data_gives_no_weight_are_found_where_they_stand_now() -> None:
+    aside = replace(talk("a", "first", "b", "second"), tags={"untrained": (1,), "task": "t"})
+    aside = replace(
+        aside, prompt=aside.prompt[:1], responses=(replace(aside.responses[0], messages=(*aside.prompt[1:], *aside.responses[0].messages)),)
+    )
+    shown = talk("x", "y", task="t")
+    (made,) = [r for r in InContextTuning(k=1)([aside, shown], Making()) if r.id.startswith(aside.id + "/")]
+    turns = (*made.prompt, *made.responses[0].messages)
+    assert [turns[i].content for i in made.tags["untrained"]] == ["first"] and made.tags["untrained"] == (3,)
