@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 _ENTITY = re.compile(r"(?<!\w)(?:[A-ZÀ-ÖØ-Þ][\w'-]*(?: [A-ZÀ-ÖØ-Þ][\w'-]*)*|\d(?:[\d,.]*\d)?)(?!\w)")
 _STARTS = re.compile(
@@ -62,8 +63,7 @@ def items(task: str, text: str, draw: random.Random, each: int, options: int) ->
         yield f"Write down what you know of {names[0]}, with these keywords: {listed}.", text
     elif task in ("inference", "cloze", "choice", "completion"):
         made_of = (_on_sentence(task, text, sentence, names, draw, options) for sentence in draw.sample(said, len(said)))
-        good = [item for item in made_of if item]
-        yield from good[:each]
+        yield from islice(filter(None, made_of), each)
 
 
 def _on_sentence(task: str, text: str, sentence: str, names: Sequence[str], draw: random.Random, options: int) -> tuple[str, str] | None:
@@ -84,7 +84,7 @@ def _on_sentence(task: str, text: str, sentence: str, names: Sequence[str], draw
     if task == "choice":
         shown = [gold, *others[: options - 1]]
         return (f"Which fills the blank? {blank}\n{bullets(draw.sample(shown, len(shown)))}", gold) if others else None
-    both = [sentence, *(false for other in others if (false := swap(sentence, gold, other)) not in text)][:2]
+    both = [sentence, *islice((false for other in others if (false := swap(sentence, gold, other)) not in text), 1)]
     return (f"{text}\n\nWhich of these does the text say?\n{bullets(draw.sample(both, 2))}", sentence) if len(both) == 2 else None
 
 
