@@ -87,11 +87,13 @@ class Benchmark:
 
 
 def steady(report: Report) -> float:
-    """Tokens a second over all steps but the first, which pays for allocations and first calls; over all where there is one step.
+    """Tokens a second over all steps but the first two, which pay for first calls and for memory that is touched for the first time.
+
+    A report of three steps leaves out one, and a single step counts.
 
     What was computed ahead of the steps for their sake ("ahead_s": a cached reference) is charged to every token alike.
     """
-    skip = 1 if len(report["steps_s"]) > 1 else 0
+    skip = min(2, len(report["steps_s"]) // 2)
     tokens = sum(report["tokens"][skip:])
     ahead = report.get("ahead_s", 0.0) * tokens / sum(report["tokens"])
     return tokens / (sum(report["steps_s"][skip:]) + ahead)

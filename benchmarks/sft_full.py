@@ -36,19 +36,24 @@ BENCHMARK = Benchmark(
         Contender(
             "TRL packed",
             "benchmarks.trl_peers:sft",
-            ({"pack": 1024, "batch": 1},),
+            ({"pack": 1024, "batch": 1}, {"pack": 1024, "batch": 2}, {"pack": 512, "batch": 2}),
             note="SFTTrainer, packing=True, strategy bfd, SDPA attention with a block-diagonal mask",
         ),
         Contender(
             "TRL padded",
             "benchmarks.trl_peers:sft",
-            ({"batch": 4, "order": "batch_rebalance"},),
+            (
+                {"batch": 4, "order": "batch_rebalance"},
+                {"batch": 2, "order": "batch_rebalance"},
+                {"batch": 8, "order": "batch_rebalance"},
+                {"batch": 4},
+            ),
             note="SFTTrainer, padded to the longest row of a forward pass; the log-probs in chunks, TRL's default",
         ),
         Contender("plain loop", "benchmarks.plain:sft", ({"micro_tokens": 1024},), note="sorted by length in a step"),
     ),
     prepare="benchmarks.ours:prepare_sft",
-    inputs={"rows": 48, "per_step": 16, "max_length": 512},
+    inputs={"rows": 80, "per_step": 16, "max_length": 512},
     quick_inputs={"rows": 16, "per_step": 8, "max_length": 512},
     limit=limit,
     targets={

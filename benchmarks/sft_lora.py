@@ -26,18 +26,18 @@ BENCHMARK = Benchmark(
         Contender(
             "TRL packed",
             "benchmarks.trl_peers:sft",
-            ({"pack": 1024, "batch": 1, "rank": RANK},),
+            ({"pack": 1024, "batch": 1, "rank": RANK}, {"pack": 512, "batch": 2, "rank": RANK}),
             note="SFTTrainer with peft_config, packing=True, strategy bfd",
         ),
         Contender(
             "TRL padded",
             "benchmarks.trl_peers:sft",
-            ({"batch": 4, "order": "batch_rebalance", "rank": RANK},),
+            ({"batch": 4, "order": "batch_rebalance", "rank": RANK}, {"batch": 2, "order": "batch_rebalance", "rank": RANK}),
             note="SFTTrainer with peft_config, padded",
         ),
     ),
     prepare="benchmarks.ours:prepare_sft",
-    inputs={"rows": 48, "per_step": 16, "max_length": 512},
+    inputs={"rows": 80, "per_step": 16, "max_length": 512},
     quick_inputs={"rows": 16, "per_step": 8, "max_length": 512},
     limit=limit,
     targets={
