@@ -6,6 +6,7 @@ and Python all build the same values. No torch here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +16,11 @@ class Value(BaseModel):
     """Base of every setting: frozen, no unknown fields, no silent conversion of strings to other kinds of thing."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's arguments as what JSON can hold: each setting as a mapping of its fields, everything else as it is."""
+    return {name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for name, value in values.items()}
 
 
 class Optimizer(Value):

@@ -189,16 +189,26 @@ def accumulates(weight: Tensor) -> bool:
 
 
 def _by_autograd(head: Callable[[Tensor], Tensor], hidden_ND: Tensor, target_N: Tensor, signals: frozenset[str]) -> dict[str, Tensor]:
-    def chunk(hidden: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        logits = head(hidden).float()
+    def read(logits: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        logits = logits.float()
         logsumexp = torch.logsumexp(logits, -1)
         entropy = logsumexp - (torch.softmax(logits, -1) * logits).sum(-1) if "entropy" in signals else logsumexp
         return (logits.gather(-1, target.unsqueeze(-1)).squeeze(-1) - logsumexp, entropy, logsumexp, *([logits] if "logits" in signals else []))
+
+    return dict(zip(("logp", "entropy", "logsumexp", "logits"), in_chunks(head, read, hidden_ND, target_N), strict=False))
+
+
+def in_chunks(
+    head: Callable[[Tensor], Tensor], read: Callable[[Tensor, Tensor], tuple[Tensor, ...]], hidden_ND: Tensor, target_N: Tensor
+) -> list[Tensor]:
+    """What `read` makes of the logits of any output layer, some tokens at a time; logits are computed again in the backward pass, not kept."""
+
+    def chunk(hidden: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        return read(head(hidden), target)
 
     # Half a chunk, because the logits are float32 here.
     size = _rows(head(hidden_ND[:1]).shape[-1], CHUNK_ELEMENTS // 2)
     pieces = []
     for hidden, target in zip(hidden_ND.split(size), target_N.split(size), strict=True):
         pieces.append(checkpoint(chunk, hidden, target, use_reentrant=False) if torch.is_grad_enabled() else chunk(hidden, target))
-    columns = [torch.cat(column) for column in zip(*pieces, strict=True)]
-    return dict(zip(("logp", "entropy", "logsumexp", "logits"), columns, strict=False))
+    return [torch.cat(column) for column in zip(*pieces, strict=True)]

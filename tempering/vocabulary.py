@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from tempering import fused
 
@@ -102,13 +101,8 @@ class _Wide(torch.autograd.Function):
 
 
 def _by_autograd(head: Callable[[Tensor], Tensor], hidden_ND: Tensor, target_N: Tensor, signals: frozenset[str]) -> dict[str, Tensor]:
-    def chunk(hidden: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        z_CV = _wide(head(hidden))
+    def read(logits: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        z_CV = _wide(logits)
         return (*_read(z_CV, target), *([z_CV] if "logits" in signals else []))
 
-    size = fused._rows(head(hidden_ND[:1]).shape[-1], fused.CHUNK_ELEMENTS // 2)
-    pieces = []
-    for hidden, target in zip(hidden_ND.split(size), target_N.split(size), strict=True):
-        pieces.append(checkpoint(chunk, hidden, target, use_reentrant=False) if torch.is_grad_enabled() else chunk(hidden, target))
-    columns = [torch.cat(column) for column in zip(*pieces, strict=True)]
-    return dict(zip((*ORDER, "logits"), columns, strict=False))
+    return dict(zip((*ORDER, "logits"), fused.in_chunks(head, read, hidden_ND, target_N), strict=False))

@@ -5,8 +5,6 @@ The files are data: one that is broken, or lacks what a replication needs, is le
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import math
 from collections.abc import Mapping
@@ -54,9 +52,10 @@ def folder() -> Path:
 def stale(found: Replication) -> bool:
     """Whether the files it rests on, or the core's numerics, changed since; False where the file has no digest to compare with."""
     stored = found.whole.get("digest")
-    if not isinstance(stored, str) or importlib.util.find_spec("tempering.proof") is None:
+    if not isinstance(stored, str):
         return False
-    digest = importlib.import_module("tempering.proof.digest")
+    from tempering.proof import digest
+
     try:
         return digest.combined(digest.digests(found.name)) != stored
     except (UserError, OSError):  # the claim itself is gone

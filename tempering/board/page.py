@@ -6,8 +6,6 @@ package's own, which the page's policy names by its hash. Without the script the
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 import os
 from collections import Counter
@@ -15,19 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from tempering import index
 from tempering.board.evidence import Replication
 from tempering.board.states import STATES, Row
 from tempering.index import Entry
 from tempering.report import charts
-from tempering.report.words import visible
+from tempering.report.closed import page
 
-HERE = Path(__file__).parent
-SHEETS = (HERE.parent / "report" / "style.css", HERE / "templates" / "board.css")
-SCRIPT = HERE / "templates" / "board.js"
+TEMPLATES = Path(__file__).parent / "templates"
 TONES = {"replicated": "gain", "not replicated": "loss"}
 """Verdict -> class that colours it, in the words of the report's style sheet; others are even."""
 
@@ -46,17 +39,11 @@ def render(rows: Sequence[Row], link: Callable[[Entry], str]) -> str:
         rows: what to show, in this order.
         link: the address of a method's or recipe's code or page; "" where there is none.
     """
-    environment = Environment(
-        loader=PackageLoader("tempering.board"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    style = "".join(path.read_text(encoding="utf-8") for path in SHEETS)
-    script = SCRIPT.read_text(encoding="utf-8")
     counts = Counter(row.word for row in rows)
     bounds = _bounds(rows)
     context = {
-        "style": Markup(style),
-        "script": Markup(script),
-        "policy": f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'",
+        "style": (TEMPLATES / "board.css").read_text(encoding="utf-8"),
+        "script": (TEMPLATES / "board.js").read_text(encoding="utf-8"),
         "total": len(rows),
         "tiles": [(word, counts[word]) for word in STATES if counts[word]],
         "stale": sum(bool(row.stale) for row in rows),
@@ -65,11 +52,7 @@ def render(rows: Sequence[Row], link: Callable[[Entry], str]) -> str:
         "states": [word for word in STATES if counts[word]],
         "rows": [_row(row, link, bounds) for row in rows],
     }
-    return visible(environment.get_template("board.html.jinja").render(context))
-
-
-def _hash(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+    return page("tempering.board", "board.html.jinja", **context)
 
 
 def _row(row: Row, link: Callable[[Entry], str], bounds: dict[str, float]) -> dict[str, Any]:

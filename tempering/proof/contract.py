@@ -158,15 +158,15 @@ def state(case: Case) -> None:
     """What an objective keeps between steps: the same names and shapes after a step, the old state untouched, and the same when saved and loaded."""
     given = hand.tensors(case)
     for _, term in case.objective.terms():
-        first = dict(term.initial()) if hasattr(term, "initial") else {}  # type: ignore[attr-defined]
+        first = dict(term.initial())
         if not first:
             continue
         saved = {name: (tuple(x.shape), x.double().flatten().tolist()) for name, x in first.items()}
         with torch.no_grad():
             stats = term.stats(given.parts, given.signals)
-            second = term.advance(first, stats)  # type: ignore[attr-defined]
+            second = term.advance(first, stats)
             loaded = {name: torch.tensor(values, dtype=torch.float64).reshape(shape) for name, (shape, values) in saved.items()}
-            again = term.advance(loaded, stats)  # type: ignore[attr-defined]
+            again = term.advance(loaded, stats)
         who = f"{type(term).__name__}.advance"
         if {name: x.shape for name, x in second.items()} != {name: x.shape for name, x in first.items()}:
             raise AssertionError(f"{who}: the state has other names or shapes after a step")

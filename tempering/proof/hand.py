@@ -142,8 +142,8 @@ def context(term: Objective, given: Input, signals: Signals, log: Callable[..., 
     with torch.no_grad():
         if term.couples != "none":
             stats = term.stats(given.parts, signals)
-        kept = {"state": term.advance({**term.initial(), **given.state}, stats)} if hasattr(term, "advance") else {}  # type: ignore[attr-defined]
-    return Context(given.step, stats, log, **kept)  # type: ignore[arg-type]
+        kept = term.advance({**term.initial(), **given.state}, stats)
+    return Context(given.step, stats, log, state=kept)
 
 
 def loss(objective: Objective, given: Input, signals: Signals, contexts: Sequence[Context]) -> Tensor:

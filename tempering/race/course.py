@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from tempering import choices, index
+from tempering.config import plain_values
 from tempering.display import Display
 from tempering.errors import UserError
 from tempering.race.plan import TUNING_SEED, Files, Plan
@@ -98,7 +99,7 @@ class Course:
         from tempering.stages import content_key, content_of
 
         arguments = self.arguments(leg)
-        plain = {name: value.model_dump(mode="json") if hasattr(value, "model_dump") else value for name, value in arguments.items()}
+        plain = plain_values(arguments)
         for name in ("data", "test", "model"):
             # Content, not place: a race's folder may be moved.
             plain[name] = content_of(plain[name]) or plain[name]

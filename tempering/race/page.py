@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from tempering.race.picture import STYLE, picture
 from tempering.race.result import Lane, Race
-from tempering.report.words import visible
+from tempering.report.closed import page
 from tempering.stats import Interval
-
-SHEET = Path(__file__).parent.parent / "report" / "style.css"
 
 
 def span(found: Interval | None, scale: float = 1.0, digits: int = 1) -> str:
@@ -86,18 +77,5 @@ def notes(race: Race) -> list[str]:
 
 def render(race: Race) -> str:
     """The page as a string."""
-    environment = Environment(
-        loader=PackageLoader("tempering.race"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    style = SHEET.read_text(encoding="utf-8") + STYLE
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    page = environment.get_template("race.html.jinja").render(
-        style=Markup(style),
-        policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
-        race=race,
-        picture=picture(race),
-        headings=headings(race),
-        rows=[cells(race, lane) for lane in race.lanes],
-        notes=notes(race),
-    )
-    return visible(page)
+    shown = {"headings": headings(race), "rows": [cells(race, lane) for lane in race.lanes], "notes": notes(race)}
+    return page("tempering.race", "race.html.jinja", style=STYLE, race=race, picture=picture(race), **shown)

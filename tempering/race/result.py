@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tempering.config import plain_values
 from tempering.errors import UserError
 from tempering.race.course import Done
 from tempering.race.plan import Plan
@@ -136,7 +137,7 @@ def result(
     compared = [lane.p for lane in lanes if lane.p is not None]
     adjusted = iter(holm(compared))
     lanes = [lane if lane.p is None else replace(lane, p_adjusted=next(adjusted)) for lane in lanes]
-    shared = {k: v.model_dump(mode="json") if hasattr(v, "model_dump") else v for k, v in plan.values.items() if k not in OWN}
+    shared = plain_values({k: v for k, v in plan.values.items() if k not in OWN})
     told = {**asdict(replace(plan, values={})), "values": shared}
     return Race(
         plan=told,

@@ -1,14 +1,11 @@
 """`report.html`: one run on one page that opens anywhere, loads nothing, and can be sent to somebody.
 
 Python decides what is shown and in which words, the templates how; style.css is put into the page. Everything in a run folder is untrusted: model
-output, data and even names are escaped by the template engine, characters without a picture are written out (words.py), and a Content-Security-Policy
-lets the page run no script and load nothing, with its one style sheet allowed by hash. The same folder always gives the same bytes.
+output, data and even names are escaped, and the page runs no script and loads nothing (closed.py). The same folder always gives the same bytes.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 import os
@@ -18,17 +15,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from tempering.errors import UserError
 from tempering.ledger_types import ItemChange, Ledger, ProbeChange, number, percent, points
-from tempering.report import charts, curves
+from tempering.report import charts, closed, curves
 from tempering.report.charts import Line
 from tempering.report.curves import say
 from tempering.report.doctor import diagnose
 from tempering.report.folder import RunFolder, Sample, flatten, read, setting
-from tempering.report.words import shorten, visible, word_diff
+from tempering.report.words import shorten, word_diff
 
 SHOWN_ITEMS = 20
 SHOWN_SAMPLES = 4
@@ -65,16 +61,9 @@ def write_report(folder: Path) -> Path:
 
 def render(run: RunFolder) -> str:
     """The page as a string."""
-    environment = Environment(
-        loader=PackageLoader("tempering.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(ticked=_ticked, points=points, percent=percent, number=number, shorten=shorten)
-    style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    filters = {"ticked": _ticked, "points": points, "percent": percent, "number": number, "shorten": shorten}
     ledger = run.ledger
     context = {
-        "style": Markup(style),
-        "policy": f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
         "run": run,
         "title": title(run.config, run.path),
         "facts": _facts(run),
@@ -93,8 +82,7 @@ def render(run: RunFolder) -> str:
         "lock": flatten({key: value for key, value in run.lock.items() if key not in ("data", "command")}),
         "settings": json.dumps(run.config, indent=2, ensure_ascii=False, default=str),
     }
-    # Over the whole page, so that no text can be forgotten: what it writes out is plain text, safe wherever it stands.
-    return visible(environment.get_template("report.html.jinja").render(context))
+    return closed.page("tempering.report", "report.html.jinja", filters=filters, **context)
 
 
 def _ticked(text: str) -> Markup:

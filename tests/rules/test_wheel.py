@@ -60,6 +60,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_everything_in_the_package_is_in_the_wheel(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
     here = {str(path.relative_to(ROOT)) for path in (ROOT / "tempering").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    here |= {f"tempering/{path.relative_to(ROOT)}" for path in (ROOT / "replications").glob("*.json")}
     assert here - packed == set()
     assert {name for name in packed if not name.startswith("tempering/")} == {
         f"tempering-{PROJECT['version']}.dist-info/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")
@@ -86,6 +87,7 @@ def test_the_program_runs_from_the_wheel(installed: Path, tmp_path: Path) -> Non
     listed = run(installed / "temper", "methods", cwd=tmp_path)
     for name in ("nll", "dpo", "full", "lora", "sft"):
         assert re.search(rf"\b{name}\b", listed), f"{name} is not listed:\n{listed}"
+    assert re.search(r"\d+ replicated", run(installed / "temper", "board", cwd=tmp_path)), "the stored results do not travel with the package"
 
 
 def test_the_tiny_model_loads_and_answers_from_the_wheel(installed: Path, tmp_path: Path) -> None:

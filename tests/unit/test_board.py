@@ -17,6 +17,7 @@ from tempering.board import evidence, page
 from tempering.board.states import Row
 from tempering.cli import literature, main
 from tempering.errors import UserError
+from tempering.report import closed
 from tests.conftest import ROOT, shared
 
 OBJECTIVE = '''"""{name}: a loss. arXiv 2001.00001."""
@@ -173,7 +174,7 @@ def test_the_page_has_every_row_escapes_every_text_and_loads_nothing(package: Pa
     policy = next(value or "" for name, value in read.attributes if name == "content" and "script-src" in (value or ""))
     for tag in ("style", "script"):
         (body,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, flags=re.DOTALL)
-        assert f"{tag}-src '{page._hash(body)}'" in policy
+        assert f"{tag}-src '{closed._hash(body)}'" in policy
 
 
 def test_links_to_code_are_relative_inside_the_checkout_and_absent_outside(tmp_path: Path) -> None:
