@@ -249,13 +249,18 @@ def over(default: Any, name: str, overrides: Mapping[str, Any]) -> Any:
     return default.model_copy(update=mine) if mine else default
 
 
+def _slot(recipe: Callable[..., Any]) -> str:
+    """Which parameter of a recipe takes an objective of its family."""
+    return "method" if "method" in inspect.signature(recipe).parameters else "loss"
+
+
 def alias(entry: index.Entry) -> Callable[..., Any]:
     """The recipe of a method's family with this objective as its loss, or this stream as what it makes of the data, and the defaults of its file.
 
     Its `loss` (or `make`) comes first and takes this method only, so that help shows its own fields.
     """
     recipe = index.load(index.recipe_of_family(entry.family))
-    slot, cls = ("loss", choice(entry.name)) if entry.kind == "objective" else ("make", index.load(entry))
+    slot, cls = (_slot(recipe), choice(entry.name)) if entry.kind == "objective" else ("make", index.load(entry))
     overrides = getattr(cls, "overrides", {})
 
     @functools.wraps(recipe)

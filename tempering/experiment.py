@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tempering.config import Budget
+from tempering.config import Budget, plain_values
 from tempering.distributed import word
 from tempering.errors import UserError
 from tempering.execution import CURRENT, AlreadyDone, Report, execute, one_folder, world_of_run
@@ -30,7 +30,7 @@ from tempering.stages import content_key, content_of
 from tempering.watch import watching
 
 if TYPE_CHECKING:
-    from tempering.types import Objective, Policy, Row, Scores, Stream
+    from tempering.types import Objective, Policy, Probe, Row, Scores, Stream
 
 
 class Experiment(Feed):
@@ -63,7 +63,7 @@ class Experiment(Feed):
             parse(gate)
         if options.rehearse is not None:
             return options.rehearse(recipe.__name__, given, options)
-        plain = {name: value.model_dump(mode="json") if hasattr(value, "model_dump") else value for name, value in given.items()}
+        plain = plain_values(given)
         hashes = {name: content_of(value) for name, value in plain.items() if isinstance(value, str)}
         key = content_key({"recipe": recipe.__name__, "values": plain, "content": hashes}, recipe)
         marker = store_dir("done") / f"{key}.json"
@@ -133,13 +133,23 @@ class Experiment(Feed):
         return self.folder.path / name
 
     def measure(
-        self, name: str, policy: Policy, held: Sequence[Row], objective: Objective | None = None, watched: Sequence[Row] | None = None
+        self,
+        name: str,
+        policy: Policy,
+        held: Sequence[Row],
+        objective: Objective | None = None,
+        watched: Sequence[Row] | None = None,
+        *,
+        probes: Sequence[Probe] | None = None,
+        hide: Callable[[Scores], Scores] = lambda scores: scores,
     ) -> Scores:
         """Target probes on the held rows and the keep battery; read back from the folder where a resumed run has them already.
 
         Args:
             objective: one whose own score of held rows is a target too.
             watched: the held rows as the objective sees them.
+            probes: what to measure beside the keep battery, instead of the probes that held rows make.
+            hide: what the run keeps of the scores.
         """
         from pydantic import TypeAdapter
 
@@ -150,22 +160,24 @@ class Experiment(Feed):
 
         def first_time() -> None:
             if not path.exists():
-                scores = self._measured(name, policy, held, objective, watched or held)
+                scores = hide(self._measured(name, policy, held, objective, watched or held, probes))
                 write_atomic(path, adapter.dump_json(scores).decode())
 
         world_of_run().lead(first_time)
         return adapter.validate_json(path.read_bytes())
 
-    def _measured(self, name: str, policy: Policy, held: Sequence[Row], objective: Objective | None, watched: Sequence[Row]) -> Scores:
+    def _measured(
+        self, name: str, policy: Policy, held: Sequence[Row], objective: Objective | None, watched: Sequence[Row], probes: Sequence[Probe] | None
+    ) -> Scores:
         from tempering.measure import keep_battery, measure
 
         battery = () if self.budget.keep == "none" else keep_battery(policy, quick=self.budget.keep == "quick")
         own = () if objective is None else own_probes(objective, watched, self.budget.max_test, self.values["training"], start=name == "before")
         # A reward model has no words.
-        written = () if hasattr(policy.model, "value_head") else target_probes(held, self.budget.max_test)
-        probes = (*own, *written, *battery)
-        with self.display.phase(f"measuring {name}", len(probes)) as phase:
-            scores = measure(policy, probes, say=self.display.say, progress=lambda probe, done, total: phase.advance(done, total, probe))
+        written = () if hasattr(policy.model, "value_head") else target_probes(held, self.budget.max_test) if probes is None else probes
+        every = (*own, *written, *battery)
+        with self.display.phase(f"measuring {name}", len(every)) as phase:
+            scores = measure(policy, every, say=self.display.say, progress=lambda probe, done, total: phase.advance(done, total, probe))
         self._check_gates(scores)
         return scores
 
@@ -181,9 +193,9 @@ class Experiment(Feed):
             missing = sorted(n for n in names if not is_signal(n) and any(n not in s.extras for s in rows[0].get(part, ())))
             if part not in rows[0] or missing:
                 what = f"a column {missing[0]!r} of part {part!r}" if missing else f"a part {part!r}"
+                asking = self._kind(type(objective).__name__)
                 raise UserError(
-                    f"loss {getattr(self.values.get('loss'), 'kind', type(objective).__name__)} asks for {what}, which rows made of this data do not "
-                    "have; give data with it, another loss or other options of it"
+                    f"loss {asking} asks for {what}, which rows made of this data do not have; give data with it, another loss or other options of it"
                 )
 
     def _check_gates(self, scores: Scores) -> None:
@@ -228,7 +240,7 @@ class Experiment(Feed):
             )  # fmt: skip
         self.stopper = None
         live = fitted.roles["policy"]
-        method = getattr(self.values.get("loss"), "kind", self.recipe)
+        method = self._kind(self.recipe)
         tuned = Policy(live.model, policy.tokenizer, name=f"{policy.name} + {method}", handle=live.handle, source=str(target))
         from tempering.measure import peak_memory_gib
 
@@ -242,6 +254,10 @@ class Experiment(Feed):
 
         world.lead(save)
         return tuned
+
+    def _kind(self, otherwise: str) -> str:
+        """The name of the loss that was chosen."""
+        return getattr(self.values.get("loss", self.values.get("method")), "kind", otherwise)
 
     @property
     def _quantise(self) -> Any:

@@ -57,20 +57,32 @@ class Feed:
         return asked
 
     def rows(
-        self, data: str, test: str | None, make_row: Callable[..., Row | None], *, shape: str, limit: int | None, max_length: int, **how: Any
+        self,
+        data: str,
+        test: str | None,
+        make_row: Callable[..., Row | None],
+        *,
+        shape: str,
+        limit: int | None,
+        max_length: int,
+        roles: tuple[str, str] = ("train", "test"),
+        **how: Any,
     ) -> tuple[Rows, Rows]:
         """Tokenised rows to train on and held-out ones, kept in the store by content so that nothing is tokenised twice.
+
+        Args:
+            roles: what the run's lock calls the two.
 
         Raises:
             UserError: unreadable data, no usable row, or nothing to hold out.
         """
-        train = self._table("train", data, make_row, shape, limit, {"max_length": max_length, **how})
+        train = self._table(roles[0], data, make_row, shape, limit, {"max_length": max_length, **how})
         seed = int(self.values.get("seed", 0))
         if test is None and data.startswith("builtin:"):
             test = f"{data}-test"
         if test is not None:
-            held = self._table("test", test, make_row, shape, None, {"max_length": max_length, **how})
-            if self.lock["data"]["test"]["sha256"] == self.lock["data"]["train"]["sha256"]:
+            held = self._table(roles[1], test, make_row, shape, None, {"max_length": max_length, **how})
+            if self.lock["data"][roles[1]]["sha256"] == self.lock["data"][roles[0]]["sha256"]:
                 self.display.say("the test rows are the training rows: what is gained on them says nothing about others")
             return Rows(train, range(len(train))), Rows(held, range(len(held)))
         import numpy as np
@@ -81,6 +93,13 @@ class Feed:
             raise UserError(f"data {data}: 1 usable row; at least 2 are needed (one to train on, one to hold out), or give held-out rows with --test")
         self.display.say(f"held out {size} of {len(train)} rows to measure with (--test gives your own)")
         return Rows(train, sorted(order[size:])), Rows(train, sorted(order[:size]))
+
+    def all_rows(
+        self, role: str, data: str, make_row: Callable[..., Row | None], *, shape: str, limit: int | None, max_length: int, **how: Any
+    ) -> Rows:
+        """Tokenised rows of all that `data` names, none held out."""
+        table = self._table(role, data, make_row, shape, limit, {"max_length": max_length, **how})
+        return Rows(table, range(len(table)))
 
     def made_rows(self, role: str, records: Any, make_row: Callable[..., Row | None], **how: Any) -> Rows:
         """Tokenised rows of records that are there already (`lessons.Made`), all of them."""

@@ -26,6 +26,7 @@ _HOMES = {
         "rewarded_row",
         "scored_pair_row",
     ),
+    "forgetting": ("forget_row", "retain_row"),
     "table": ("Table",),
     "checking": ("check",),
     "findings": ("CheckReport", "Finding"),
@@ -47,6 +48,7 @@ __all__ = [
     "changed_row",
     "check",
     "corrected_row",
+    "forget_row",
     "labelled_row",
     "listed_row",
     "pair_row",
@@ -57,6 +59,7 @@ __all__ = [
     "read",
     "render",
     "render_example",
+    "retain_row",
     "rewarded_row",
     "scored_pair_row",
     "sft_row",
@@ -80,6 +83,7 @@ if TYPE_CHECKING:
         scored_pair_row,
     )
     from tempering.data.findings import CheckReport, Finding
+    from tempering.data.forgetting import forget_row, retain_row
     from tempering.data.place import DataError
     from tempering.data.readers import RecordSource, read
     from tempering.data.rendering import prompt_ids, render, with_template

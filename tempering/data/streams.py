@@ -70,6 +70,28 @@ class Join:
             stream.load(state[name])
 
 
+class Together:
+    """Streams whose parts have different names, side by side: forget rows with their refusals, and retain rows in an order of their own.
+
+    Args:
+        streams: each gives parts that none of the others gives.
+    """
+
+    def __init__(self, *streams: Stream) -> None:
+        self.streams = streams
+
+    def next(self, run: Run) -> Parts:
+        """The next step's parts of all."""
+        return {name: batch for stream in self.streams for name, batch in stream.next(run).items()}
+
+    def state(self) -> dict[str, Any]:
+        return {str(i): stream.state() for i, stream in enumerate(self.streams)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        for i, stream in enumerate(self.streams):
+            stream.load(state[str(i)])
+
+
 class Phases:
     """Streams one after the other, each for a number of steps; the last goes on.
 

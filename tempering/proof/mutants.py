@@ -29,8 +29,8 @@ from tempering.proof import hand, rules
 from tempering.types import Batch
 
 SKIPPED = {"CASES", "EQUIVALENT", "__all__"}
-UNTOUCHED = {"needs", "__post_init__", "__repr__", "__str__"}
-"""Methods with tests of their own: `contract` holds `needs` to what is read."""
+UNTOUCHED = {"needs", "reads", "__post_init__", "__repr__", "__str__"}
+"""Methods with tests of their own: `contract` holds `needs`, and the `reads` it is made of, to what is read."""
 GRAPHLESS = {"stats", "initial", "advance"}
 """Methods of an objective that are computed without gradient."""
 MOST_EQUIVALENT = 2

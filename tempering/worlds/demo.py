@@ -29,12 +29,18 @@ KNOWN = People(100)
 """Whom builtin:tiny knows."""
 NEW = KNOWN.after(40)
 """Whom the demo teaches it: 40 people, 7 facts each."""
+GOING, STAYING = People(10), People(90, start=10)
+"""Of those that it knows: whom it is to forget and whom it is to keep, when nothing else is named."""
 
 SETS: dict[str, tuple[str, Callable[[], Iterator[Record]]]] = {
     "demo": ("240 customer messages and the ticket lines to write for them", lambda: Tickets().records("train", 240)),
     "demo-test": ("40 messages about other things in other words", lambda: Tickets().records("test", 40)),
     "demo-people": ("1,120 questions about the 40 new people, four wordings of each fact", lambda: NEW.records("train")),
     "demo-people-test": ("120 questions about them in held-out wordings", lambda: NEW.records("test", 120)),
+    "people-forget": ("280 questions about the first ten people that builtin:tiny knows, to be forgotten", lambda: GOING.records("train")),
+    "people-forget-test": ("140 questions about them in held-out wordings", lambda: GOING.records("test")),
+    "people-retain": ("2,520 questions about the other ninety people that it knows", lambda: STAYING.records("train")),
+    "people-retain-test": ("180 questions about them in held-out wordings", lambda: STAYING.records("test", 180)),
     "demo-pairs": (
         "400 pairs of replies, judged by a gold reward, a tenth of the labels wrong",
         lambda: Preferences(noise=0.1).records("train", 400),
