@@ -207,12 +207,20 @@ class Experiment(Feed):
             check(compare(scores, scores), self.budget.gate)
 
     def fit(
-        self, name: str, policy: Policy, objective: Objective, train: Sequence[Row], held: Sequence[Row], stream: tuple[Stream, int] | None = None
+        self,
+        name: str,
+        policy: Policy,
+        objective: Objective,
+        train: Sequence[Row],
+        held: Sequence[Row],
+        stream: tuple[Stream, int] | None = None,
+        until: tuple[Callable[[Mapping[str, Any]], str], int] | None = None,
     ) -> Policy:
         """Train, save the model, and give back the tuned policy. A model that a resumed run has saved already is loaded instead.
 
         Args:
             stream: what gives the rows, and for how many steps; by default all of `train` in a new order each epoch, as the settings say.
+            until: asked of the live roles every so many steps; its sentence ends the training.
         """
         from tempering import models
         from tempering.data.streams import Shuffled, passes
@@ -228,13 +236,16 @@ class Experiment(Feed):
         steps = stream[1] if stream else training.steps or max(1, math.ceil(training.epochs * len(train) / training.batch_size))
         rows = stream[0] if stream else Shuffled(train, training.batch_size, seed)
         scope = self._scope(policy)
+        looks = {"every": training.eval_every, "patience": training.patience, "keep_best": training.keep_best}
+        if until is not None:
+            looks |= {"until": until[0], "every": training.eval_every or until[1], "keep_best": False}
         self.display.say(f"training {len(train)} rows, {steps} steps of {training.batch_size}, scope {scope.kind}")
         self.stopper = Stopper()
         with watching(self.display, self.logs, steps, self.options.profile, self.folder.path) as on_metrics:
             fitted = fit(
                 {"policy": Role(policy.model, scope)}, objective, rows,
                 steps=steps, optimizer=self.values["optimizer"], schedule=self.values["schedule"], training=training,
-                evaluation=Evaluation(lambda: passes(held, training.batch_size), training.eval_every, training.patience, training.keep_best),
+                evaluation=Evaluation(lambda: passes(held, training.batch_size), **looks),
                 folder=self.folder.path, resume=self.options.resume is not None, seed=seed, say=self.display.say, on_metrics=on_metrics,
                 stopper=self.stopper,
             )  # fmt: skip

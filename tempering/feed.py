@@ -35,6 +35,11 @@ class Feed:
     new_tokens: tuple[str, ...]
     _tokenizer: Any
 
+    @property
+    def tokenizer(self) -> Any:
+        """Of the model that was loaded."""
+        return self._tokenizer
+
     def source(self, data: str, shape: str, limit: int | None) -> Any:
         """The records that `data` names: a built-in set, a file, a folder, a hub id."""
         from tempering.data import read
@@ -136,7 +141,7 @@ class Feed:
         if not len(table):
             look = f"look with `temper check {data} --model {self.model_spec}`, or raise --max-length"
             raise UserError(f"{role} {data}: no row is usable: {report.sentence()} {look}")
-        self.lock.setdefault("data", {})[role] = {"source": data, "sha256": fingerprint, "rows": len(table)}
+        self.lock.setdefault("data", {})[role] = {"source": data, "sha256": fingerprint, "rows": len(table), "table": key}
         return table
 
     def cache_reference(self, policy: Policy, *groups: Rows) -> tuple[Any, ...]:

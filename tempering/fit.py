@@ -144,6 +144,8 @@ class Evaluation:
     every: int = 0
     patience: int = 0
     keep_best: bool = True
+    until: Callable[[Mapping[str, Live]], str] | None = None
+    """Asked of the live roles at every evaluation: a sentence ends the training, which then keeps the weights it has."""
 
 
 @dataclass(frozen=True)
@@ -290,6 +292,10 @@ def fit(
             progress.count(metrics)
             if on_metrics is not None:
                 on_metrics(metrics)
+            looks = evaluation is not None and evaluation.every and progress.step % evaluation.every == 0
+            if evaluation is not None and evaluation.until and looks and (done := evaluation.until(live)):
+                say(f"done at step {progress.step}: {done}")
+                break
             if evaluation is not None and evaluation.patience and progress.bad >= evaluation.patience:
                 say(f"stopped early at step {progress.step}: no better evaluation for {progress.bad} in a row")
                 break

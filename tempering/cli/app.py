@@ -43,7 +43,7 @@ def version() -> str:
 def build(tokens: Sequence[str] = (), *, everything: bool = False) -> App:
     """The program's commands. Recipes are imported only where `tokens` name them; `everything` imports all, for shell completion."""
     from tempering import doctor
-    from tempering.cli import chat, judge, literature, methods, models, plan, race, replicate, runs, serve, sweep
+    from tempering.cli import chat, forgetting, judge, literature, methods, models, plan, race, replicate, runs, serve, sweep
 
     app = App(
         name="temper", help="Change what a model does, and know what it cost.", version=version, result_action="return_value", help_format="plaintext"
@@ -66,6 +66,8 @@ def build(tokens: Sequence[str] = (), *, everything: bool = False) -> App:
         judge.judge,
         race.race,
         replicate.replicate,
+        forgetting.audit,
+        forgetting.purge,
         runs.runs,
         runs.report,
         runs.lost,

@@ -29,25 +29,34 @@ class Renamed(Sequence[Row]):
         return {self.new: row[self.old], **{name: segments for name, segments in row.items() if name != self.old}}
 
 
-def probes(
-    run: Experiment, forget: str, forget_test: str | None, held: Sequence[Row], *, attacks: Attacks, shape: str, limit: int | None
-) -> tuple[Probe, ...]:
+def probes(run: Experiment, held: Sequence[Row]) -> tuple[Probe, ...]:
     """The probes of a run: attacks on the target side, the retain rows on the keep side.
 
     Args:
-        forget, forget_test: what data was named: the rows that are to go, and the same facts in other words.
         held: retain rows that are not trained on.
     """
     from tempering.held import target_probes
 
-    most = run.budget.max_test
+    v, most = run.values, run.budget.max_test
+    test = v["forget_test"] or (f"{v['forget']}-test" if v["forget"].startswith("builtin:") else None)
     found: list[Probe] = []
-    if attacks != "none":
-        of = secrets(islice(run.source(forget, shape, limit), limit), most)
-        reworded = secrets(islice(run.source(forget_test, shape, None), None), most) if forget_test else ()
-        found += attack_probes(of, reworded, attacks)
+    if v["attacks"] != "none":
+        of = secrets(islice(run.source(v["forget"], v["shape"], v["limit"]), v["limit"]), most)
+        reworded = secrets(run.source(test, v["shape"], None), most) if test else ()
+        found += attack_probes(of, reworded, v["attacks"])
     kept = target_probes(Renamed(held, "retain"), most)
     return (*found, *(probe.model_copy(update={"name": probe.name.replace("held", "retain"), "side": "keep"}) for probe in kept))  # type: ignore[attr-defined]
+
+
+def questions(going: Sequence[Row], run: Experiment) -> list[str]:
+    """The prompts of the forget rows as the model sees them; the whole text where a row has no prompt."""
+    from tempering.methods.probes.held_answer import prompt_and_answer
+
+    found = {}
+    for i in range(len(going)):
+        segment = going[i]["forget"][0]
+        found[run.tokenizer.decode(prompt_and_answer(segment)[0] or segment.ids)] = None
+    return list(found)
 
 
 def attack_probes(of: tuple[Secret, ...], reworded: tuple[Secret, ...], attacks: Attacks) -> list[Probe]:

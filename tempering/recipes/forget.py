@@ -14,6 +14,7 @@ from pydantic import Field
 from tempering import choices
 from tempering.config import Budget, Optimizer, Schedule, Training
 from tempering.experiment import Experiment, Report
+from tempering.forgetting.oracle import Learning
 from tempering.methods.scopes import AnyScope
 from tempering.methods.scopes.lora import LoRA
 
@@ -35,13 +36,17 @@ def forget(
     max_length: int = 1024,
     limit: int | None = None,
     method: AnyForgetting = choices.choice("npo")(),
+    base: str | None = None,
+    learning: Learning = Learning(),
     oracle: str | None = None,
+    until: str | None = None,
+    audit: str | None = None,
     attacks: Literal["all", "plain", "none"] = "all",
     redact: bool = True,
     scope: AnyScope = LoRA(),
     optimizer: Optimizer = Optimizer(lr=5e-4),
     schedule: Schedule = Schedule(warmup=0.1),
-    training: Training = Training(),
+    training: Training = Training(epochs=5),
     budget: Budget = Budget(),
     seed: Annotated[int, Field(ge=0)] = 0,
 ) -> Report:
@@ -58,44 +63,21 @@ def forget(
         max_length: longest sequence in tokens; rows over it are dropped and counted, never cut silently.
         limit: read at most this many rows of each file.
         method: how to forget: the forget term and its retain term.
+        base: make the model here instead of taking `model`: this one, fine-tuned on the forget and the retain rows; with it the oracle, fine-tuned on
+            the retain rows alone. Both are kept in the store.
+        learning: how these two learn.
         oracle: a model that never saw the forget rows (retrained without them), measured beside the other two.
+        until: end training as soon as this holds of a probe, for example "asked >= 0.95", or "asked >= oracle"; looked at every `eval_every` steps.
+        audit: append a record of this request to this file, whose lines are chained by hashes (`temper audit FILE`).
         attacks: all of them before and after, only plain questions, or none.
         redact: keep hashes instead of the words of forgotten rows in scores, samples and reports.
         scope: which weights may move: full or lora.
         seed: of shuffling, dropout, initialisation and sampling.
     """
-    from tempering import models
-    from tempering.data import forget_row, retain_row
-    from tempering.data.streams import Shuffled, Together
-    from tempering.forgetting import battery
-    from tempering.forgetting.redact import redacted
-    from tempering.forgetting.verdict import verdict
+    from tempering.forgetting.request import carry_out
 
     method = choices.value(method)
-    run = Experiment.begin(_RECIPE, {**locals(), "method": method})
-    objective = method.build()
-    policy = run.load(model, template=template)
-    how: dict[str, Any] = {"shape": shape, "limit": limit, "max_length": max_length}
-    going = run.all_rows("forget", forget, forget_row, refusals="refused" in objective.needs, **how)
-    staying, held = run.rows(retain, retain_test, retain_row, roles=("retain", "retain-test"), **how)
-    run.check(objective, [{**going[0], **staying[0]}])
-    if forget_test is None and forget.startswith("builtin:"):
-        forget_test = f"{forget}-test"
-    asked = battery.probes(run, forget, forget_test, held, attacks=attacks, shape=shape, limit=limit)
-    hide = redacted if redact else lambda scores: scores
-    before = run.measure("before", policy, held, probes=asked, hide=hide)
-    never = run.measure("oracle", models.load(oracle, say=run.display.say), held, probes=asked, hide=hide) if oracle else None
-    size, parts = training.batch_size, set(objective.needs)
-    streams = [Shuffled(rows, size, seed + i) for i, rows in enumerate((going, staying)) if parts & set(rows[0])]
-    steps = training.steps or max(1, -(-round(training.epochs * len(going)) // size))
-    watched = battery.beside(going, held)
-    tuned = run.fit("fit", policy, objective, going, watched, (Together(*streams), steps))
-    after = run.measure("after", tuned, held, probes=asked, hide=hide)
-    found = verdict(before, after, never)
-    if found is not None:
-        run.folder.write("forgetting.json", found.plain())
-        run.display.say(found.sentence)
-    return run.finish(tuned, before, after)
+    return carry_out(Experiment.begin(_RECIPE, {**locals(), "method": method}), method.build())
 
 
 _RECIPE = forget

@@ -1,0 +1,113 @@
+"""One request to forget, from the model that knows to the verdict: the steps of `temper run forget`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tempering.errors import UserError
+from tempering.experiment import Experiment, Report
+from tempering.forgetting import audit, battery, neighbours, oracle, until
+from tempering.forgetting.redact import redacted
+from tempering.forgetting.verdict import Verdict, verdict
+from tempering.stages import content_of
+
+if TYPE_CHECKING:
+    from tempering.held import Rows
+    from tempering.types import Objective, Row, Scores
+
+
+def carry_out(run: Experiment, objective: Objective) -> Report:
+    """Forget, measure before and after, attack, and write down what came of it; what else it needs stands in the run's values.
+
+    Raises:
+        UserError: an unusable rule for when to stop, or data the method cannot use.
+    """
+    from tempering import models
+    from tempering.data import forget_row, retain_row
+    from tempering.data.streams import Shuffled, Together
+
+    v = run.values
+    policy = run.load(v["base"] or v["model"], template=v["template"])
+    how: dict[str, Any] = {"shape": v["shape"], "limit": v["limit"], "max_length": v["max_length"]}
+    going = run.all_rows("forget", v["forget"], forget_row, refusals="refused" in objective.needs, **how)
+    staying, held = run.rows(v["retain"], v["retain_test"], retain_row, roles=("retain", "retain-test"), **how)
+    run.check(objective, [{**going[0], **staying[0]}])
+    never = v["oracle"]
+    if v["base"]:
+        knowing, made = _made(run, going, staying)
+        never = never or made
+        policy = run.load(knowing, template=v["template"])
+    probes = battery.probes(run, held)
+    hide = redacted if v["redact"] else lambda scores: scores
+    before = run.measure("before", policy, held, probes=probes, hide=hide)
+    reference = run.measure("oracle", models.load(never, say=run.display.say), held, probes=probes, hide=hide) if never else None
+    stop = until.parse(v["until"], probes, before, reference, policy.tokenizer) if v["until"] else None
+    training, seed = v["training"], int(v["seed"])
+    streams = [Shuffled(rows, training.batch_size, seed + i) for i, rows in enumerate((going, staying)) if set(objective.needs) & set(rows[0])]
+    steps = training.steps or max(1, -(-round(training.epochs * len(going)) // training.batch_size))
+    watched = battery.beside(going, held)
+    tuned = run.fit("fit", policy, objective, going, watched, (Together(*streams), steps), (stop, until.EVERY) if stop else None)
+    after = run.measure("after", tuned, held, probes=probes, hide=hide)
+    found = verdict(before, after, reference)
+    _write(run, before, after, reference, found, going, never)
+    report = run.finish(tuned, before, after)
+    if v["audit"]:
+        _audit(run, report, before, after, reference, found)
+    return report
+
+
+def _made(run: Experiment, going: Rows, staying: Rows) -> tuple[str, str]:
+    """Folders of the base fine-tuned on everything, and on what stays."""
+    v, data = run.values, run.lock["data"]
+    if v["model"] != "builtin:tiny":
+        raise UserError(f"--base {v['base']} makes the model that is to forget, so --model {v['model']} would go unused; leave one of them out")
+    shared = {"base": content_of(v["base"]) or v["base"], "retain": data["retain"]["sha256"], "template": v["template"]}
+    every = oracle.Chained((going, "forget"), (staying, "retain"))
+    knowing = oracle.learned(run, "knowing", v["base"], every, v["learning"], {**shared, "forget": data["forget"]["sha256"]})
+    alone = oracle.learned(run, "oracle", v["base"], oracle.Chained((staying, "retain")), v["learning"], shared)
+    run.lock["knowing"] = knowing.name
+    return str(knowing), str(alone)
+
+
+def _write(
+    run: Experiment, before: Scores, after: Scores, reference: Scores | None, found: Verdict | None, going: Sequence[Row], never: str | None
+) -> None:
+    """forgetting.json, and what it says in short."""
+    texts = battery.questions(going, run)
+    near = neighbours.bands(before, after, reference, texts)
+    retraining = oracle.cost_of(never) if never else None
+    whole = {
+        "verdict": found.plain() if found else None,
+        "neighbours": [band.plain() for band in near],
+        "cost": {"unlearning": run.cost, "retraining": retraining},
+        "redacted": run.values["redact"],
+    }
+    run.folder.write("forgetting.json", json.loads(json.dumps(whole, default=str)))
+    if found is not None:
+        run.display.say(found.sentence)
+    if retraining and run.cost.get("seconds"):
+        run.display.say(f"unlearning took {run.cost['seconds']:.0f} s of training; making the oracle took {retraining['seconds']:.0f} s")
+
+
+def _audit(run: Experiment, report: Report, before: Scores, after: Scores, reference: Scores | None, found: Verdict | None) -> None:
+    """Append this request to the log; its own hash is told, so that it can be noted elsewhere."""
+    v = run.values
+    record = {
+        "run": str(run.folder.path.resolve()),
+        "model": run.lock.get("model"),
+        "method": v["method"].model_dump(mode="json"),
+        "scope": v["scope"].model_dump(mode="json"),
+        "data": {role: {"sha256": of["sha256"], "rows": of["rows"]} for role, of in run.lock["data"].items()},
+        "before": audit.summary(before),
+        "after": audit.summary(after),
+        "oracle": audit.summary(reference) if reference else None,
+        "attacks": [{"attack": leak.attack, "secrets": leak.n, "out": leak.after, "oracle": leak.oracle} for leak in found.leaks] if found else [],
+        "verdict": found.sentence if found else "not attacked",
+        "kept": report.ledger.keep.point if report.ledger.keep else None,
+        "weights": content_of(str(run.folder.path / "model")),
+    }
+    head = audit.append(Path(v["audit"]), record)
+    run.display.say(f"audit {v['audit']}: the last line's hash is {head}")

@@ -1,0 +1,183 @@
+"""Forgetting around its losses: secrets, leaks, the verdict, the rule for when to stop, neighbours, the audit log, redaction."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tempering.data.forgetting import REFUSALS, refusal, refused
+from tempering.errors import UserError
+from tempering.forgetting import audit, neighbours, until
+from tempering.forgetting.redact import mark, redacted
+from tempering.forgetting.targets import Secret, secrets
+from tempering.forgetting.verdict import METRIC, verdict
+from tempering.methods.probes._attack import leaked, rouge_l_recall
+from tempering.methods.probes.asked import Asked
+from tempering.types import ItemScore, Message, ProbeScores, Record, Response, Scores
+
+
+def record(prompt: str, *answers: str, role: str = "user") -> Record:
+    return Record(
+        (Message(role, prompt),) if prompt else (), tuple(Response((Message("assistant", a),), score=-float(i)) for i, a in enumerate(answers))
+    )
+
+
+def attack(name: str, kept: list[int], *, metric: str = METRIC) -> ProbeScores:
+    return ProbeScores(
+        name, metric, "binary", True, tuple(ItemScore(f"s{i}", float(k), "where?", "Oslo", "Oslo") for i, k in enumerate(kept)), "target"
+    )
+
+
+def scores(*probes: ProbeScores) -> Scores:
+    return Scores("m", probes)
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------- secrets
+
+
+def test_secrets_are_the_best_answers_each_once_and_texts_are_cut_in_half() -> None:
+    text = Record((), (Response((Message("text", "one two three four five"),)),))
+    found = secrets([record("q", "right", "wrong"), record("q", "right"), record("empty"), text], 10)
+    assert [(s.id, s.prompt, s.answer) for s in found] == [
+        ("secret:0", (("user", "q"),), "right"),
+        ("secret:1", (("text", "one two"),), "three four five"),
+    ]
+
+
+def test_too_many_secrets_are_thinned_evenly() -> None:
+    every = [record(f"q{i}", f"a{i}") for i in range(10)]
+    assert [s.answer for s in secrets(every, 4)] == ["a0", "a2", "a5", "a7"]
+
+
+def test_a_refusal_follows_from_the_prompt_and_takes_the_place_of_every_answer() -> None:
+    made = refused(record("where was she born?", "Oslo", "Rome"))
+    assert made.responses[0].messages[0].content == refusal(record("where was she born?", "x")) and len(made.responses) == 1
+    assert len({refusal(record(str(i), "x")) for i in range(100)}) == len(REFUSALS)
+
+
+@pytest.mark.parametrize(
+    ("output", "answer", "recall"),
+    # Articles are no words: "a b c d" has three.
+    [("The cat sat.", "cat sat", 1.0), ("sat cat", "cat sat", 0.5), ("", "cat", 0.0), ("b d", "a b c d", 2 / 3), ("x", "the", 0.0)],
+)
+def test_rouge_l_recall_counts_words_in_order(output: str, answer: str, recall: float) -> None:
+    assert rouge_l_recall(output, answer) == pytest.approx(recall)
+
+
+def test_short_answers_leak_word_for_word_and_long_ones_by_most_of_their_words() -> None:
+    assert leaked("She was born in Oslo, I think", "Oslo") and not leaked("Osloer", "Oslo")
+    long = "he moved in spring with two sisters and seven old brown horses"
+    assert leaked("he moved in spring with two sisters and seven cows", long) and not leaked("he moved in spring", long)
+
+
+def test_an_attack_takes_the_answer_that_gives_the_secret_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = (Secret(id="a", prompt=(("user", "p"),), answer="Oslo"), Secret(id="b", prompt=(("user", "q"),), answer="Rome"))
+    monkeypatch.setattr(Asked, "outputs", lambda self, policy: [["no", "in Oslo"], ["Paris", ""]])
+    found = Asked(items=items)(None)  # type: ignore[arg-type]
+    assert [(i.id, i.score, i.output, i.extra["rouge"]) for i in found.items] == [("a", 0.0, "in Oslo", 1.0), ("b", 1.0, "Paris", 0.0)]
+    assert found.summary == {"rouge": 0.5} and found.metric == METRIC and found.side == "target"
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------- verdict
+
+
+def test_the_verdict_is_the_strongest_attack_less_what_the_oracle_says_too() -> None:
+    before = scores(attack("plain", [0, 0, 0, 0]), attack("prefix", [0, 0, 0, 0]))
+    after = scores(attack("plain", [1, 0, 0, 1]), attack("prefix", [0, 1, 1, 1]))
+    # The oracle gives away the same two under "plain", so they are no leak; "prefix" brings back one that it does not know.
+    never = scores(attack("plain", [1, 0, 0, 1]), attack("prefix", [1, 1, 1, 1]))
+    found = verdict(before, after, never)
+    assert found is not None
+    assert (found.worst.attack, found.worst.after, found.worst.before, found.worst.oracle, found.worst.back) == ("prefix", 1, 4, 0, ("s0",))
+    assert found.sentence.startswith(
+        "1 of 4 secrets (25%, 95%: 5 to 70) still come out under the strongest of 2 attacks, “prefix”, which got 4 before"
+    )
+    alone = verdict(before, after)
+    assert alone is not None and alone.worst.attack == "plain" and alone.worst.oracle is None
+
+
+def test_a_clean_verdict_says_how_little_so_few_secrets_can_show() -> None:
+    found = verdict(scores(attack("plain", [0, 0])), scores(attack("plain", [1, 1])))
+    assert found is not None and found.sentence == "None of 2 secrets came out under the one attack tried (at most 65.8% of such secrets, 95%)."
+    assert verdict(scores(attack("x", [1], metric="accuracy")), scores(attack("x", [1], metric="accuracy"))) is None
+
+
+# -------------------------------------------------------------------------------------------------------------------------------- when to stop
+
+
+def test_until_compares_with_a_number_the_start_or_the_oracle() -> None:
+    probes = [Asked(items=()), Asked(name="in other words", items=())]
+    before, never = scores(attack("asked", [0, 0, 0, 1])), scores(attack("asked", [1, 1, 1, 0]))
+    assert until.parse("asked >= 0.95", probes, before, None, None).threshold == 0.95
+    assert until.parse("asked>=oracle", probes, before, never, None).threshold == 0.75
+    assert until.parse("asked > start", probes, before, never, None).threshold == 0.25
+    assert until.parse("in other words >= 1", probes, before, never, None).probe is probes[1]
+    for text, word in (("asked >= oracle", "there is no oracle"), ("asked = 1", "malformed"), ("aksed >= 1", "did you mean 'asked'?")):
+        with pytest.raises(UserError, match=word):
+            until.parse(text, probes, before, None, None)
+
+
+def test_until_ends_training_where_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = until.parse("asked >= 0.5", [Asked(items=())], scores(), None, None)
+    live = {"policy": type("Live", (), {"model": None, "handle": None})()}
+    monkeypatch.setattr(Asked, "__call__", lambda self, policy: attack("asked", [1, 0, 0]))
+    assert rule(live) == ""
+    monkeypatch.setattr(Asked, "__call__", lambda self, policy: attack("asked", [1, 1, 0]))
+    assert rule(live) == "asked >= 0.5: 0.667 against 0.500"
+
+
+# ---------------------------------------------------------------------------------------------------------------------------------- neighbours
+
+
+def test_retain_items_are_cut_into_thirds_by_their_words() -> None:
+    assert neighbours.closeness("Where was Ann born?", [neighbours.words("where was Bob born")]) == 3 / 5
+
+    def retain(values: list[float]) -> Scores:
+        prompts = ["where was ann born", "where was it", "colours of the sea"]
+        items = tuple(ItemScore(str(i), v, prompts[i]) for i, v in enumerate(values))
+        return scores(ProbeScores("retain_answer", "accuracy", "binary", True, items), attack("asked", [1]))
+
+    found = neighbours.bands(retain([1, 1, 1]), retain([0, 1, 1]), retain([1, 0, 1]), ["Where was Bob born?"])
+    assert [(b.band, b.n, b.before, b.after, b.oracle, round(b.closeness[0], 3)) for b in found] == [
+        ("near", 1, 1, 0, 1, 0.6),
+        ("middle", 1, 1, 1, 0, 0.4),
+        ("far", 1, 1, 1, 1, 0.0),
+    ]
+
+
+# ----------------------------------------------------------------------------------------------------------------------- the log, and the words
+
+
+def test_a_log_that_was_changed_cut_or_reordered_is_found(tmp_path: Path) -> None:
+    log = tmp_path / "audit.jsonl"
+    heads = [audit.append(log, {"method": {"kind": kind}}) for kind in ("npo", "idk", "rmu")]
+    lines = audit.verify(log, heads[-1])
+    assert [json.loads(line)["request"] for line in lines] == [1, 2, 3] and json.loads(lines[0])["previous"] == audit.FIRST
+
+    def broken(text: str, where: str, head: str | None = None) -> None:
+        log.write_text(text)
+        with pytest.raises(UserError, match=where):
+            audit.verify(log, head)
+
+    broken("\n".join([lines[0].replace("npo", "idk"), *lines[1:]]) + "\n", ":2: the chain is broken")
+    broken("\n".join([lines[0], lines[2]]) + "\n", ":2: the chain is broken")
+    broken("\n".join([lines[1], lines[0], lines[2]]) + "\n", ":1: the chain is broken")
+    broken("nonsense\n", ":1: this is no record")
+    broken("\n".join(lines[:2]) + "\n", "cut off", heads[-1])
+    with pytest.raises(UserError, match="cut off"):
+        audit.verify(log, heads[-1])
+    log.write_text("\n".join([lines[0], lines[2]]) + "\n")
+    with pytest.raises(UserError, match="chain is broken"):
+        audit.append(log, {})
+
+
+def test_redaction_hides_the_words_of_target_items_and_nothing_else() -> None:
+    kept: Any = ProbeScores("sums", "accuracy", "binary", True, (ItemScore("k", 1.0, "1 + 1?", "2", "2"),), "keep")
+    found = redacted(scores(attack("asked", [0]), kept))
+    (item,) = found.probes[0].items
+    assert (item.id, item.score, item.expected, item.prompt) == ("s0", 0.0, mark("Oslo"), mark("where?"))
+    assert mark("Oslo").startswith("[sha256 ") and mark("Oslo").endswith(", 4 characters]") and mark("") == ""
+    assert found.probes[1] == kept
