@@ -66,6 +66,7 @@ def build(tokens: Sequence[str] = (), *, everything: bool = False) -> App:
         judge.judge,
         race.race,
         replicate.replicate,
+        forgetting.trade,
         forgetting.audit,
         forgetting.purge,
         runs.runs,

@@ -1,7 +1,8 @@
-"""`temper audit` and `temper purge`: what was asked to be forgotten, provably, and what a run still holds of it."""
+"""`temper trade`, `temper audit`, `temper purge`: ways to forget compared, what was asked to be forgotten, and what a run still holds of it."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,60 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from tempering.cli.show import clean, say, table
+from tempering.errors import UserError
+
+
+def trade(
+    *methods: str,
+    rates: str = "1e-4,3e-4,1e-3",
+    set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
+    out: Path | None = None,
+) -> int:
+    """Forget the same rows in several ways, each at several learning rates: a table and a picture of what came out against what was kept.
+
+    The same command goes on where it was; one with another method or rate runs what is new. Everything is measured with one seed.
+
+    Args:
+        methods: forget methods by name, for example npo simnpo gradient_ascent.
+        rates: learning rates to try, the same for all methods.
+        set_: a value of the recipe `forget` for all of them, NAME=VALUE: --set model=runs/x/model --set forget=f.jsonl --set retain=r.jsonl
+            --set steps=60; may be repeated.
+        out: where it goes; runs/trade-... by default, the same for the same command.
+    """
+    from tempering import index
+    from tempering.cli.race import parse_rates
+    from tempering.cli.values import Signature
+    from tempering.forgetting import trade as trading
+    from tempering.home import write_atomic
+
+    tried, known = parse_rates(rates), {entry.name: entry for entry in index.methods("objective") if entry.family == "forget"}
+    if not methods or (unknown := next((name for name in methods if name not in known), None)):
+        raise UserError(f"temper trade: {f'{unknown!r} is no way to forget' if methods else 'no method is named'}; there are {', '.join(known)}")
+    pairs = [text.partition("=") for text in set_ or []]
+    if bad := next((text for text, (name, sign, _) in zip(set_ or [], pairs, strict=True) if not name or not sign), None):
+        raise UserError(f"--set {bad}: expected NAME=VALUE, for example --set steps=60")
+    own = ("method", "optimizer.lr", "lr", "audit")
+    if taken := next((name for name, _, _ in pairs if name in own or name.startswith("method.")), None):
+        raise UserError(f"--set {taken}=...: a trade sets this itself")
+    recipe = index.load(index.recipe_of_family("forget"))
+    signature = Signature(recipe, "forget")
+    values = signature.resolve(signature.from_python({name: value for name, _, value in pairs}))
+    if values["attacks"] == "none":
+        raise UserError("--set attacks=none: a trade is judged by what attacks get out; take all or plain")
+    folder = out or Path("runs") / f"trade-{'-'.join(methods[:4])}-{hashlib.sha256(repr((methods, tried, values)).encode()).hexdigest()[:8]}"
+    say(f"trade {folder}: {len(methods)} methods at {len(tried)} rates")
+    deals = list(trading.legs(recipe, values, list(dict.fromkeys(methods)), tried, folder, say))
+    facts = {"model": str(values["base"] or values["model"]), "forget": str(values["forget"]), "retain": str(values["retain"])}
+    notes = trading.notes(deals)
+    write_atomic(folder / "trade.json", json.dumps({"facts": facts, "deals": trading.plain(deals), "notes": notes}, indent=1))
+    write_atomic(folder / "trade.svg", str(trading.picture(deals, alone=True)) + "\n")
+    write_atomic(folder / "trade.html", trading.page(deals, facts, notes))
+    say()
+    table(trading.HEADINGS, [trading.cells(deal) for deal in trading.best(deals)], right=range(3, len(trading.HEADINGS)), wrap=(0, 2))
+    for note in notes:
+        say(note)
+    say(f"trade {folder / 'trade.html'}")
+    return 0
 
 
 def audit(log: Path, /, *, head: Annotated[str | None, Parameter()] = None) -> int:

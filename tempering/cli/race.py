@@ -54,7 +54,7 @@ def race(
     from tempering.race.result import result
 
     family, names = plan.family_of(methods)
-    tokens, tried = plan.tokens_of(budget), _rates(rates)
+    tokens, tried = plan.tokens_of(budget), parse_rates(rates)
     if seeds < 1:
         raise UserError(f"--seeds: expected 1 or more, got {seeds}")
     values = _values(family, model, set_ or [])
@@ -92,7 +92,12 @@ def race(
     return 0
 
 
-def _rates(text: str) -> tuple[float, ...]:
+def parse_rates(text: str) -> tuple[float, ...]:
+    """ "1e-5,1e-4" as numbers, ascending.
+
+    Raises:
+        UserError: not that.
+    """
     try:
         rates = tuple(sorted(float(part) for part in text.split(",")))
     except ValueError:

@@ -16,10 +16,11 @@ from tempering.errors import UserError
 from tempering.ledger_types import Ledger
 from tempering.race.course import Clock, Done, Leg, chosen
 from tempering.race.page import notes, render
-from tempering.race.picture import LABEL, picture
-from tempering.race.picture import _apart as apart
+from tempering.race.picture import picture
 from tempering.race.plan import Plan, cut, family_of, rows_of, tokens_of, world_of
 from tempering.race.result import Race, result
+from tempering.report.scatter import LABEL
+from tempering.report.scatter import _apart as apart
 from tempering.stats import Interval, mean_interval
 from tempering.types import Message, Record, Response
 
