@@ -67,6 +67,7 @@ def build(tokens: Sequence[str] = (), *, everything: bool = False) -> App:
         race.race,
         replicate.replicate,
         forgetting.trade,
+        forgetting.requests,
         forgetting.audit,
         forgetting.purge,
         runs.runs,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -32,22 +32,13 @@ def trade(
     """
     from tempering import index
     from tempering.cli.race import parse_rates
-    from tempering.cli.values import Signature
     from tempering.forgetting import trade as trading
     from tempering.home import write_atomic
 
     tried, known = parse_rates(rates), {entry.name: entry for entry in index.methods("objective") if entry.family == "forget"}
     if not methods or (unknown := next((name for name in methods if name not in known), None)):
         raise UserError(f"temper trade: {f'{unknown!r} is no way to forget' if methods else 'no method is named'}; there are {', '.join(known)}")
-    pairs = [text.partition("=") for text in set_ or []]
-    if bad := next((text for text, (name, sign, _) in zip(set_ or [], pairs, strict=True) if not name or not sign), None):
-        raise UserError(f"--set {bad}: expected NAME=VALUE, for example --set steps=60")
-    own = ("method", "optimizer.lr", "lr", "audit")
-    if taken := next((name for name, _, _ in pairs if name in own or name.startswith("method.")), None):
-        raise UserError(f"--set {taken}=...: a trade sets this itself")
-    recipe = index.load(index.recipe_of_family("forget"))
-    signature = Signature(recipe, "forget")
-    values = signature.resolve(signature.from_python({name: value for name, _, value in pairs}))
+    recipe, values = _values(set_ or [], ("method", "optimizer.lr", "lr", "audit"))
     if values["attacks"] == "none":
         raise UserError("--set attacks=none: a trade is judged by what attacks get out; take all or plain")
     folder = out or Path("runs") / f"trade-{'-'.join(methods[:4])}-{hashlib.sha256(repr((methods, tried, values)).encode()).hexdigest()[:8]}"
@@ -64,6 +55,58 @@ def trade(
         say(note)
     say(f"trade {folder / 'trade.html'}")
     return 0
+
+
+def requests(
+    method: str,
+    /,
+    *,
+    number: Annotated[int, Parameter(name=["--number", "-n"])] = 4,
+    set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
+    out: Path | None = None,
+) -> int:
+    """Forget in several requests, one after the other, and show what drifts: what comes back of earlier ones, and what is lost since the start.
+
+    Args:
+        method: how to forget, for example npo.
+        number: into how many requests the forget rows are cut, in their order.
+        set_: a value of the recipe `forget` for all of them, NAME=VALUE; may be repeated.
+        out: where it goes; runs/requests-... by default, the same for the same command.
+    """
+    from tempering import index
+    from tempering.forgetting import sequence
+    from tempering.home import write_atomic
+
+    known = [entry.name for entry in index.methods("objective") if entry.family == "forget"]
+    if method not in known:
+        raise UserError(f"temper requests: {method!r} is no way to forget; there are {', '.join(known)}")
+    if number < 1:
+        raise UserError(f"--number: expected 1 or more, got {number}")
+    recipe, values = _values(set_ or [], ("method", "base", "limit"))
+    folder = out or Path("runs") / f"requests-{method}-{number}-{hashlib.sha256(repr(values).encode()).hexdigest()[:8]}"
+    say(f"requests {folder}: {number} of them, by {method}")
+    found = list(sequence.steps(recipe, values, method, number, folder, say))
+    write_atomic(folder / "requests.json", json.dumps(sequence.plain(found), indent=1))
+    say()
+    names = sequence.headings(found[0])
+    table(names, [sequence.cells(step, found[0]) for step in found], right=range(1, len(names)), wrap=range(len(names)))
+    say(f"Changes in brackets are against the first model. {folder / 'requests.json'}")
+    return 0
+
+
+def _values(given: list[str], own: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
+    """The recipe `forget` and its values, with those given laid over them."""
+    from tempering import index
+    from tempering.cli.values import Signature
+
+    pairs = [text.partition("=") for text in given]
+    if bad := next((text for text, (name, sign, _) in zip(given, pairs, strict=True) if not name or not sign), None):
+        raise UserError(f"--set {bad}: expected NAME=VALUE, for example --set steps=60")
+    if taken := next((name for name, _, _ in pairs if name in own or name.startswith("method.")), None):
+        raise UserError(f"--set {taken}=...: this command sets it itself")
+    recipe = index.load(index.recipe_of_family("forget"))
+    signature = Signature(recipe, "forget")
+    return recipe, signature.resolve(signature.from_python({name: value for name, _, value in pairs}))
 
 
 def audit(log: Path, /, *, head: Annotated[str | None, Parameter()] = None) -> int:

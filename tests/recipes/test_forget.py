@@ -69,3 +69,21 @@ def test_wrong_input_is_one_sentence(more: tuple[str, ...], words: tuple[str, ..
 def test_purge_refuses_other_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["purge", str(tmp_path)]) == 2
     assert "is no folder of a finished run" in capsys.readouterr().err
+
+
+def test_two_requests_one_after_the_other_and_two_ways_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["steps=2", "training.batch_size=4", "max_test=4", "keep=none", "attacks=plain"]
+    given = [word for value in [*few, f"forget={DATA[1]}", f"retain={DATA[3]}"] for word in ("--set", value)]
+    assert main(["requests", "npo", "-n", "2", "--out", str(tmp_path / "r"), *given]) == 0
+    found = json.loads((tmp_path / "r" / "requests.json").read_text())
+    assert [(step["request"], step["back"] is None) for step in found] == [(0, True), (1, True), (2, False)]
+    assert len(list((tmp_path / "r").glob("request-*/merged"))) == 2
+    assert not [p for p in (tmp_path / "r").rglob("*.jsonl") if "metrics" not in p.name], "forget rows were left behind"
+    assert main(["trade", "npo", "gradient_ascent", "--rates", "1e-3", "--out", str(tmp_path / "t"), *given]) == 0
+    deals = json.loads((tmp_path / "t" / "trade.json").read_text())["deals"]
+    assert [d["method"] for d in deals] == ["npo", "gradient_ascent"]
+    first, second = (json.loads((Path(d["folder"]) / "before.scores.json").read_text()) for d in deals)
+    assert first == second
+    capsys.readouterr()
+    assert main(["trade", "nop"]) == 2 and "'nop' is no way to forget" in capsys.readouterr().err
+    assert main(["requests", "npo", "--set", "method=dpo"]) == 2 and "this command sets it itself" in capsys.readouterr().err

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from tempering.data import read
 from tempering.data.forgetting import REFUSALS, refusal, refused
 from tempering.errors import UserError
-from tempering.forgetting import audit, neighbours, until
+from tempering.forgetting import audit, neighbours, sequence, trade, until
 from tempering.forgetting.redact import mark, redacted
 from tempering.forgetting.targets import Secret, secrets
 from tempering.forgetting.verdict import METRIC, verdict
@@ -181,3 +182,50 @@ def test_redaction_hides_the_words_of_target_items_and_nothing_else() -> None:
     assert (item.id, item.score, item.expected, item.prompt) == ("s0", 0.0, mark("Oslo"), mark("where?"))
     assert mark("Oslo").startswith("[sha256 ") and mark("Oslo").endswith(", 4 characters]") and mark("") == ""
     assert found.probes[1] == kept
+
+
+# ------------------------------------------------------------------------------------------------------------------------ several ways, requests
+
+
+def deal(method: str, rate: float, out: float, kept: float, beyond: float | None = None, folder: str = "") -> trade.Deal:
+    beyond = out if beyond is None else beyond
+    return trade.Deal(method, rate, folder, "prefix", (out, out - 0.1, out + 0.1), beyond, 0.0, (kept, None, None), 0.1, 2.0, 1.0)
+
+
+def test_a_trade_is_as_good_as_its_worse_side() -> None:
+    assert deal("a", 1e-4, 0.0, 1.0).trade == 1 and deal("a", 1e-4, 1.0, 1.0).trade == 0 and deal("a", 1e-4, 1.0, 0.0).trade == 0
+    assert deal("a", 1e-4, 0.5, 1.0).trade == pytest.approx(2 / 3)
+    # What the oracle says too is no leak.
+    assert deal("a", 1e-4, 0.5, 1.0, beyond=0.0).trade == 1
+    every = [deal("a", 1e-4, 0.9, 1.0), deal("a", 1e-3, 0.2, 0.8), deal("b", 1e-4, 0.1, 0.9)]
+    assert [(d.method, d.rate) for d in trade.best(every)] == [("b", 1e-4), ("a", 1e-3)]
+
+
+def test_the_picture_and_the_page_show_every_run_and_the_oracle(tmp_path: Path) -> None:
+    leaks = [{"attack": "asked", "n": 20, "oracle": 1}, {"attack": "prefix", "n": 20, "oracle": 3}]
+    (tmp_path / "forgetting.json").write_text(json.dumps({"verdict": {"leaks": leaks}}))
+    every = [deal("<b>npo", 1e-4, 0.9, 1.0, folder=str(tmp_path)), deal("<b>npo", 1e-3, 0.2, 0.8, folder=str(tmp_path))]
+    assert trade.oracle_leak(every) == 3 / 20
+    drawn = str(trade.picture(every))
+    assert drawn.count("<circle") == 3 and "oracle" in drawn and "<b>" not in drawn
+    made = trade.page(every, {"model": "m<i>"}, trade.notes(every))
+    assert "&lt;b&gt;npo" in made and "<i>" not in made and "at most 15.0% away" in made
+    assert any("At an end of the rates tried" in note for note in trade.notes(every))
+
+
+def test_requests_are_cut_in_order_and_read_back_the_same(tmp_path: Path) -> None:
+    every = [record(f"q{i}", f"a{i}") for i in range(10)]
+    parts = sequence.cut(every, 4)
+    assert [len(p) for p in parts] == [2, 3, 2, 3] and [r for p in parts for r in p] == every
+    with pytest.raises(UserError, match="11 requests of 10 forget rows"):
+        sequence.cut(every, 11)
+    text = Record((), (Response((Message("text", "plain words"),)),))
+    (tmp_path / "x.jsonl").write_text(sequence.written([*every[:2], text][:2]))
+    back = list(read(str(tmp_path / "x.jsonl"), say=lambda _: None))
+    assert [(s.prompt, s.answer) for s in secrets(back, 9)] == [(s.prompt, s.answer) for s in secrets(every[:2], 9)]
+
+
+def test_drift_is_told_against_the_first_model() -> None:
+    start, later = sequence.Step(0, "", None, None, {"retain_answer": 0.9}), sequence.Step(2, "x", 0.25, 0.5, {"retain_answer": 0.8})
+    assert sequence.cells(start, start) == ["start", "", "", "0.900"]
+    assert sequence.cells(later, start) == ["2", "25.0%", "50.0%", "0.800 (-0.100)"]
