@@ -22,6 +22,8 @@ from tempering.proof import claims
 CORE_NUMERICS = 1
 ROOT = Path(__file__).parent.parent.parent
 _APART = {"CASES", "EQUIVALENT"}
+_PAPERS = ("tempering.data.strength",)
+"""Modules outside of tempering.methods that are a paper's method."""
 
 
 def tree_digest(source: str) -> str:
@@ -85,7 +87,8 @@ def _names(lines: Iterable[ast.stmt]) -> set[str]:
 
 
 def files_of(name: str) -> tuple[Path, ...]:
-    """The files that a claim's result depends on: the claim's own, its method's, the recipe of that name, and the methods and worlds it imports.
+    """The files that a claim's result depends on: the claim's own, its method's, the recipe of that name, and the methods and worlds it imports;
+    of tempering.data only what is a paper's own (`_PAPERS`).
 
     Raises:
         UserError: the claim names a method that is not there.
@@ -98,7 +101,7 @@ def files_of(name: str) -> tuple[Path, ...]:
     recipe = index.recipes().get(method)
     found = {path, *own, *([Path(recipe.path)] if recipe else [])}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("tempering.methods.", "tempering.worlds")):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("tempering.methods.", "tempering.worlds", *_PAPERS)):
             modules = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
             found |= {file for module in modules if (file := ROOT / Path(*module.split(".")).with_suffix(".py")).is_file()}
     return tuple(sorted(found))

@@ -12,7 +12,7 @@ from tempering.cli.app import run_command
 from tempering.errors import UserError
 from tempering.proof import claims, history, replicate, small
 from tempering.proof.claims import Claim, Scale, Seed, judge
-from tempering.proof.digest import combined, tree_digest
+from tempering.proof.digest import combined, digests, tree_digest
 from tempering.worlds.people import People
 
 CLAIM = Claim("dpo", (), "t", "c", "b", "accuracy", smallest_effect=0.1)
@@ -104,6 +104,12 @@ def test_what_changes_no_number_changes_no_digest(change: object) -> None:
 def test_what_may_change_a_number_changes_the_digest(old: str, new: str) -> None:
     assert tree_digest(METHOD.replace(old, new)) != tree_digest(METHOD)
     assert combined({"a": "1"}, 1) != combined({"a": "1"}, 2) != combined({"a": "2"}, 2)
+
+
+def test_a_result_depends_on_the_data_function_that_is_the_paper() -> None:
+    found = digests("strength")
+    assert "tempering/data/strength.py" in found
+    assert not any(path.startswith("tempering/data/") and path != "tempering/data/strength.py" for path in found)
 
 
 def test_an_arm_is_kept_and_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
