@@ -33,6 +33,7 @@ def forget(
     shape: str = "auto",
     template: str | None = None,
     max_length: int = 1024,
+    max_new_tokens: Annotated[int, Field(ge=1)] = 128,
     limit: int | None = None,
     method: AnyForgetting = choices.choice("npo")(),
     oracle: str | None = None,
@@ -56,6 +57,7 @@ def forget(
         shape: how to read the rows; auto recognises it and says so.
         template: chat template instead of the model's own: a Jinja file, or plain (for base models); it is saved with the model.
         max_length: longest sequence in tokens; rows over it are dropped and counted, never cut silently.
+        max_new_tokens: longest answer of the model itself, for methods that ask it.
         limit: read at most this many rows of each file.
         method: how to forget: the forget term and its retain term.
         oracle: a model that never saw the forget rows (retrained without them), measured beside the other two.
@@ -65,9 +67,10 @@ def forget(
         seed: of shuffling, dropout, initialisation and sampling.
     """
     from tempering import models
-    from tempering.data import forget_row, retain_row
+    from tempering.data import retain_row
     from tempering.data.streams import Shuffled, Together
     from tempering.forgetting import battery
+    from tempering.forgetting.alternates import going_rows
     from tempering.forgetting.redact import redacted
     from tempering.forgetting.verdict import verdict
 
@@ -76,7 +79,7 @@ def forget(
     objective = method.build()
     policy = run.load(model, template=template)
     how: dict[str, Any] = {"shape": shape, "limit": limit, "max_length": max_length}
-    going = run.all_rows("forget", forget, forget_row, refusals="refused" in objective.needs, **how)
+    going = going_rows(run, policy, objective, forget, **how)
     staying, held = run.rows(retain, retain_test, retain_row, roles=("retain", "retain-test"), **how)
     run.check(objective, [{**going[0], **staying[0]}])
     if forget_test is None and forget.startswith("builtin:"):

@@ -76,7 +76,7 @@ _ROWS = {"logits": [[row(t3=0.5, t1=0.2), [v - 2 for v in row(t4=0.25, t2=0.5)]]
 _OWN = {"reference.logits": [[row(t3=0.5, t1=0.2, t0=0.15), [v + 9 for v in row(t4=0.25, t2=0.5, t8=0.125)]], [row(t5=0.6, t7=0.1, t9=0.2)]]}
 _W = {"forget": [[1.0, 0.5], [2.0]]}
 
-EQUIVALENT = {"__call__:constant:3": "a top_p of 1 that is looked at keeps every token"}
+EQUIVALENT = {"__call__:constant:2": "a top_p of 1 that is looked at keeps every token"}
 
 CASES = (
     Case(
