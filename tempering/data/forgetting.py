@@ -42,9 +42,7 @@ def noisy(segment: Segment) -> Segment:
     return replace(segment, extras={**segment.extras, "noise": noise})
 
 
-def forget_row(
-    record: Record, tokenizer: Any, *, refusals: bool = False, alternates: bool = False, noise: bool = False, **how: Any
-) -> Row | None:
+def forget_row(record: Record, tokenizer: Any, *, refusals: bool = False, alternates: bool = False, noise: bool = False, **how: Any) -> Row | None:
     """{"forget": segments} of the answer that is to be forgotten, and what stands beside it.
 
     Args:
