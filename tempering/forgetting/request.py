@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tempering.errors import UserError
 from tempering.experiment import Experiment, Report
 from tempering.forgetting import audit, battery, neighbours, oracle, until
+from tempering.forgetting.alternates import going_rows
 from tempering.forgetting.redact import redacted
 from tempering.forgetting.verdict import Verdict, verdict
 from tempering.stages import content_of
@@ -32,14 +33,14 @@ def carry_out(run: Experiment, objective: Objective) -> Report:
     v = run.values
     policy = run.load(v["base"] or v["model"], template=v["template"])
     how: dict[str, Any] = {"shape": v["shape"], "limit": v["limit"], "max_length": v["max_length"]}
-    going = run.all_rows("forget", v["forget"], forget_row, refusals="refused" in objective.needs, **how)
     staying, held = run.rows(v["retain"], v["retain_test"], retain_row, roles=("retain", "retain-test"), **how)
-    run.check(objective, [{**going[0], **staying[0]}])
     never = v["oracle"]
     if v["base"]:
-        knowing, made = _made(run, going, staying)
+        knowing, made = _made(run, run.all_rows("forget", v["forget"], forget_row, **how), staying)
         never = never or made
         policy = run.load(knowing, template=v["template"])
+    going = going_rows(run, policy, objective, v["forget"], **how)
+    run.check(objective, [{**going[0], **staying[0]}])
     probes = battery.probes(run, held)
     hide = redacted if v["redact"] else lambda scores: scores
     before = run.measure("before", policy, held, probes=probes, hide=hide)

@@ -34,6 +34,7 @@ def forget(
     shape: str = "auto",
     template: str | None = None,
     max_length: int = 1024,
+    max_new_tokens: Annotated[int, Field(ge=1)] = 128,
     limit: int | None = None,
     method: AnyForgetting = choices.choice("npo")(),
     base: str | None = None,
@@ -61,6 +62,7 @@ def forget(
         shape: how to read the rows; auto recognises it and says so.
         template: chat template instead of the model's own: a Jinja file, or plain (for base models); it is saved with the model.
         max_length: longest sequence in tokens; rows over it are dropped and counted, never cut silently.
+        max_new_tokens: longest answer of the model itself, for methods that ask it.
         limit: read at most this many rows of each file.
         method: how to forget: the forget term and its retain term.
         base: make the model here instead of taking `model`: this one, fine-tuned on the forget and the retain rows; with it the oracle, fine-tuned on

@@ -5,11 +5,13 @@ et al. 2024, arXiv 2402.08787; Si et al. 2023, arXiv 2311.15766) write them so t
 part "forget" (`reads`), and one formula. "GradDiff" is `gradient_ascent` with the retain term "nll", "NPO-RT" and "NPO-KL" are `npo` with "nll" and
 "kl".
 
-Rows have the part "retain" (other rows, in an order of their own), and "refused": the forget row's prompt with a refusal for an answer.
+Rows have the part "retain" (other rows, in an order of their own), "refused": the forget row's prompt with a refusal for an answer, and "alternate":
+with another answer of the model's own.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -60,6 +62,13 @@ class Forgetting(Objective):
     def terms(self) -> tuple[tuple[Coefficient, Objective], ...]:
         keeping = self.keeping()
         return ((self.weight, self), *(((self.retain_weight, keeping),) if keeping else ()))
+
+
+def row(**p: float) -> list[float]:
+    """Log-probs over a vocabulary of ten tokens, of which those that are not named share what is left: row(t3=0.5). For hand-worked cases, in which
+    the tokens are 3, 4, ..., 9, 3, 4, ..."""
+    rest = (1 - sum(p.values())) / (10 - len(p))
+    return [math.log(p.get(f"t{v}", rest)) for v in range(10)]
 
 
 def ratio(parts: Parts, signals: Signals, part: str = "forget") -> Tensor:
