@@ -38,6 +38,7 @@ def probes(
         forget, forget_test: what data was named: the rows that are to go, and the same facts in other words.
         held: retain rows that are not trained on.
     """
+    from tempering.forgetting import benchmarks
     from tempering.held import target_probes
 
     most = run.budget.max_test
@@ -46,6 +47,8 @@ def probes(
         of = secrets(islice(run.source(forget, shape, limit), limit), most)
         reworded = secrets(islice(run.source(forget_test, shape, None), None), most) if forget_test else ()
         found += attack_probes(of, reworded, attacks)
+    if attacks == "all":
+        found += benchmarks.probes(run, forget, shape=shape, limit=limit)
     kept = target_probes(Renamed(held, "retain"), most)
     return (*found, *(probe.model_copy(update={"name": probe.name.replace("held", "retain"), "side": "keep"}) for probe in kept))  # type: ignore[attr-defined]
 
