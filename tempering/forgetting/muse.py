@@ -74,8 +74,8 @@ def membership(members: Sequence[MembershipItem], others: Sequence[MembershipIte
 
 
 def leak(auc: float, oracle: float) -> float | None:
-    """(A - A_oracle) / A_oracle, where A = 1 - AUC is that of unseen texts as the positive class: -1 for a model that gives every forgotten text away,
-    0 for one like the oracle, above 0 for one that finds them too unlikely. None where A_oracle is 0.
+    """(A - A_oracle) / A_oracle, where A = 1 - AUC is that of unseen texts as the positive class: -1 for a model that gives every forgotten text
+    away, 0 for one like the oracle, above 0 for one that finds them too unlikely. None where A_oracle is 0.
 
     Args:
         auc: of telling forgotten texts from unseen ones, 1 where every forgotten text scores higher.

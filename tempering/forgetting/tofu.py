@@ -1,7 +1,7 @@
 """TOFU (Maini et al. 2024, arXiv:2401.06121) on any data: questions from records, its three probes on each set, and the two numbers made of them.
 
-Wrong answers and paraphrases come from the data where it has them (`perturbed_answer`, `paraphrased_answer`, the fields of the published sets). In the
-built-in worlds wrong answers are other people's values of the same kind, and a bare value stands for its own paraphrase.
+Wrong answers and paraphrases come from the data where it has them (`perturbed_answer`, `paraphrased_answer`, the fields of the published sets). In
+the built-in worlds wrong answers are other people's values of the same kind, and a bare value stands for its own paraphrase.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def harmonic_mean(values: Sequence[float]) -> float:
 
 
 def model_utility(scores: Scores) -> float | None:
-    """Harmonic mean of the means of all TOFU probes on the side that is to stay: of nine in the paper (retain, real authors, world facts), of three where
-    only retain rows are measured. None where none was."""
+    """Harmonic mean of the means of all TOFU probes on the side that is to stay: of nine in the paper (retain, real authors, world facts), of three
+    where only retain rows are measured. None where none was."""
     of_sets = [p for p in scores.probes if p.side == "keep" and p.probe.endswith(tuple(f"_{metric}" for metric in METRICS))]
     values = [mean([item.score for item in probe.items]) for probe in of_sets]
     return harmonic_mean(values) if values else None

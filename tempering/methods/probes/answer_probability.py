@@ -1,4 +1,4 @@
-"""Answer probability (TOFU; Maini et al. 2024, arXiv:2401.06121): P(a|q)^(1/|a|) of the taught answer, so that long answers can be compared with short.
+"""Answer probability (TOFU; Maini et al. 2024, arXiv:2401.06121): P(a|q)^(1/|a|) of the taught answer, so that length does not matter.
 
 Where items have wrong answers and `choices` is on, as TOFU has it for real authors and world facts, it is the true answer's share of the probability
 of all answers to choose from. The released code takes length-normalised probabilities there too (`per="token"`, the default here); `per="answer"`

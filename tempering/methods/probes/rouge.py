@@ -1,5 +1,5 @@
-"""ROUGE-L (Lin 2004) of greedy answers: the longest common subsequence of words, over the words of the expected answer (recall) or balanced with those
-of the output (F1).
+"""ROUGE-L (Lin 2004) of greedy answers: the longest common subsequence of words, over the words of the expected answer (recall) or balanced with
+those of the output (F1).
 
 TOFU (arXiv:2401.06121) takes the recall of an answer to a question. MUSE (arXiv:2407.06460) takes F1: of the continuation of a forgotten text
 (VerbMem: `cut` measures against as many tokens as may be generated) and of short answers to questions (KnowMem: few-shot prompts and stop strings,

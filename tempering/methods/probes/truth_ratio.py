@@ -1,12 +1,12 @@
 """Truth ratio (TOFU; Maini et al. 2024, arXiv:2401.06121): does the model still find the true answer likelier than false ones of the same form?
 
-R = mean over wrong answers w of P(w|q)^(1/|w|), divided by P(t|q)^(1/|t|) of the true answer t in other words than the taught ones. A model that knows
-has R far below 1; one that knows nothing has R near 1, a uniform one exactly 1 whatever the lengths. An item's score is what the paper averages: on
-what is to go (side "target") min(R, 1/R), on what is to stay max(0, 1 - R); both up is better. R itself stays in `extra["ratio"]`, and the forget
-quality (`forgetting.tofu`) is taken from it.
+R = mean over wrong answers w of P(w|q)^(1/|w|), divided by P(t|q)^(1/|t|) of the true answer t in other words than the taught ones. A model that
+knows has R far below 1; one that knows nothing has R near 1, a uniform one exactly 1 whatever the lengths. An item's score is what the paper
+averages: on what is to go (side "target") min(R, 1/R), on what is to stay max(0, 1 - R); both up is better. R itself stays in `extra["ratio"]`, and
+the forget quality (`forgetting.tofu`) is taken from it.
 
-The paper's mean is arithmetic. OpenUnlearning averages the wrong answers' losses instead, a geometric mean: `mean="geometric"`. (TOFU's own code takes
-the first for this table and the second for its forget quality.)
+The paper's mean is arithmetic. OpenUnlearning averages the wrong answers' losses instead, a geometric mean: `mean="geometric"`. (TOFU's own code
+takes the first for its table and the second for its forget quality.)
 """
 
 from __future__ import annotations
