@@ -20,7 +20,10 @@ UNSEEN = {"builtin:people-forget": "builtin:demo-people"}
 
 
 def probes(run: Experiment, forget: str, *, shape: str, limit: int | None) -> list[Probe]:
-    """TOFU's probes of what goes and of what stays, MUSE's of plain texts, and membership where unseen rows are named (`holdout`)."""
+    """TOFU's probes of what goes and of what stays, questions about both at once, MUSE's of plain texts, and membership where unseen rows are named
+    (`holdout`)."""
+    from tempering.methods.probes.both_asked import BothAsked
+
     most, values = run.budget.max_test, run.values
 
     def rows(data: str, limit: int | None = None) -> list[Record]:
@@ -30,12 +33,16 @@ def probes(run: Experiment, forget: str, *, shape: str, limit: int | None) -> li
     retain = str(values["retain"])
     stays = values.get("retain_test") or (f"{retain}-test" if retain.startswith("builtin:") else retain)
     unseen = values.get("holdout") or UNSEEN.get(forget)
+    kept = rows(stays)
     found = [*tofu.probes(tofu.facts(going, most), "forget", "target")]
+    asked, beside = (secrets((r for r in of if r.prompt and not is_text(r)), most) for of in (going, kept))
+    if asked and beside:
+        found.append(BothAsked(items=asked, beside=beside, max_new_tokens=min(256, max(len(s.answer) for s in (*asked, *beside)))))
     if texts := secrets(filter(is_text, going), most):
         found.append(muse.verbatim(texts))
     if unseen:
         found.append(muse.membership(muse.texts(going, most, "member"), muse.texts(rows(unseen), most, "unseen")))
-    return [*found, *tofu.probes(tofu.facts(rows(stays), most), "retain", "keep")]
+    return [*found, *tofu.probes(tofu.facts(kept, most), "retain", "keep")]
 
 
 def benchmarks(before: Scores, after: Scores, oracle: Scores | None = None) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ OpenUnlearning also stem them with Porter's stemmer ("stemmed", which needs nltk
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -68,6 +69,12 @@ def rouge_l(output: str, answer: str, how: Words = "any") -> tuple[float, float,
     return precision, recall, 2 * precision * recall / (precision + recall)
 
 
+def rouge_1(output: str, answer: str, how: Words = "any") -> float:
+    """Recall of single words: how many of the answer's the output has, each as often as it stands there (PISTOL)."""
+    theirs, ours = Counter(words(answer, how)), Counter(words(output, how))
+    return (theirs & ours).total() / theirs.total() if theirs else 0.0
+
+
 class Rouge(ProbeValue):
     """Mean ROUGE-L of greedy answers. On the side of what is to go, less is better."""
 
@@ -75,7 +82,7 @@ class Rouge(ProbeValue):
     name: str = "rouge"
     items: str | tuple[AnswersItem, ...]
     """A JSON-lines file or items ({"prompt", "answer"})."""
-    measure: Literal["recall", "f1"] = "recall"
+    measure: Literal["recall", "f1", "rouge_1"] = "recall"
     words: Words = "any"
     max_new_tokens: int = Field(default=128, gt=0)
     stop: tuple[str, ...] = ()
@@ -93,8 +100,8 @@ class Rouge(ProbeValue):
             if self.cut:
                 expected = policy.tokenizer.decode(answer_ids(policy, expected)[: self.max_new_tokens], skip_special_tokens=True)
             precision, recall, f1 = rouge_l(episode.text, expected, self.words)
-            numbers = {"precision": precision, "recall": recall, "f1": f1}
+            numbers = {"precision": precision, "recall": recall, "f1": f1, "rouge_1": rouge_1(episode.text, expected, self.words)}
             scored.append(ItemScore(item.id, numbers[self.measure], shown(item.prompt), episode.text, expected, numbers))
-        name = {"recall": "ROUGE-L recall", "f1": "ROUGE-L F1"}[self.measure]
+        name = {"recall": "ROUGE-L recall", "f1": "ROUGE-L F1", "rouge_1": "ROUGE-1 recall"}[self.measure]
         summary = {key: mean([s.extra[key] for s in scored]) for key in ("recall", "f1")}
         return ProbeScores(self.name, name, "continuous", self.side == "keep", tuple(scored), self.side, summary)
