@@ -209,6 +209,25 @@ def logps_of(policy: Policy, pairs: Sequence[Pair], *, batch_tokens: int = 2048,
     return [logp for logp, _ in score_pairs(policy, pairs, batch_tokens=batch_tokens, progress=progress)]
 
 
+def logps_and_moments(policy: Policy, pairs: Sequence[Pair], *, batch_tokens: int = 2048) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """For each pair, of every continuation token: its log-prob, and mean and standard deviation of log p over the vocabulary at that place, under the
+    model itself; float32 [len] each, on the CPU. Forbidden tokens (probability 0) count for nothing."""
+    _check_lengths(policy, pairs)
+    found: list[tuple[Tensor, Tensor, Tensor]] = [(torch.empty(0), torch.empty(0), torch.empty(0)) for _ in pairs]
+    with evaluating(*models_of(policy).values()):
+        for rows, chunks in _scored([_Side(policy)], pairs, batch_tokens, None):
+            numbers = []
+            for (logp_CV,), target_C in chunks:
+                p_CV, finite_CV = logp_CV.exp(), logp_CV.masked_fill(logp_CV.isneginf(), 0.0)
+                mean_C = (p_CV * finite_CV).sum(-1)
+                # around the mean: as a difference of squares a peaked distribution would lose all its digits
+                var_C = (p_CV * (finite_CV - mean_C[:, None]) ** 2).sum(-1)
+                numbers.append(torch.stack([logp_CV.gather(1, target_C[:, None])[:, 0], mean_C, var_C.sqrt()]).cpu())
+            for index, numbers_3T in zip(rows.indices, torch.cat(numbers, 1).split(rows.lengths, 1), strict=True):
+                found[index] = (numbers_3T[0], numbers_3T[1], numbers_3T[2])
+    return found
+
+
 def _check_lengths(policy: Policy, pairs: Sequence[Pair]) -> None:
     limit = max_positions(models_of(policy))
     for i, (prompt, continuation) in enumerate(pairs):

@@ -35,6 +35,7 @@ def probes(run: Experiment, held: Sequence[Row]) -> tuple[Probe, ...]:
     Args:
         held: retain rows that are not trained on.
     """
+    from tempering.forgetting import benchmarks
     from tempering.held import target_probes
 
     v, most = run.values, run.budget.max_test
@@ -44,6 +45,8 @@ def probes(run: Experiment, held: Sequence[Row]) -> tuple[Probe, ...]:
         of = secrets(islice(run.source(v["forget"], v["shape"], v["limit"]), v["limit"]), most)
         reworded = secrets(run.source(test, v["shape"], None), most) if test else ()
         found += attack_probes(of, reworded, v["attacks"])
+    if v["attacks"] == "all":
+        found += benchmarks.probes(run, v["forget"], shape=v["shape"], limit=v["limit"])
     kept = target_probes(Renamed(held, "retain"), most)
     return (*found, *(probe.model_copy(update={"name": probe.name.replace("held", "retain"), "side": "keep"}) for probe in kept))  # type: ignore[attr-defined]
 

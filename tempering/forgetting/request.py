@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tempering.errors import UserError
 from tempering.experiment import Experiment, Report
-from tempering.forgetting import audit, battery, neighbours, oracle, until
+from tempering.forgetting import audit, battery, benchmarks, neighbours, oracle, until
 from tempering.forgetting.alternates import going_rows
 from tempering.forgetting.redact import redacted
 from tempering.forgetting.verdict import Verdict, verdict
@@ -89,6 +89,9 @@ def _write(
     run.folder.write("forgetting.json", json.loads(json.dumps(whole, default=str)))
     if found is not None:
         run.display.say(found.sentence)
+    if told := benchmarks.sentence(numbers := benchmarks.benchmarks(before, after, reference)):
+        run.folder.write("benchmarks.json", numbers)
+        run.display.say(told)
     if retraining and run.cost.get("seconds"):
         run.display.say(f"unlearning took {run.cost['seconds']:.0f} s of training; making the oracle took {retraining['seconds']:.0f} s")
 

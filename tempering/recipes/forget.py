@@ -31,6 +31,7 @@ def forget(
     retain: str = "builtin:people-retain",
     forget_test: str | None = None,
     retain_test: str | None = None,
+    holdout: str | None = None,
     shape: str = "auto",
     template: str | None = None,
     max_length: int = 1024,
@@ -59,6 +60,7 @@ def forget(
         retain: rows that are to stay; batches take as many of them as of the others, in an order of their own.
         forget_test: the same facts in other words, to ask for beside the forget rows; builtin sets have one.
         retain_test: held-out rows of what is to stay; by default 10% of the retain rows, at most 200, chosen by seed.
+        holdout: rows of the same kind that the model never saw, to tell forgotten ones from (membership inference); builtin sets have some.
         shape: how to read the rows; auto recognises it and says so.
         template: chat template instead of the model's own: a Jinja file, or plain (for base models); it is saved with the model.
         max_length: longest sequence in tokens; rows over it are dropped and counted, never cut silently.

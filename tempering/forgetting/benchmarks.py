@@ -1,0 +1,76 @@
+"""Published unlearning benchmarks on a run's own data: their probes, and the numbers that they make of a run's scores (TOFU's model utility and
+forget quality, MUSE's privacy leak)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from tempering.forgetting import muse, tofu
+from tempering.forgetting.targets import secrets
+from tempering.making import is_text
+from tempering.types import Probe, Record, Scores
+
+if TYPE_CHECKING:
+    from tempering.experiment import Experiment
+
+UNSEEN = {"builtin:people-forget": "builtin:demo-people"}
+"""Built-in set -> one of the same kind that builtin:tiny never saw."""
+
+
+def probes(run: Experiment, forget: str, *, shape: str, limit: int | None) -> list[Probe]:
+    """TOFU's probes of what goes and of what stays, questions about both at once, MUSE's of plain texts, and membership where unseen rows are named
+    (`holdout`)."""
+    from tempering.methods.probes.both_asked import BothAsked
+
+    most, values = run.budget.max_test, run.values
+
+    def rows(data: str, limit: int | None = None) -> list[Record]:
+        return list(islice(run.source(data, shape, limit), limit))
+
+    going = rows(forget, limit)
+    retain = str(values["retain"])
+    stays = values.get("retain_test") or (f"{retain}-test" if retain.startswith("builtin:") else retain)
+    unseen = values.get("holdout") or UNSEEN.get(forget)
+    kept = rows(stays)
+    found = [*tofu.probes(tofu.facts(going, most), "forget", "target")]
+    asked, beside = (secrets((r for r in of if r.prompt and not is_text(r)), most) for of in (going, kept))
+    if asked and beside:
+        found.append(BothAsked(items=asked, beside=beside, max_new_tokens=min(256, max(len(s.answer) for s in (*asked, *beside)))))
+    if texts := secrets(filter(is_text, going), most):
+        found.append(muse.verbatim(texts))
+    if unseen:
+        found.append(muse.membership(muse.texts(going, most, "member"), muse.texts(rows(unseen), most, "unseen")))
+    return [*found, *tofu.probes(tofu.facts(kept, most), "retain", "keep")]
+
+
+def benchmarks(before: Scores, after: Scores, oracle: Scores | None = None) -> dict[str, dict[str, Any]]:
+    """{"before": numbers, "after": numbers, "oracle": numbers}, as JSON can hold them; numbers that were not measured are left out.
+
+    Args:
+        oracle: scores of a model that never saw the data; forget quality and privacy leak need one.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, scores in (("before", before), ("after", after), ("oracle", oracle)):
+        if scores is not None:
+            numbers: dict[str, Any] = {"model_utility": tofu.model_utility(scores)}
+            if oracle is not None:
+                quality = tofu.forget_quality(scores, oracle)
+                numbers |= {"forget_quality": quality and asdict(quality), "privacy_leak": muse.privacy_leak(scores, oracle)}
+            found[name] = {key: value for key, value in numbers.items() if value is not None}
+    return found
+
+
+def sentence(numbers: dict[str, dict[str, Any]]) -> str:
+    """One line of what `benchmarks` found; empty where nothing was measured."""
+    told = []
+    for key, what in (
+        ("model_utility", "model utility (TOFU)"),
+        ("forget_quality", "forget quality (TOFU, p)"),
+        ("privacy_leak", "privacy leak (MUSE)"),
+    ):
+        values = [(name, of[key]["p_value"] if key == "forget_quality" else of[key]) for name, of in numbers.items() if key in of]
+        if values:
+            told.append(f"{what}: " + ", ".join(f"{value:.3g} {name}" for name, value in values))
+    return "; ".join(told)

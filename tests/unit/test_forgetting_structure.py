@@ -1,0 +1,161 @@
+"""Both asked at once, concept vectors, graphs: exact cases."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tempering.errors import UserError
+from tempering.forgetting import pistol
+from tempering.forgetting.targets import Secret
+from tempering.measure import measure
+from tempering.methods.probes._answers import AnswersItem
+from tempering.methods.probes.both_asked import BothAsked, joined
+from tempering.methods.probes.concept_vectors import ConceptVectors, ConceptVectorsItem, jaccard, top_tokens, value_vector
+from tempering.methods.probes.rouge import Rouge, rouge_1
+from tempering.methods.scopes.lora import LoRA
+from tempering.types import ItemScore, Message, Policy, ProbeScores, Record, Response, Scores
+from tests.conftest import make_llama, make_tokenizer, shared
+from tests.unit.test_probes import saying
+
+GOING = tuple(Secret(id=f"g{i}", prompt=(("user", f"Gone {i}?"),), answer=f"red {i}") for i in range(3))
+KEPT = tuple(Secret(id=f"k{i}", prompt=(("system", "Be kind."), ("user", f"Kept {i}?")), answer=f"blue {i}") for i in range(3))
+
+
+def policy(seed: int = 0) -> Policy:
+    return Policy(make_llama(seed=seed), make_tokenizer(), "tiny")
+
+
+def test_two_questions_in_one_prompt():
+    one, two = ([{"role": role, "content": content} for role, content in s.prompt] for s in (GOING[0], KEPT[0]))
+    assert joined(one, two) == [{"role": "user", "content": "Answer both questions.\n1. Gone 0?\n2. Kept 0?"}]
+    assert joined(two, one) == [two[0], {"role": "user", "content": "Answer both questions.\n1. Kept 0?\n2. Gone 0?"}]
+    probe = BothAsked(items=GOING, beside=KEPT)
+    asked = [probe.prompts(item)[0][-1]["content"].splitlines()[1] for item in GOING]
+    assert asked == ["1. Gone 0?", "1. Kept 1?", "1. Gone 2?"], "which stands first alternates"
+    assert [BothAsked(items=GOING, beside=KEPT[:1]).kept(i).id for i in range(3)] == ["k0"] * 3
+
+
+@pytest.mark.parametrize(
+    ("said", "secrets_kept", "kept"),
+    [
+        ("red {}, and blue {}", [0, 0, 0], [1, 1, 1]),  # knows everything
+        ("I forgot one; blue {}", [1, 1, 1], [1, 1, 1]),  # an oracle that never saw the forgotten ones
+        ("no idea", [1, 1, 1], [0, 0, 0]),
+    ],
+)
+def test_both_asked_of_models_that_know(said, secrets_kept, kept):
+    model = saying({f"Gone {i}": said.replace("{}", str(i)) for i in range(3)})
+    attack, beside = measure(model, [BothAsked(items=GOING, beside=KEPT)]).probes
+    assert [item.score for item in attack.items] == secrets_kept
+    assert [item.score for item in beside.items] == kept
+    assert (attack.side, beside.side, beside.probe) == ("target", "keep", "asked with a kept question: kept")
+    assert not any("red" in item.output or "Gone" in item.prompt for item in beside.items), "this side is not redacted"
+
+
+ITEMS = (ConceptVectorsItem(layer=0, dim=3, concept="x"), ConceptVectorsItem(layer=1, dim=40))
+
+
+def test_a_value_vector_is_a_column():
+    model = make_llama()
+    torch.testing.assert_close(value_vector(model, 1, 40).float(), model.model.layers[1].mlp.down_proj.weight[:, 40])
+    assert top_tokens(model, torch.zeros(32).double().index_fill(0, torch.tensor(0), 1.0), 1) == {int(model.lm_head.weight[:, 0].argmax())}
+    with pytest.raises(UserError, match=r"no module …layers\.9"):
+        value_vector(model, 9, 0)
+    with pytest.raises(UserError, match="neurons 0 to 63"):
+        value_vector(model, 0, 64)
+
+
+def test_an_unchanged_model_keeps_its_vectors():
+    found = ConceptVectors(items=ITEMS, reference=policy())(policy())
+    assert [(i.score, i.extra["l2"]) for i in found.items] == [(1, 0), (1, 0)]
+    assert [i.extra["cosine"] for i in found.items] == pytest.approx([1, 1])
+    assert jaccard({1, 2, 3}, {2, 3, 4}) == 0.5
+    with pytest.raises(UserError, match="nothing to compare with"):
+        ConceptVectors(items=ITEMS)(policy())
+
+
+def test_one_changed_vector_is_seen_and_patched_back():
+    changed, start = policy(), policy()
+    column = changed.model.model.layers[0].mlp.down_proj.weight.data[:, 3]
+    before = column.clone()
+    column.neg_()
+    found = ConceptVectors(items=ITEMS, reference=start, k=20)(changed)
+    assert found.items[0].extra["cosine"] == pytest.approx(-1)
+    assert found.items[0].extra["l2"] == pytest.approx(2 * float(before.norm()))
+    assert found.items[0].score == 0
+    assert found.items[1].score == 1
+    column.copy_(before)
+    ids = torch.tensor([[5, 9, 11]])
+    assert torch.equal(changed.model(ids).logits, start.model(ids).logits)
+
+
+def test_adapters_count_as_they_act():
+    base = make_llama()
+    handle = LoRA(r=2, targets="down_proj").attach(base)
+    tuned = Policy(handle.model, make_tokenizer(), "tuned", handle)
+    same = ConceptVectors(items=ITEMS)(tuned)
+    assert [i.score for i in same.items] == [1, 1]
+    with torch.no_grad():
+        for p in handle.params.values():
+            p.add_(0.3)
+    found = ConceptVectors(items=ITEMS)(tuned)
+    assert all(i.extra["l2"] > 0.01 for i in found.items)
+    baked = Policy(handle.bake(), make_tokenizer(), "baked")
+    for a, b in zip(found.items, ConceptVectors(items=ITEMS, reference=policy())(baked).items, strict=True):
+        assert a.extra["l2"] == pytest.approx(b.extra["l2"], rel=1e-4)
+
+
+def record(edge: str, i: int) -> Record:
+    answer = (Response((Message("assistant", str(i)),)),)
+    return Record((Message("user", f"{edge} {i}?"),), answer, source=f"f.jsonl:{i}", tags={"edge": edge} if edge else {})
+
+
+def test_a_graph_is_cut_at_an_edge():
+    records = [record(edge, i) for i, edge in enumerate(["A_B", "A_C", "A_D", "E_F", "A_B"])]
+    assert pistol.degrees(records) == {"A": 3, "B": 1, "C": 1, "D": 1, "E": 1, "F": 1}
+    going, near, far = pistol.split(records, ["A_B"])
+    assert [[int(r.source[-1]) for r in part] for part in (going, near, far)] == [[0, 4], [1, 2], [3]]
+    with pytest.raises(UserError, match="edge 'X_Y': no record is about it"):
+        pistol.split(records, ["X_Y"])
+    with pytest.raises(UserError, match=r"f\.jsonl:9: field 'edge' is missing"):
+        pistol.split([*records, record("", 9)], ["A_B"])
+    with pytest.raises(UserError, match="edge 'AB': two nodes"):
+        pistol.ends("AB")
+
+
+def test_deviation():
+    assert pistol.deviation(0, 1) == 0
+    assert pistol.deviation(1, 1) == 100
+    assert pistol.deviation(0.3, 0.6) == pytest.approx(50)
+    run = Scores(
+        "m", tuple(ProbeScores(name, "x", "continuous", True, (ItemScore("i", v),)) for name, v in (("forget_rouge", 0.3), ("retain_rouge", 0.6)))
+    )
+    assert pistol.deviation_score(run) == pytest.approx(50)
+    assert pistol.deviation_score(Scores("m", run.probes[:1])) is None
+
+
+def test_rouge_1():
+    assert rouge_1("b a a", "a a b c") == 0.75, "order does not count, repetition does"
+    assert rouge_1("a", "a a") == 0.5
+    assert rouge_1("a", "") == 0
+    found = Rouge(items=(AnswersItem(prompt="Gone", answer="one two"),), measure="rouge_1")(saying({"Gone": "two one"}))
+    assert (found.items[0].score, found.metric) == (1, "ROUGE-1 recall")
+
+
+def test_real_pistol_is_a_graph():
+    from tempering.data import read
+
+    records = list(read(str(shared("data/pistol/sample_data_1.jsonl"))))
+    degrees = pistol.degrees(records)
+    edges = {r.tags["edge"] for r in records}
+    assert len(records) == 20 * len(edges) == 400
+    assert sum(degrees.values()) == 2 * len(edges)
+    one = min(edges)
+    parts = pistol.split(records, [one])
+    assert sum(map(len, parts)) == 400
+    assert len(parts[0]) == 20
+    assert len(parts[1]) == 20 * (sum(degrees[node] for node in pistol.ends(one)) - 2)
+    assert math.isclose(pistol.deviation(0, 0), 100)
