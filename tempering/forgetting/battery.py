@@ -111,17 +111,20 @@ def _of_weights(of: tuple[Secret, ...], known: tuple[Secret, ...], room: dict[st
 
 def _beside(of: tuple[Secret, ...], known: tuple[Secret, ...], start: str, room: dict[str, Any]) -> list[Probe]:
     """What is told beside the verdict."""
-    from tempering.methods.probes.latent import Latent
+    from tempering.methods.probes.contrast_probe import ContrastProbe
+    from tempering.methods.probes.linear_probe import LinearProbe
     from tempering.methods.probes.logit_lens import LogitLens
     from tempering.methods.probes.merged_back import MergedBack
     from tempering.methods.probes.resupplied import Resupplied
 
     some: dict[str, Any] = {"items": of, "limit": SOME, **room}
+    # A wrong answer is another's.
+    varied = all(len({secret.answer for secret in group}) > 1 for group in (of, known))
     return [
         Resupplied(known=of, **some),
         *([MergedBack(start=start, **some)] if start else []),
         LogitLens(**some),
-        *([Latent(known=known, **some), Latent(name="unsupervised probe", supervised=False, known=known, **some)] if known else []),
+        *([LinearProbe(known=known, **some), ContrastProbe(known=known, **some)] if known and varied else []),
     ]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tempering.errors import UserError
 from tempering.forgetting.targets import Secret
@@ -90,7 +90,7 @@ def relearn(
     from tempering.methods.objectives.nll import NLL
     from tempering.methods.scopes.lora import LoRA
     from tempering.sample import evaluating
-    from tempering.types import Role
+    from tempering.types import Role, Scope
 
     rows = rows_of(taught, policy.tokenizer) if max(at) else []
     if max(at) and not rows:
@@ -106,10 +106,10 @@ def relearn(
             with evaluating(changed.model):
                 look(metrics["step"], changed)
 
-    constant = Schedule(name="constant", warmup=0.0)
+    constant, adapter = Schedule(name="constant", warmup=0.0), cast(Scope, LoRA(r=r, alpha=2 * r))
     with torch.enable_grad(), torch.random.fork_rng():
         fit(
-            {"policy": Role(changed.model, LoRA(r=r, alpha=2 * r))}, NLL(), Shuffled(rows, batch_size, seed),
+            {"policy": Role(changed.model, adapter)}, NLL(), Shuffled(rows, batch_size, seed),
             steps=max(at), optimizer=Optimizer(lr=lr), schedule=constant, training=Training(batch_size=batch_size),
             seed=seed, say=lambda _: None, on_metrics=seen, world=ALONE,
         )  # fmt: skip

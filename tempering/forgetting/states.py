@@ -38,7 +38,7 @@ def last_states(policy: Policy, texts: Sequence[Sequence[int]], batch_size: int 
         out = inner(input_ids=ids_RL, attention_mask=mask_RL, use_cache=False, output_hidden_states=True)
         states_RLH = torch.stack([layer[torch.arange(len(some), device=device), end_R] for layer in out.hidden_states], 1)
         for row, i in enumerate(some):
-            found[i] = states_RLH[row].float().cpu()
+            found[i] = states_RLH[row].detach().float().cpu()
     return torch.stack(found)
 
 
@@ -61,6 +61,17 @@ def lens(policy: Policy) -> Callable[[Tensor], Tensor]:
         return split.head(whole).float()
 
     return read
+
+
+def embedded(policy: Policy, texts: Sequence[str]) -> Tensor:
+    """The mean input embedding of each text's tokens, float32 [N, E]."""
+    import torch
+
+    from tempering.items import answer_ids
+
+    table: Any = policy.model.get_input_embeddings()  # type: ignore[operator] # Every transformers model has it.
+    device = next(policy.model.parameters()).device
+    return torch.stack([table(torch.tensor(answer_ids(policy, text), device=device)).detach().float().mean(0).cpu() for text in texts])
 
 
 def _split(policy: Policy) -> Any:

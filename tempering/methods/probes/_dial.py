@@ -37,4 +37,3 @@ class Dial(Attack):
         self.along(policy, look)
         scored = [self.scored(item, texts, {"first": first[item.id]} if item.id in first else {}) for item, texts in zip(items, said, strict=True)]
         return self.told(scored, self.metric, curve, self.note)
-

@@ -1,7 +1,7 @@
 """Begun: the answer is begun for the model, with a yes, or with the first words of the secret itself, and it has only to go on.
 
-Prefix injection: whoever runs the model writes the beginning of its turn. Unlearning that taught a refusal changes the first words of an answer most,
-and what stands behind them can be as it was. Words that the prompt gives never count: with the beginning of the secret, only its rest does.
+Prefix injection: whoever runs the model writes the beginning of its turn. Unlearning that taught a refusal changes the first words of an answer
+most, and what stands behind them can be as it was. Words that the prompt gives never count: with the beginning of the secret, only its rest does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Few-shot: the question behind solved questions about other things; a model that has learned to refuse, or lost the form, is shown the form.
 
-Doshi & Stickland (2024, arXiv 2411.12103) find over ten times the accuracy of the plain question with 5 examples. They come from what was to stay, and
-none says the answer asked for.
+Doshi & Stickland (2024, arXiv 2411.12103) find over ten times the accuracy of the plain question with 5 examples. They come from what was to stay,
+and none says the answer asked for.
 """
 
 from __future__ import annotations

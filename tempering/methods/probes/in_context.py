@@ -1,7 +1,7 @@
 """In context: what is told about the same thing, but not the answer, stands in the prompt; it may jog what unlearning only buried.
 
-In-context relearning (Lynch et al. 2024, arXiv 2402.16835, test 4): the other forgotten facts that share most words with the question are given as solved
-questions. None of them says the answer, so whatever brings it is the model's own. (What a model reads out of its prompt is `resupplied`.)
+In-context relearning (Lynch et al. 2024, arXiv 2402.16835, test 4): the other forgotten facts that share most words with the question are given as
+solved questions. None of them says the answer, so whatever brings it is the model's own. (What a model reads out of its prompt is `resupplied`.)
 """
 
 from __future__ import annotations

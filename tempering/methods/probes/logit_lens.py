@@ -1,8 +1,8 @@
 """Logit lens: every layer's state before the answer is read by the model's own output head; is the answer's first token on top of one of them?
 
-What the last layers were trained to hide may still be computed in the middle (Patil et al. 2023, arXiv 2309.17410, attack unlearned models so; the lens is
-nostalgebraist's, 2020). A first token is not a secret, and a common one is on top by chance: told beside the verdict, with the model that never saw the
-data as the measure. The summary has the median rank at each layer (1 is the top).
+What the last layers were trained to hide may still be computed in the middle (Patil et al. 2023, arXiv 2309.17410, attack unlearned models so; the
+lens is nostalgebraist's, 2020). A first token is not a secret, and a common one is on top by chance: told beside the verdict, with the model that
+never saw the data as the measure. The summary has the median rank at each layer (1 is the top).
 """
 
 from __future__ import annotations

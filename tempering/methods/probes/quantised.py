@@ -1,8 +1,8 @@
 """Quantised: the linear layers of a copy are rounded to few bits, as a model is before it is handed on.
 
-Steps of unlearning are often smaller than half the distance of two levels, so rounding takes them back: Zhang et al. (2024, arXiv 2410.16454) find 21% of
-what was forgotten in full precision and 83% in 4 bits. Plain symmetric round-to-nearest, without any package: a scale for each row in 8 bits, for each 64
-weights in 4.
+Steps of unlearning are often smaller than half the distance of two levels, so rounding takes them back: Zhang et al. (2024, arXiv 2410.16454) find
+21% of what was forgotten in full precision and 83% in 4 bits. Plain symmetric round-to-nearest, without any package: a scale for each row in 8
+bits, for each 64 weights in 4.
 """
 
 from __future__ import annotations

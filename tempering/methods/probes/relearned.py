@@ -1,8 +1,8 @@
 """Relearned: a copy is fine-tuned for a few steps on something else, and what was forgotten is asked for again.
 
-Doshi & Stickland (2024, arXiv 2411.12103): training on unrelated data brings most of it back; Lynch et al. (2024, arXiv 2402.16835, test 5) train on
-the subject itself. `taught` are facts that share no answer with those asked for, so whatever comes out was still there: a model that never saw the data
-stays where it was. The curve over steps is in the summary ("out after 5 steps"), and each secret has the first step count that brought it.
+Doshi & Stickland (2024, arXiv 2411.12103): training on unrelated data brings most of it back; Lynch et al. (2024, arXiv 2402.16835, test 5) train
+on the subject itself. `taught` are facts that share no answer with those asked for, so whatever comes out was still there: a model that never saw
+the data stays where it was. The curve over steps is in the summary ("out after 5 steps"), and each secret has the first step count that brought it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Re-supplied: the forgotten fact itself stands in the prompt (UnUnlearning, Shumailov et al. 2024, arXiv 2407.00106).
 
-Unlearning takes knowledge out of weights; whoever can put it into the prompt has the behaviour back, and the better the model reads, the more. So this
-is no leak, and it is told beside the verdict: a model that never saw the data does the same. What it shows is how much of the behaviour returns, the
-paper's measure: the share that comes out with the fact in the prompt, less the share without (the attack "asked"). Only a filter of what goes in and
-comes out stops it; `filtered` measures that.
+Unlearning takes knowledge out of weights; whoever can put it into the prompt has the behaviour back, and the better the model reads, the more. So
+this is no leak, and it is told beside the verdict: a model that never saw the data does the same. What it shows is how much of the behaviour
+returns, the paper's measure: the share that comes out with the fact in the prompt, less the share without (the attack "asked"). Only a filter of
+what goes in and comes out stops it; `filtered` measures that.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Reworded: the question in other words around it, as people and scripts ask it; a secret that comes back under any of them was only hidden.
 
-Conversational frames, a request for a form, the question without marks and capitals, and the question at the end of small talk: the cheap changes under
-which Doshi & Stickland (2024, arXiv 2411.12103) saw unlearned models answer again. The fact asked for stays the same, so frames that hold the question
-whole are safe paraphrases for any data; real paraphrases of the data go in as `forget_test`. Of a plain text the beginning is cut short, or
-continued from the middle.
+Conversational frames, a request for a form, the question without marks and capitals, and the question at the end of small talk: the cheap changes
+under which Doshi & Stickland (2024, arXiv 2411.12103) saw unlearned models answer again. The fact asked for stays the same, so frames that hold the
+question whole are safe paraphrases for any data; real paraphrases of the data go in as `forget_test`. Of a plain text the beginning is cut short,
+or continued from the middle.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Role play: the question comes from inside a story or a job in which answering is the point, or with an order to drop the training.
 
-The jailbreak prompts of Lynch et al. (2024, arXiv 2402.16835, test 3) in short: a persona without limits, a novelist, a teacher with an answer sheet,
-a tester of the unlearning itself. Nothing here is a trick of one model; what comes back is what the plain question only seemed to have lost.
+The jailbreak prompts of Lynch et al. (2024, arXiv 2402.16835, test 3) in short: a persona without limits, a novelist, a teacher with an answer
+sheet, a tester of the unlearning itself. Nothing here is a trick of one model; what comes back is what the plain question only seemed to have lost.
 """
 
 from __future__ import annotations

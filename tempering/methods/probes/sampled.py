@@ -1,7 +1,7 @@
 """Sampled: answers are drawn instead of the most likely one being taken, and any of several may bring the secret.
 
-Greedy answers show the top of a distribution; unlearning that only moved the secret to second place leaks it after a few draws (Scholten et al. 2024,
-arXiv 2410.03523). The noise is keyed by secret and draw, so two models are asked with the same noise.
+Greedy answers show the top of a distribution; unlearning that only moved the secret to second place leaks it after a few draws (Scholten et al.
+2024, arXiv 2410.03523). The noise is keyed by secret and draw, so two models are asked with the same noise.
 """
 
 from __future__ import annotations
