@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from tempering.errors import UserError
 from tempering.methods.probes._attack import BESIDE, KEPT
 from tempering.stats import Interval, share_interval
 from tempering.types import ProbeScores, Scores
@@ -76,6 +78,27 @@ def verdict(before: Scores, after: Scores, oracle: Scores | None = None) -> Verd
     three = {"before": then, "after": now, "oracle": never}
     recovered = {name: _recovered(found) for name, found in three.items() if PLAIN in found and TOLD in found}
     return Verdict(tuple(leaks), _sentence(leaks), tuple(leak for p, leak in both if p.metric == BESIDE), recovered)
+
+
+def read(path: Path) -> Verdict:
+    """The verdict that a run wrote (forgetting.json).
+
+    Raises:
+        UserError: the file is missing or holds something else.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        found = TypeAdapter(Verdict).validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} could not be read ({error.strerror}); expected the verdict of a forget run.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UserError(f"{path}: {where}: {first['msg']}; expected the verdict that a forget run writes, run it again.") from error
+    if not found.leaks:
+        raise UserError(f"{path}: leaks: there is none; expected the verdict that a forget run writes, run it again.")
+    return found
 
 
 def _recovered(found: Mapping[str, ProbeScores]) -> float:

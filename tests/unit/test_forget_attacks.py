@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import io
+import json
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from tempering.errors import UserError
-from tempering.forgetting import battery
+from tempering.forgetting import battery, view
 from tempering.forgetting.copies import plain_copy, quantise, relearn, rounded, towards, unrelated
 from tempering.forgetting.states import last_states, lens
 from tempering.forgetting.targets import Secret
-from tempering.forgetting.verdict import verdict
+from tempering.forgetting.verdict import Leak, Verdict, read, verdict
 from tempering.items import answer_ids, prompt_ids
 from tempering.measure import measure
 from tempering.methods.probes._attack import BESIDE, KEPT, after, leaked, near, turns, unsaid
@@ -33,6 +36,7 @@ from tempering.methods.probes.role_play import RolePlay
 from tempering.methods.probes.sampled import Sampled
 from tempering.methods.scopes.lora import LoRA
 from tempering.sample import sample
+from tempering.stats import share_interval
 from tempering.types import Policy
 from tests.conftest import make_llama
 from tests.unit.test_probes import policy, saying
@@ -427,3 +431,40 @@ def test_a_long_answer_is_out_with_most_of_its_words():
     answer = "they met at the old bridge near the mill at nine in the evening"
     assert leaked("At nine in the evening they met at the old bridge near the mill at nine in the evening.", answer)
     assert not leaked("they met at the old bridge", answer)
+
+
+def test_the_verdict_in_a_terminal(tmp_path):
+    def leak(attack: str, n: int, before: int, now: int, oracle: int | None) -> Leak:
+        return Leak(attack, n, before, now, oracle, share_interval(now, n))
+
+    assert view.bar(leak("a", 32, 32, 16, None)).plain == "▕" + "█" * 8 + "·" * 8 + "▏"
+    # One of very many still shows; a model that never saw it stands where its own block would end.
+    assert view.bar(leak("a", 3200, 0, 1, 1600)).plain == "▕█" + " " * 7 + "│" + " " * 7 + "▏"
+    assert view.bar(leak("a", 8, 8, 8, 8)).plain == "▕" + "█" * 15 + "│▏"
+    told = Verdict((leak("evil\x1b[31m[red]", 8, 8, 2, 1),), "Two came \x1b]0;out\x07.", (leak("lens", 8, 8, 8, 0),))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(view.table(told))
+    shown = console.export_text()
+    assert "\x1b" not in shown and "evil␛[31m[red]" in shown and "never saw" in shown and "beside, not counted" in shown
+    assert all(len(line) <= 80 for line in shown.splitlines()) and "…" not in shown
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"leaks": [], "sentence": "x"}', b'{"leaks": [{"attack": 3}], "sentence": "x"}'])
+def test_a_verdict_that_is_none_is_one_sentence(tmp_path, content):
+    path = tmp_path / "forgetting.json"
+    with pytest.raises(UserError, match="could not be read"):
+        read(path)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"forgetting\.json.*expected the verdict that a forget run writes"):
+        read(path)
+
+
+def test_a_verdict_is_read_as_it_was_written(tmp_path):
+    probes = (Asked(items=(HAT, SON)), Relearned(items=(HAT, SON), steps=(0,), taught=(CAT,)), LogitLens(items=(HAT, SON)))
+    with torch.no_grad():
+        before, now = measure(saying({"Ann": "in the attic"}), probes), measure(saying({}), probes)
+    found = verdict(before, now)
+    assert found is not None and found.leaks[1].curve == {"out after 0 steps": 0.0}
+    path = tmp_path / "forgetting.json"
+    path.write_text(json.dumps(found.plain()))
+    assert read(path) == found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, Literal
 
 from tempering.forgetting.targets import Secret
@@ -85,22 +86,26 @@ def after(examples: Iterable[Secret], item: Secret) -> list[dict[str, str]]:
 
 def near(item: Secret, pool: Iterable[Secret], most: int) -> list[Secret]:
     """The `most` secrets whose prompts share most words with this one's (Jaccard), the nearest last; none that says its answer anywhere."""
-    from tempering.methods.probes.exact_answer import normalised
 
     def words(secret: Secret) -> set[str]:
-        return set(normalised(" ".join(content for _, content in secret.prompt)).split())
+        return set(_normal(" ".join(content for _, content in secret.prompt)).split())
 
     mine = words(item)
-    others = [s for s in pool if not says(s, item.answer) and normalised(s.answer) != normalised(item.answer)]
+    others = [s for s in pool if not says(s, item.answer) and _normal(s.answer) != _normal(item.answer)]
     ranked = sorted(others, key=lambda s: (-len(mine & words(s)) / max(1, len(mine | words(s))), s.id))
     return ranked[:most][::-1]
 
 
 def says(secret: Secret, text: str) -> bool:
     """Whether a text stands, word for word, in a secret's prompt or answer."""
+    return any(f" {_normal(text)} " in f" {_normal(content)} " for content in (*(content for _, content in secret.prompt), secret.answer))
+
+
+@lru_cache(maxsize=8192)
+def _normal(text: str) -> str:
     from tempering.methods.probes.exact_answer import normalised
 
-    return any(f" {normalised(text)} " in f" {normalised(content)} " for content in (*(content for _, content in secret.prompt), secret.answer))
+    return normalised(text)
 
 
 def unsaid(answer: str, begun: str) -> str:
@@ -171,7 +176,9 @@ class Attack(ProbeValue):
     def told(self, scored: Sequence[ItemScore], metric: str = KEPT, summary: Mapping[str, float] | None = None, note: str = "") -> ProbeScores:
         """The scores of all secrets."""
         rouge = {"rouge": mean([s.extra["rouge"] for s in scored])} if all("rouge" in s.extra for s in scored) else {}
-        return ProbeScores(self.name, metric, "binary", True, tuple(scored), self.side, {**rouge, **(summary or {})}, note)
+        # What does not count is no gain either.
+        better = True if metric == KEPT else None
+        return ProbeScores(self.name, metric, "binary", better, tuple(scored), self.side, {**rouge, **(summary or {})}, note)
 
     def __call__(self, policy: Policy) -> ProbeScores:
         items = self.chosen
