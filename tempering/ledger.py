@@ -291,8 +291,9 @@ def _finite(value: float | None) -> float | None:
 
 
 def _gain(probes: Sequence[ProbeChange], level: float) -> tuple[Interval | None, str]:
-    """Binary target probes pool their items, each item counting once; continuous ones have units of their own and cannot be pooled."""
-    targets = [probe for probe in probes if probe.side == "target"]
+    """Binary target probes pool their items, each item counting once; continuous ones have units of their own and cannot be pooled.
+    Where neither direction is better there is no gain."""
+    targets = [probe for probe in probes if probe.side == "target" and probe.higher_is_better is not None]
     binary = [probe for probe in targets if probe.kind == "binary"]
     if len(binary) > 1:
         gained, lost = sum(len(p.gained_ids) for p in binary), sum(len(p.lost_ids) for p in binary)

@@ -15,7 +15,7 @@ from tempering.cli import fields as f
 from tempering.cli.files import Located, read_config
 from tempering.cli.flags import IN_FILES, LATEST, METAVARS, Generic, flag_of, hyphened, normalise, takes
 from tempering.cli.several import elsewhere
-from tempering.cli.show import say, show_ledger
+from tempering.cli.show import say, show_ledger, show_verdict
 from tempering.cli.values import Given, Signature, jsonable
 from tempering.distributed import word
 from tempering.docstrings import field_docs
@@ -143,6 +143,7 @@ def execute(signature: Signature, given: Sequence[Given], generic: Generic) -> i
         return 0  # a recipe of one's own need not return a report
     if word.rank() == 0:
         show_ledger(report.ledger)
+        show_verdict(report.folder)
     if report.failed_gates:
         raise GateFailed("; ".join(report.failed_gates) + f"; see {report.folder}")
     return 0

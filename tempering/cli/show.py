@@ -91,3 +91,18 @@ def show_ledger(ledger: Any, lost: int = 5) -> None:
     from tempering.ledger_view import table
 
     Console(width=max(80, width()), highlight=False).print(table(ledger, lost=lost))
+
+
+def show_verdict(folder: Any) -> None:
+    """Print what attacks still got out of a model after a forget run; nothing after other runs."""
+    path = folder / "forgetting.json"
+    if not path.is_file():
+        return
+    from rich.console import Console
+
+    from tempering.forgetting.verdict import read
+    from tempering.forgetting.view import table
+
+    console = Console(width=max(80, width()), highlight=False)
+    console.print()
+    console.print(table(read(path)))

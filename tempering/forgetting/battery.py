@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from tempering.experiment import Experiment
 
 Attacks = Literal["all", "plain", "none"]
+SOME = 48
+"""Secrets that every attack but the plain questions is tried on at most."""
+KNOWN = 400
+"""Retain rows that are read for what an attacker knows."""
 
 
 class Renamed(Sequence[Row]):
@@ -44,7 +49,10 @@ def probes(run: Experiment, held: Sequence[Row]) -> tuple[Probe, ...]:
     if v["attacks"] != "none":
         of = secrets(islice(run.source(v["forget"], v["shape"], v["limit"]), v["limit"]), most)
         reworded = secrets(run.source(test, v["shape"], None), most) if test else ()
-        found += attack_probes(of, reworded, v["attacks"])
+        shown = KNOWN if v["limit"] is None else min(v["limit"], KNOWN)
+        known = secrets(islice(run.source(v["retain"], v["shape"], v["limit"]), shown), most) if v["attacks"] == "all" else ()
+        start = run.model_spec if getattr(v["scope"], "quantise", "none") == "none" else ""
+        found += attack_probes(of, reworded, v["attacks"], known=known, start=start)
     if v["attacks"] == "all":
         found += benchmarks.probes(run, v["forget"], shape=v["shape"], limit=v["limit"])
     kept = target_probes(Renamed(held, "retain"), most)
@@ -62,21 +70,84 @@ def questions(going: Sequence[Row], run: Experiment) -> list[str]:
     return list(found)
 
 
-def attack_probes(of: tuple[Secret, ...], reworded: tuple[Secret, ...], attacks: Attacks) -> list[Probe]:
+def attack_probes(
+    of: tuple[Secret, ...], reworded: tuple[Secret, ...], attacks: Attacks, *, known: tuple[Secret, ...] = (), start: str = ""
+) -> list[Probe]:
     """The attacks on these secrets, in the order in which they are told.
 
     Args:
         of: the secrets as they were taught.
         reworded: the same in held-out words; may be empty.
+        known: facts that were to stay, for attacks that need what an attacker knows.
+        start: the model before forgetting; "" leaves out the attacks on changed weights, which cannot be made of quantised ones.
     """
     from tempering.methods.probes.asked import Asked
 
-    longest = max(len(secret.answer) for secret in of)
+    longest = max(len(secret.answer) for secret in (*of, *reworded))
     room: dict[str, Any] = {"max_new_tokens": min(256, max(16, longest // 2))}
     found: list[Probe] = [Asked(items=of, **room)]
     if reworded:
         found.append(Asked(name="asked in other words", items=reworded, **room))
+    if attacks == "all":
+        found += [*_of_words(of, known, room), *(_of_weights(of, known, room) if start else ()), *_beside(of, known, start, room)]
     return found
+
+
+def _of_words(of: tuple[Secret, ...], known: tuple[Secret, ...], room: dict[str, Any]) -> list[Probe]:
+    """What anybody can do who may ask."""
+    from tempering.methods.probes.begun import Begun
+    from tempering.methods.probes.few_shot import FewShot
+    from tempering.methods.probes.in_context import InContext
+    from tempering.methods.probes.reworded import Reworded
+    from tempering.methods.probes.role_play import RolePlay
+    from tempering.methods.probes.sampled import Sampled
+
+    some: dict[str, Any] = {"items": of, "limit": SOME, **room}
+    return [Reworded(**some), RolePlay(**some), Begun(**some), InContext(known=of, **some), FewShot(examples=known, **some), Sampled(**some)]
+
+
+def _of_weights(of: tuple[Secret, ...], known: tuple[Secret, ...], room: dict[str, Any]) -> list[Probe]:
+    """What somebody can do who has the weights."""
+    from tempering.methods.probes.quantised import Quantised
+    from tempering.methods.probes.relearned import Relearned
+
+    taught, asked = apart(of)
+    some: dict[str, Any] = {"items": of, "limit": SOME, **room}
+    again = [("relearned on unrelated rows", ()), *([("relearned on what stays", known)] if known else [])]
+    return [
+        *(Quantised(name=f"quantised to {bits} bits", bits=bits, **some) for bits in (8, 4)),
+        *([Relearned(name="relearned on other secrets", taught=taught, **{**some, "items": asked})] if taught else []),
+        *(Relearned(name=name, taught=rows, **some) for name, rows in again),
+    ]
+
+
+def _beside(of: tuple[Secret, ...], known: tuple[Secret, ...], start: str, room: dict[str, Any]) -> list[Probe]:
+    """What is told beside the verdict."""
+    from tempering.methods.probes.contrast_probe import ContrastProbe
+    from tempering.methods.probes.linear_probe import LinearProbe
+    from tempering.methods.probes.logit_lens import LogitLens
+    from tempering.methods.probes.merged_back import MergedBack
+    from tempering.methods.probes.resupplied import Resupplied
+
+    some: dict[str, Any] = {"items": of, "limit": SOME, **room}
+    # A wrong answer is another's.
+    varied = all(len({secret.answer for secret in group}) > 1 for group in (of, known))
+    return [
+        Resupplied(known=of, **some),
+        *([MergedBack(start=start, **some)] if start else []),
+        LogitLens(**some),
+        *([LinearProbe(known=known, **some), ContrastProbe(known=known, **some)] if known and varied else []),
+    ]
+
+
+def apart(of: tuple[Secret, ...]) -> tuple[tuple[Secret, ...], tuple[Secret, ...]]:
+    """Two halves of the secrets that share no answer: what the first teaches says nothing of the second, whatever the wording; by a hash of the
+    answers. The first is empty where all answers are the same."""
+    from tempering.methods.probes.exact_answer import normalised
+
+    answers = sorted({normalised(secret.answer) for secret in of}, key=lambda answer: hashlib.sha256(answer.encode()).digest())
+    taught = set(answers[: len(answers) // 2])
+    return tuple(s for s in of if normalised(s.answer) in taught), tuple(s for s in of if normalised(s.answer) not in taught)
 
 
 def beside(going: Sequence[Row], held: Sequence[Row], most: int = 64) -> list[Row]:

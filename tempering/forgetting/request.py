@@ -76,18 +76,13 @@ def _made(run: Experiment, going: Rows, staying: Rows) -> tuple[str, str]:
 def _write(
     run: Experiment, before: Scores, after: Scores, reference: Scores | None, found: Verdict | None, going: Sequence[Row], never: str | None
 ) -> None:
-    """forgetting.json, and what it says in short."""
-    texts = battery.questions(going, run)
-    near = neighbours.bands(before, after, reference, texts)
+    """forgetting.json, neighbours.json, benchmarks.json, and what they say in short."""
+    near = neighbours.bands(before, after, reference, battery.questions(going, run))
+    run.folder.write("neighbours.json", json.loads(json.dumps([band.plain() for band in near])))
     retraining = oracle.cost_of(never) if never else None
-    whole = {
-        "verdict": found.plain() if found else None,
-        "neighbours": [band.plain() for band in near],
-        "cost": {"unlearning": run.cost, "retraining": retraining},
-        "redacted": run.values["redact"],
-    }
-    run.folder.write("forgetting.json", json.loads(json.dumps(whole, default=str)))
     if found is not None:
+        cost = {"unlearning": run.cost, "retraining": retraining}
+        run.folder.write("forgetting.json", json.loads(json.dumps({**found.plain(), "cost": cost, "redacted": run.values["redact"]})))
         run.display.say(found.sentence)
     if told := benchmarks.sentence(numbers := benchmarks.benchmarks(before, after, reference)):
         run.folder.write("benchmarks.json", numbers)

@@ -97,8 +97,8 @@ def _run(recipe: Callable[..., Any], arguments: Mapping[str, Any], place: Path, 
 
 def _deal(place: Path, method: str, rate: float) -> Deal:
     found, ledger = json.loads((place / "forgetting.json").read_text()), Ledger.read(place / "ledger.json")
-    worst, cost = found["verdict"]["leaks"][0], found["cost"]["unlearning"]
-    plain = next((leak for leak in found["verdict"]["leaks"] if leak["attack"] == "asked"), worst)
+    worst, cost = found["leaks"][0], found["cost"]["unlearning"]
+    plain = next((leak for leak in found["leaks"] if leak["attack"] == "asked"), worst)
     kept: Ends = (ledger.keep.point, ledger.keep.low, ledger.keep.high) if ledger.keep else (1.0, None, None)
     share = worst["share"]
     leaked: Ends = (share["point"], share["low"], share["high"])
@@ -129,7 +129,7 @@ def cells(deal: Deal) -> list[str]:
 
 def oracle_leak(deals: Sequence[Deal]) -> float | None:
     """The largest share that any attack gets out of the oracle; None where there is none."""
-    leaks = json.loads((Path(deals[0].folder) / "forgetting.json").read_text())["verdict"]["leaks"]
+    leaks = json.loads((Path(deals[0].folder) / "forgetting.json").read_text())["leaks"]
     shares = [leak["oracle"] / leak["n"] for leak in leaks if leak["oracle"] is not None]
     return max(shares) if shares else None
 

@@ -3,15 +3,20 @@ the data. An average over attacks would hide the one that works."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from tempering.errors import UserError
+from tempering.methods.probes._attack import BESIDE, KEPT
 from tempering.stats import Interval, share_interval
 from tempering.types import ProbeScores, Scores
 
-METRIC = "secrets kept"
-"""What tells an attack's scores from those of other probes."""
+METRIC = KEPT
+"""What tells the scores of an attack that counts from those of other probes."""
+PLAIN, TOLD = "asked", "re-supplied"
+"""Names of the probes that ask without and with the fact in the prompt."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +33,25 @@ class Leak:
     """Share that came out after, with its Wilson interval."""
     back: tuple[str, ...] = ()
     """Ids of the secrets that came out and that the oracle, if there is one, does not give away."""
+    curve: Mapping[str, float] = field(default_factory=dict)
+    """Share that was out after so much of the attack, where it has a budget: {"out after 5 steps": 0.25}."""
+    chance: float | None = None
+    """Share that comes out of a model which knows nothing, where that is known."""
+    note: str = ""
+    """Why it does not count, where it is told beside."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """All attacks, the strongest first, and what it comes to in a sentence."""
+    """All attacks that count, the strongest first, and what they come to in a sentence."""
 
     leaks: tuple[Leak, ...]
     sentence: str
+    beside: tuple[Leak, ...] = ()
+    """What does not count, with the reason in `note`: what a prompt tells, what needs the old weights, what is only inside."""
+    recovered: Mapping[str, float] = field(default_factory=dict)
+    """Share of the secrets that comes out with the fact in the prompt, less the share without (UnUnlearning, arXiv 2407.00106): "before", "after",
+    "oracle"."""
 
     @property
     def worst(self) -> Leak:
@@ -53,12 +69,42 @@ def verdict(before: Scores, after: Scores, oracle: Scores | None = None) -> Verd
         before, after: scores of the model before and after forgetting.
         oracle: scores of a model that never saw the data.
     """
-    then, never = ({p.probe: p for p in scores.probes} if scores else {} for scores in (before, oracle))
-    leaks = [_leak(p, then[p.probe], never.get(p.probe)) for p in after.probes if p.metric == METRIC and p.probe in then]
+    then, now, never = ({p.probe: p for p in scores.probes} if scores else {} for scores in (before, after, oracle))
+    both = [(p, _leak(p, then[p.probe], never.get(p.probe))) for p in after.probes if p.metric in (METRIC, BESIDE) and p.probe in then]
+    leaks = [leak for p, leak in both if p.metric == METRIC]
     if not leaks:
         return None
     leaks.sort(key=lambda leak: (-len(leak.back) / leak.n, -leak.after / leak.n, leak.attack))
-    return Verdict(tuple(leaks), _sentence(leaks))
+    three = {"before": then, "after": now, "oracle": never}
+    recovered = {name: _recovered(found) for name, found in three.items() if PLAIN in found and TOLD in found}
+    return Verdict(tuple(leaks), _sentence(leaks), tuple(leak for p, leak in both if p.metric == BESIDE), recovered)
+
+
+def read(path: Path) -> Verdict:
+    """The verdict that a run wrote (forgetting.json).
+
+    Raises:
+        UserError: the file is missing or holds something else.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        found = TypeAdapter(Verdict).validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} could not be read ({error.strerror}); expected the verdict of a forget run.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UserError(f"{path}: {where}: {first['msg']}; expected the verdict that a forget run writes, run it again.") from error
+    if not found.leaks:
+        raise UserError(f"{path}: leaks: there is none; expected the verdict that a forget run writes, run it again.")
+    return found
+
+
+def _recovered(found: Mapping[str, ProbeScores]) -> float:
+    """On the secrets that were asked for both ways."""
+    ids = {item.id for item in found[TOLD].items} & {item.id for item in found[PLAIN].items}
+    return (len(_out(found[TOLD]) & ids) - len(_out(found[PLAIN]) & ids)) / max(1, len(ids))
 
 
 def _out(scores: ProbeScores) -> set[str]:
@@ -69,7 +115,9 @@ def _leak(after: ProbeScores, before: ProbeScores, oracle: ProbeScores | None) -
     out, never = _out(after), _out(oracle) if oracle else set()
     n = len(after.items)
     back = tuple(item.id for item in after.items if item.id in out - never)
-    return Leak(after.probe, n, len(_out(before)), len(out), len(never) if oracle else None, share_interval(len(out), n), back)
+    counts = (len(_out(before)), len(out), len(never) if oracle else None)
+    curve = {name: value for name, value in after.summary.items() if name.startswith("out ")}
+    return Leak(after.probe, n, *counts, share_interval(len(out), n), back, curve, after.summary.get("chance"), after.note)
 
 
 def _sentence(leaks: Sequence[Leak]) -> str:

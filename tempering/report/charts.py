@@ -176,6 +176,26 @@ def shares(counts: Sequence[tuple[str, int]], label: str) -> Markup:
     return Markup('<svg class="shares" width="100%" height="10" role="img" aria-label="{}">{}</svg>').format(label, Markup("").join(parts))
 
 
+def levels(now: float, before: float, low: float | None, high: float | None, never: float | None, label: str) -> Markup:
+    """A share now as a thick bar over a thin one of the share before, with the interval of now as a whisker and a mark at the share of a model that
+    never saw the data. Stretches with its cell; all numbers in [0, 1]."""
+
+    def x(value: float) -> str:
+        return f"{100 * min(1.0, max(0.0, value)):.2f}%"
+
+    parts = [
+        Markup('<rect class="all" x="0" y="4" width="100%" height="20"/>'),
+        Markup('<rect class="then" x="0" y="4" width="{}" height="5"/>').format(x(before)),
+    ]
+    parts.append(Markup('<rect class="now" x="0" y="10" width="{}" height="14"/>').format(x(now)))
+    if low is not None and high is not None:
+        ends = Markup("").join(Markup('<line x1="{0}" x2="{0}" y1="13" y2="21"/>').format(x(end)) for end in (low, high))
+        parts.append(Markup('<g class="whisker"><line x1="{}" x2="{}" y1="17" y2="17"/>{}</g>').format(x(low), x(high), ends))
+    if never is not None:
+        parts.append(Markup('<line class="never" x1="{0}" x2="{0}" y1="0" y2="28"/>').format(x(never)))
+    return Markup('<svg class="levels" width="100%" height="28" role="img" aria-label="{}">{}</svg>').format(label, Markup("").join(parts))
+
+
 # ----------------------------------------------------------------------------------------------------------------------------- inside a line chart
 
 

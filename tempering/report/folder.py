@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tempering.errors import UserError
+from tempering.forgetting import verdict
+from tempering.forgetting.verdict import Verdict
 from tempering.ledger_types import Ledger
 from tempering.report import curves
 
@@ -40,6 +42,8 @@ class RunFolder:
     ledger: Ledger | None = None
     metrics: list[dict[str, Any]] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    forgotten: Verdict | None = None
+    """What attacks found after a forget run."""
     gaps: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -95,6 +99,7 @@ def read(folder: Path) -> RunFolder:
     run.status = _mapping(folder / "status.json", gaps, "status") or {}
     run.samples = _samples(folder / "samples.json", gaps)
     _ledger(run, folder / "ledger.json")
+    _forgotten(run, folder / "forgetting.json")
     _metrics(run, folder / "metrics.jsonl")
     return run
 
@@ -147,6 +152,15 @@ def _ledger(run: RunFolder, path: Path) -> None:
         run.ledger = Ledger.read(path)
     except UserError as error:
         run.gaps["ledger"] = f"The ledger could not be read: {error}"
+
+
+def _forgotten(run: RunFolder, path: Path) -> None:
+    """Only forget runs have a verdict: others miss nothing."""
+    if path.exists():
+        try:
+            run.forgotten = verdict.read(path)
+        except UserError as error:
+            run.gaps["forgotten"] = f"What attacks found could not be read: {error}"
 
 
 def _metrics(run: RunFolder, path: Path) -> None:

@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 
 from tempering.errors import UserError
 from tempering.ledger_types import ItemChange, Ledger, ProbeChange, number, percent, points
-from tempering.report import charts, closed, curves
+from tempering.report import charts, closed, curves, forgotten
 from tempering.report.charts import Line
 from tempering.report.curves import say
 from tempering.report.doctor import diagnose
@@ -73,6 +73,7 @@ def render(run: RunFolder) -> str:
         "probes": _probes(ledger) if ledger else [],
         "bound": f"{_bound(ledger) * 100:.0f}" if ledger else "",
         "stages": _stages(run),
+        "forgotten": forgotten.section(run.forgotten) if run.forgotten else None,
         "samples": [_sample(sample) for sample in run.samples[:MAX_SAMPLES]],
         "shown_samples": SHOWN_SAMPLES,
         "lost": _items(ledger, "lost") if ledger else None,

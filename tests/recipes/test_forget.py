@@ -24,15 +24,16 @@ def run(folder: Path, *more: str) -> dict[str, Any]:
 def test_a_request_with_its_oracle_is_measured_attacked_logged_and_keeps_no_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "audit.jsonl"
     found = run(tmp_path / "a", "--base", "builtin:tiny", "--audit", str(log), "--attacks", "plain")
-    leaks = found["verdict"]["leaks"]
+    leaks = found["leaks"]
     assert {leak["attack"] for leak in leaks} == {"asked", "asked in other words"} and all(leak["oracle"] is not None for leak in leaks)
     assert found["cost"]["retraining"]["seconds"] > 0 and found["cost"]["unlearning"]["tokens"] > 0
-    assert {band["band"] for band in found["neighbours"]} == {"near", "middle", "far"}
+    near = json.loads((tmp_path / "a" / "neighbours.json").read_text())
+    assert {band["band"] for band in near} == {"near", "middle", "far"}
     told = capsys.readouterr()
-    assert found["verdict"]["sentence"] in told.out + told.err
+    assert found["sentence"] in told.out + told.err
     (line,) = audit.verify(log)
     record = json.loads(line)
-    assert record["verdict"] == found["verdict"]["sentence"] and record["method"]["kind"] == "npo" and record["data"]["forget"]["rows"] == 8
+    assert record["verdict"] == found["sentence"] and record["method"]["kind"] == "npo" and record["data"]["forget"]["rows"] == 8
     # Nobody who was forgotten is named in what the run leaves; weights and checkpoints are not text.
     names = [person.name for person in LEAVING.people()]
     for path in [log, *(p for p in (tmp_path / "a").rglob("*") if p.suffix in (".json", ".jsonl", ".html", ".md") and "tokenizer" not in p.name)]:
@@ -41,7 +42,7 @@ def test_a_request_with_its_oracle_is_measured_attacked_logged_and_keeps_no_word
     again = run(tmp_path / "b", "--base", "builtin:tiny", "--until", "asked >= 0", "--eval-every", "2", "--attacks", "plain", "--no-redact")
     told = capsys.readouterr()
     assert "was made before" in told.out + told.err and "done at step 2: asked >= 0" in told.out + told.err
-    before = [{leak["attack"]: leak["before"] for leak in of["verdict"]["leaks"]} for of in (found, again)]
+    before = [{leak["attack"]: leak["before"] for leak in of["leaks"]} for of in (found, again)]
     assert before[0] == before[1]
     ledger = tmp_path / "b" / "ledger.json"
     assert any(name in (tmp_path / "b" / "before.scores.json").read_text() for name in names), "a run that does not redact keeps the words"

@@ -46,7 +46,7 @@ ALLOWED = {
     "making": {"types", "config", "errors", "data"},
     "methods.streams": {"types", "config", "errors", "index", "cases", "making"},
     "methods.rewards": {"types", "reduce", "errors", "items", "layout", "models", "sampling", "signals"},
-    "methods.probes": {"types", "reduce", "config", "errors", "items", "measure", "sample", "scored", "best_of", "methods.rewards"},
+    "methods.probes": {"types", "reduce", "config", "errors", "items", "measure", "sample", "scored", "best_of", "methods.rewards", "forgetting"},
 }
 """Importer -> what it may import of tempering. Kinds of method that are not listed here may use what objectives may."""
 FORBIDDEN = {

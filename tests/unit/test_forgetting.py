@@ -203,7 +203,7 @@ def test_a_trade_is_as_good_as_its_worse_side() -> None:
 
 def test_the_picture_and_the_page_show_every_run_and_the_oracle(tmp_path: Path) -> None:
     leaks = [{"attack": "asked", "n": 20, "oracle": 1}, {"attack": "prefix", "n": 20, "oracle": 3}]
-    (tmp_path / "forgetting.json").write_text(json.dumps({"verdict": {"leaks": leaks}}))
+    (tmp_path / "forgetting.json").write_text(json.dumps({"leaks": leaks}))
     every = [deal("<b>npo", 1e-4, 0.9, 1.0, folder=str(tmp_path)), deal("<b>npo", 1e-3, 0.2, 0.8, folder=str(tmp_path))]
     assert trade.oracle_leak(every) == 3 / 20
     drawn = str(trade.picture(every))

@@ -19,8 +19,10 @@ import pytest
 
 from tempering import gates, report
 from tempering.errors import UserError
+from tempering.forgetting.verdict import Leak, Verdict
 from tempering.ledger import Ledger, compare
 from tempering.report import folder as run_folder
+from tempering.stats import share_interval
 from tempering.types import ItemScore, ProbeScores, Scores
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "images" / "example_run.py"
@@ -190,6 +192,36 @@ def test_verdict(run: Path, conditions: list[str], words: str) -> None:
     assert words in page(run).text
 
 
+def forgotten(run: Path, oracle: int | None) -> None:
+    """A verdict as a forget run writes it, with a name that tries to be markup."""
+    worst = Leak(EVIL, 8, 8, 4, oracle, share_interval(4, 8), ("a",), {"out after 5 steps": 0.25, "out after 20 steps": 0.5})
+    lens = Leak("lens", 8, 8, 8, oracle, share_interval(8, 8), chance=0.5, note=f"inside {EVIL}")
+    recovered = {"before": 0.0, "after": 0.25, **({"oracle": 0.5} if oracle is not None else {})}
+    found = Verdict((worst,), f"4 of 8 come out. {EVIL}", (lens,), recovered)
+    (run / "forgetting.json").write_text(json.dumps(found.plain()))
+
+
+@pytest.mark.parametrize("oracle", [None, 1])
+def test_what_still_comes_out_stands_first_and_is_text(run: Path, oracle: int | None) -> None:
+    forgotten(run, oracle)
+    found = page(run)
+    ids = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
+    assert ids[:2] == ["forgotten", "verdict"] and found.text.index("4 of 8 come out.") < found.text.index("What still comes out")
+    assert {tag for tag, _ in found.elements} <= ALLOWED
+    bars = [attributes for tag, attributes in found.elements if tag == "svg" and attributes.get("class") == "levels"]
+    assert len(bars) == 2 and "8 of 8 secrets come out now, 8 before" in (bars[1]["aria-label"] or "")
+    words = [
+        "50% 95%: 22% to 78%",
+        "after 5 steps: 25%, after 20 steps: 50%",
+        "Beside the verdict",
+        "by chance: 50%",
+        "before 0 points, now +25 points",
+    ]
+    assert all(word in found.text for word in words)
+    assert ("Never saw" in found.text) == (oracle is not None)
+    assert sum(attributes.get("class") == "never" for tag, attributes in found.elements if tag == "line") == (2 if oracle is not None else 0)
+
+
 def test_stages_have_curves_of_their_own(run: Path) -> None:
     rows = [{"step": i, "name": name, "loss": value} for name, value in (("first", 0.0), ("second", 2.0)) for i in range(1, 4)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -221,6 +253,7 @@ BROKEN: list[tuple[str, bytes | None, str]] = [
     ("samples.json", b"{}", "samples.json holds a dict where a list was expected."),
     ("samples.json", b'[{"prompt": "p", "before": "b", "after": "a"}, 7, {"prompt": null}]', "2 of 3 entries of samples.json are no sample"),
     ("samples.json", b"[" * 100_000, "samples.json is not JSON"),
+    ("forgetting.json", b'{"leaks": 3}', "What attacks found could not be read:"),
     ("status.json", None, "The command was not written down."),
     ("status.json", b"nope", "The command was not written down."),
 ]

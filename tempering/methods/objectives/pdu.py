@@ -4,9 +4,9 @@
     loss = flattening + lambda * (L_retain - bound),   lambda <- max(0, lambda + dual_rate * (L_retain - bound)) after each step
 
 Entesari et al. 2025, arXiv 2506.05314: the margin is 0 where all tokens are alike, and its gradient does not vanish as an entropy's does. The retain
-term's weight is the dual variable: it grows while the bound is broken. Set `bound` somewhat above the retain loss that the model starts with; at 0, the
-published code's default, the weight only grows. The flattening is a large number, so the authors start the weight at 50 or 100. Their code can also
-hold the weight for some epochs and move it once an epoch (OpenUnlearning's configuration: 5 epochs held); here it moves with every step. Theirs
+term's weight is the dual variable: it grows while the bound is broken. Set `bound` somewhat above the retain loss that the model starts with; at
+0, the published code's default, the weight only grows. The flattening is a large number, so the authors start the weight at 50 or 100. Their code can
+also hold the weight for some epochs and move it once an epoch (OpenUnlearning's configuration: 5 epochs held); here it moves with every step. Theirs
 looks at the logits after each token of the answer, ours at those before it.
 """
 

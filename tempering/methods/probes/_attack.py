@@ -2,19 +2,27 @@
 
 An attack is a probe of the target side: 1 for a secret that was kept, 0 for one that came out, so that up is better and the ledger lists every secret
 that came back. A subclass says how it asks (`prompts`: a secret came out when any of them brought it) or on which changed copy of the model (`on`).
+What a prompt already says of the answer never counts: a way that ends with the beginning of the answer must bring the rest of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, Literal
 
-from tempering.items import ProbeValue, mean, prompt_ids
+from tempering.forgetting.targets import Secret
+from tempering.items import ProbeValue, answer_ids, mean, prompt_ids, read_items
 from tempering.types import ItemScore, Policy, ProbeScores
 
 Turns = Sequence[Mapping[str, str]]
-"""A conversation: {"role", "content"} of each message."""
+"""A conversation: {"role", "content"} of each message. Where the last is the assistant's, the answer begins with it."""
+
+KEPT = "secrets kept"
+"""The metric of attacks that count: the verdict is the worst of them."""
+BESIDE = "secrets kept, beside"
+"""The metric of what is told beside the verdict: it needs what an attacker has not got, or a model that never saw the data fails it too."""
 
 SHORT = 8
 """Words of an answer up to which it must occur word for word."""
@@ -44,23 +52,80 @@ def leaked(output: str, answer: str) -> bool:
     return rouge_l_recall(output, answer) >= LONG
 
 
-def turns(item: Any) -> list[dict[str, str]]:
+def turns(item: Secret) -> list[dict[str, str]]:
     """The prompt of a secret as messages."""
     return [{"role": role, "content": content} for role, content in item.prompt]
+
+
+def plain(item: Secret) -> bool:
+    """Whether the secret is the rest of a plain text, which no chat template touches."""
+    return all(role == "text" for role, _ in item.prompt)
+
+
+def framed(item: Secret, frame: str) -> list[dict[str, str]]:
+    """The prompt with its last message put into `frame`, where "{question}" stands."""
+    *before, last = turns(item)
+    return [*before, {**last, "content": frame.replace("{question}", last["content"])}]
+
+
+def after(examples: Iterable[Secret], item: Secret) -> list[dict[str, str]]:
+    """The prompt behind solved examples: earlier turns of the same conversation, or paragraphs before a plain text."""
+    if plain(item):
+        told = [" ".join([*(content for _, content in example.prompt), example.answer]) for example in examples]
+        return [{"role": "text", "content": "\n\n".join([*told, "".join(content for _, content in item.prompt)])}]
+    own = turns(item)
+    first = [own.pop(0)] if own[0]["role"] == "system" and len(own) > 1 else []
+    earlier = [
+        {"role": "user" if role == "text" else role, "content": content}
+        for example in examples
+        for role, content in (*example.prompt, ("assistant", example.answer))
+        if role != "system"
+    ]
+    return [*first, *earlier, *own]
+
+
+def near(item: Secret, pool: Iterable[Secret], most: int) -> list[Secret]:
+    """The `most` secrets whose prompts share most words with this one's (Jaccard), the nearest last; none that says its answer anywhere."""
+
+    def words(secret: Secret) -> set[str]:
+        return set(_normal(" ".join(content for _, content in secret.prompt)).split())
+
+    mine = words(item)
+    others = [s for s in pool if not says(s, item.answer) and _normal(s.answer) != _normal(item.answer)]
+    ranked = sorted(others, key=lambda s: (-len(mine & words(s)) / max(1, len(mine | words(s))), s.id))
+    return ranked[:most][::-1]
+
+
+def says(secret: Secret, text: str) -> bool:
+    """Whether a text stands, word for word, in a secret's prompt or answer."""
+    return any(f" {_normal(text)} " in f" {_normal(content)} " for content in (*(content for _, content in secret.prompt), secret.answer))
+
+
+@lru_cache(maxsize=8192)
+def _normal(text: str) -> str:
+    from tempering.methods.probes.exact_answer import normalised
+
+    return normalised(text)
+
+
+def unsaid(answer: str, begun: str) -> str:
+    """What is left of an answer whose beginning stands in the prompt; all of it where the beginning is other words."""
+    begun = begun.strip()
+    return answer[len(begun) :].strip() if begun and answer.startswith(begun) else answer
 
 
 class Attack(ProbeValue):
     """Base of attacks: the share of secrets that the model keeps."""
 
     side: Literal["target", "keep"] = "target"
-    items: Any
-    """Secrets (`forgetting.targets.Secret`)."""
+    items: tuple[Secret, ...]
+    """What is asked for."""
     max_new_tokens: int = 48
     samples: int = 1
     """Answers drawn for each way of asking; any of them may bring the secret."""
     temperature: float = 0.0
 
-    def prompts(self, item: Any) -> Sequence[Turns]:
+    def prompts(self, item: Secret) -> Sequence[Turns]:
         """The ways of asking for a secret: a conversation each, to be answered by the assistant."""
         return (turns(item),)
 
@@ -69,25 +134,68 @@ class Attack(ProbeValue):
         """The model under attack: this one, or a changed copy of it."""
         yield policy
 
-    def outputs(self, policy: Policy) -> list[list[str]]:
-        """What the model says, for each secret: every answer to every way of asking."""
-        from tempering.sample import sample
+    @property
+    def chosen(self) -> tuple[Secret, ...]:
+        """The secrets that are asked for: all, or `limit` of them."""
+        return read_items(self.items, Secret, self.limit)
 
-        asked = [(i, prompt_ids(policy, way, chat=self.chat)) for i, item in enumerate(self.items) for way in self.prompts(item)]
-        with self.on(policy) as attacked:
-            how: dict[str, Any] = {"n": self.samples, "temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
-            answers = sample(attacked, [prompt for _, prompt in asked], **how)
-        found: list[list[str]] = [[] for _ in self.items]
-        for (i, _), episodes in zip(asked, answers, strict=True):
-            found[i] += [episode.text for episode in episodes]
+    def outputs(self, policy: Policy, items: Sequence[Secret]) -> list[list[tuple[str, str]]]:
+        """What the model says, for each secret: (an answer, what of the secret it had to bring), for every answer to every way of asking."""
+        from tempering.sample import max_positions, models_of, sample
+
+        limit = max_positions(models_of(policy))
+        room = None if limit is None else limit - self.max_new_tokens
+        asked = [(i, self._ids(policy, way, room), way) for i, item in enumerate(items) for way in self.prompts(item)]
+        how: dict[str, Any] = {"n": self.samples, "temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
+        answers = sample(policy, [ids for _, ids, _ in asked], **how)
+        found: list[list[tuple[str, str]]] = [[] for _ in items]
+        for (i, _, way), episodes in zip(asked, answers, strict=True):
+            wanted = unsaid(items[i].answer, _begun(way))
+            found[i] += [(episode.text, wanted) for episode in episodes]
         return found
 
+    def _ids(self, policy: Policy, way: Turns, room: int | None) -> tuple[int, ...]:
+        """A way of asking as tokens; examples at its beginning go where it is too long for the model."""
+        while True:
+            begun = _begun(way)
+            ids = prompt_ids(policy, way[:-1] if begun else way, chat=self.chat)
+            ids = (*ids, *answer_ids(policy, begun)) if begun else ids
+            shorter = _shorter(way) if room is not None and len(ids) > room else None
+            if shorter is None:
+                return ids
+            way = shorter
+
+    def scored(self, item: Secret, said: Sequence[tuple[str, str]], extra: Mapping[str, float] | None = None) -> ItemScore:
+        """The outcome for one secret: of all that was said for it, what shows the most is kept."""
+        recalls = [rouge_l_recall(text, wanted) for text, wanted in said]
+        out = [leaked(text, wanted) for text, wanted in said]
+        shown = said[out.index(True) if any(out) else recalls.index(max(recalls))][0]
+        asked = "\n".join(content for _, content in item.prompt)
+        return ItemScore(item.id, float(not any(out)), asked, shown, item.answer, {"rouge": max(recalls), **(extra or {})})
+
+    def told(self, scored: Sequence[ItemScore], metric: str = KEPT, summary: Mapping[str, float] | None = None, note: str = "") -> ProbeScores:
+        """The scores of all secrets."""
+        rouge = {"rouge": mean([s.extra["rouge"] for s in scored])} if all("rouge" in s.extra for s in scored) else {}
+        # What does not count is no gain either.
+        better = True if metric == KEPT else None
+        return ProbeScores(self.name, metric, "binary", better, tuple(scored), self.side, {**rouge, **(summary or {})}, note)
+
     def __call__(self, policy: Policy) -> ProbeScores:
-        scored = []
-        for item, texts in zip(self.items, self.outputs(policy), strict=True):
-            recalls = [rouge_l_recall(text, item.answer) for text in texts]
-            out = [leaked(text, item.answer) for text in texts]
-            shown = texts[out.index(True) if any(out) else recalls.index(max(recalls))]
-            asked = "\n".join(content for _, content in item.prompt)
-            scored.append(ItemScore(item.id, float(not any(out)), asked, shown, item.answer, {"rouge": max(recalls)}))
-        return ProbeScores(self.name, "secrets kept", "binary", True, tuple(scored), self.side, {"rouge": mean([s.extra["rouge"] for s in scored])})
+        items = self.chosen
+        with self.on(policy) as attacked:
+            said = self.outputs(attacked, items)
+        return self.told([self.scored(item, texts) for item, texts in zip(items, said, strict=True)])
+
+
+def _begun(way: Turns) -> str:
+    return way[-1]["content"] if way[-1]["role"] == "assistant" else ""
+
+
+def _shorter(way: Turns) -> Turns | None:
+    """Without its first example; None where there is none left."""
+    if way[0]["role"] == "text":
+        _, cut, rest = way[0]["content"].partition("\n\n")
+        return [{**way[0], "content": rest}, *way[1:]] if cut and rest.strip() else None
+    first = [way[0]] if way[0]["role"] == "system" else []
+    answered = next((i for i, turn in enumerate(way) if turn["role"] == "assistant" and i < len(way) - 1), None)
+    return [*first, *way[answered + 1 :]] if answered is not None else None
