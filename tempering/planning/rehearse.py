@@ -140,9 +140,16 @@ class Rehearsal(Experiment):
         return Scores(policy.name, ())
 
     def fit(
-        self, name: str, policy: Policy, objective: Objective, train: Sequence[Row], held: Sequence[Row], stream: tuple[Stream, int] | None = None
+        self,
+        name: str,
+        policy: Policy,
+        objective: Objective,
+        train: Sequence[Row],
+        held: Sequence[Row],
+        stream: tuple[Stream, int] | None = None,
+        **after: Any,
     ) -> Policy:
-        """Ends the rehearsal.
+        """Ends the rehearsal, at the first training of a run.
 
         Raises:
             Rehearsed: always.
