@@ -244,7 +244,13 @@ class Experiment(Feed):
         scope = self._scope(policy)
         self.display.say(f"training {'' if own else f'{name}, '}{len(train)} rows, {steps} steps of {training.batch_size}, scope {scope.kind}")
         self.stopper = Stopper()
-        with watching(self.display, self.logs if own else Logs((), folder), steps, self.options.profile if own else None, folder) as on_metrics:
+        with watching(
+            self.display,
+            self.logs if own else Logs((), folder, resumed=False, say=self.display.say),
+            steps,
+            self.options.profile if own else None,
+            folder,
+        ) as on_metrics:
             fitted = fit(
                 {"policy": Role(policy.model, scope), **(others or {})}, objective, rows,
                 steps=steps, optimizer=self.values["optimizer"], schedule=self.values["schedule"], training=training,

@@ -134,7 +134,13 @@ class Rehearsal(Experiment):
         return tuple([{part: tuple(map(with_column, segments)) for part, segments in row.items()} for row in rows] for rows in groups)
 
     def measure(
-        self, name: str, policy: Policy, held: Sequence[Row], objective: Objective | None = None, watched: Sequence[Row] | None = None
+        self,
+        name: str,
+        policy: Policy,
+        held: Sequence[Row],
+        objective: Objective | None = None,
+        watched: Sequence[Row] | None = None,
+        **how: Any,
     ) -> Scores:
         """No scores."""
         return Scores(policy.name, ())

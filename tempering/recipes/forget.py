@@ -67,7 +67,7 @@ def forget(
     from tempering import models
     from tempering.data import forget_row, retain_row
     from tempering.data.streams import Shuffled, Together
-    from tempering.forgetting import battery
+    from tempering.forgetting import battery, staged
     from tempering.forgetting.redact import redacted
     from tempering.forgetting.verdict import verdict
 
@@ -89,7 +89,7 @@ def forget(
     streams = [Shuffled(rows, size, seed + i) for i, rows in enumerate((going, staying)) if parts & set(rows[0])]
     steps = training.steps or max(1, -(-round(training.epochs * len(going)) // size))
     watched = battery.beside(going, held)
-    tuned = run.fit("fit", policy, objective, going, watched, (Together(*streams), steps))
+    tuned = staged.fit(run, policy, objective, going, watched, (Together(*streams), steps))
     after = run.measure("after", tuned, held, probes=asked, hide=hide)
     found = verdict(before, after, never)
     if found is not None:

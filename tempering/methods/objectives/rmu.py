@@ -5,8 +5,8 @@
 Li et al. 2024 (WMDP, arXiv 2403.03218, section 4): u is a unit vector with entries drawn from [0, 1), the same for the whole run. For Zephyr-7B c is
 6.5, alpha 1200 and l the layer of index 7 of 32; only the MLPs of layers l - 2 to l train there. Here every weight of the scope up to layer l may
 move: `--scope full --only "layers\\.[5-7]\\.mlp\\.down_proj"` trains what the released code does, and with LoRA
-`--scope.options '{"layers_to_transform": [5, 6, 7]}'` the same layers. Rows of questions and answers are steered at the answers' tokens, plain texts at
-all but their first.
+`--scope.options '{"layers_to_transform": [5, 6, 7]}'` the same layers. Rows of questions and answers are steered at the answers' tokens, plain texts
+at all but their first.
 
 What to look at: "forget_length", the mean length of the forget states, rises to c while "steering", their mean cosine with u, rises to 1. If the
 states are much longer than c from the start, c is too small (see adaptive_rmu).
@@ -44,7 +44,7 @@ class RMU(Forgetting):
     """c, the length of the point that states are pushed to."""
     vector_seed: int = 0
     """Of the direction u."""
-    retain_loss: Literal["hidden", "none", "nll", "kl"] = "hidden"
+    retain_loss: Literal["hidden", "none", "nll", "kl"] = "hidden"  # pyright: ignore[reportIncompatibleVariableOverride]
     """What holds the rest: the states after the same layer, or one of the others' retain terms."""
     retain_weight: Annotated[float, Field(ge=0)] = 1200.0
     """alpha."""
