@@ -27,7 +27,7 @@ class Optimizer(Value):
     """Which optimizer moves the weights, and how fast."""
 
     name: str = "adamw"
-    """adamw, adam, sgd, adafactor, muon, rmsprop, ... (any of torch.optim), or `bitsandbytes:NAME`, `pytorch_optimizer:NAME` where installed."""
+    """adamw, adam, sgd, adafactor, muon, rmsprop, ... (any of torch.optim), sophia, `bitsandbytes:NAME`, `pytorch_optimizer:NAME` where installed."""
     lr: float = Field(default=1e-4, gt=0)
     """Learning rate per optimizer step, before the schedule."""
     weight_decay: float = Field(default=0.0, ge=0)

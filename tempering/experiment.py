@@ -30,7 +30,7 @@ from tempering.stages import content_key, content_of
 from tempering.watch import watching
 
 if TYPE_CHECKING:
-    from tempering.types import Objective, Policy, Probe, Row, Scores, Stream
+    from tempering.types import Objective, Policy, Probe, Role, Row, Scores, Stream
 
 
 class Experiment(Feed):
@@ -215,22 +215,30 @@ class Experiment(Feed):
         held: Sequence[Row],
         stream: tuple[Stream, int] | None = None,
         until: tuple[Callable[[Mapping[str, Any]], str], int] | None = None,
+        *,
+        others: Mapping[str, Role] | None = None,
+        ending: Callable[[Policy], Policy] | None = None,
     ) -> Policy:
         """Train, save the model, and give back the tuned policy. A model that a resumed run has saved already is loaded instead.
 
         Args:
+            name: "fit" is the run's own training; any other a training before it, which keeps its metrics and model in a folder of that name.
             stream: what gives the rows, and for how many steps; by default all of `train` in a new order each epoch, as the settings say.
             until: asked of the live roles every so many steps; its sentence ends the training.
+            others: further models of the run by role, for example a frozen teacher.
+            ending: what becomes of the tuned policy before it is saved.
         """
         from tempering import models
         from tempering.data.streams import Shuffled, passes
         from tempering.fit import Evaluation, Stopper, fit
         from tempering.types import Policy, Role
 
-        target = self.folder.path / "model"
+        own = name == "fit"
+        folder = self.folder.path if own else self.folder.path / name
+        target = folder / "model"
         world = world_of_run()
         if world.share((target / "policy.json").exists()):
-            self.cost = self.folder.read("cost.json")
+            self._spend(json.loads((folder / "cost.json").read_text()))
             return models.load(str(target), quantise=self._quantise, say=self.display.say)
         training, seed = self.values["training"], int(self.values.get("seed", 0))
         steps = stream[1] if stream else training.steps or max(1, math.ceil(training.epochs * len(train) / training.batch_size))
@@ -239,32 +247,47 @@ class Experiment(Feed):
         looks = {"every": training.eval_every, "patience": training.patience, "keep_best": training.keep_best}
         if until is not None:
             looks |= {"until": until[0], "every": training.eval_every or until[1], "keep_best": False}
-        self.display.say(f"training {len(train)} rows, {steps} steps of {training.batch_size}, scope {scope.kind}")
+        self.display.say(f"training {'' if own else f'{name}, '}{len(train)} rows, {steps} steps of {training.batch_size}, scope {scope.kind}")
         self.stopper = Stopper()
-        with watching(self.display, self.logs, steps, self.options.profile, self.folder.path) as on_metrics:
+        with watching(
+            self.display,
+            self.logs if own else Logs((), folder, resumed=False, say=self.display.say),
+            steps,
+            self.options.profile if own else None,
+            folder,
+        ) as on_metrics:
             fitted = fit(
-                {"policy": Role(policy.model, scope)}, objective, rows,
+                {"policy": Role(policy.model, scope), **(others or {})}, objective, rows,
                 steps=steps, optimizer=self.values["optimizer"], schedule=self.values["schedule"], training=training,
                 evaluation=Evaluation(lambda: passes(held, training.batch_size), **looks),
-                folder=self.folder.path, resume=self.options.resume is not None, seed=seed, say=self.display.say, on_metrics=on_metrics,
+                folder=folder, resume=self.options.resume is not None, seed=seed, say=self.display.say, on_metrics=on_metrics,
                 stopper=self.stopper,
             )  # fmt: skip
         self.stopper = None
         live = fitted.roles["policy"]
-        method = self._kind(self.recipe)
+        method = self._kind(self.recipe) if own else name
         tuned = Policy(live.model, policy.tokenizer, name=f"{policy.name} + {method}", handle=live.handle, source=str(target))
+        tuned = tuned if ending is None else ending(tuned)
         from tempering.measure import peak_memory_gib
 
-        self.cost = {"tokens": fitted.tokens, "seconds": fitted.seconds, "peak_memory_gib": max(world.gather(peak_memory_gib()))}
-        self.folder.write("cost.json", self.cost)
+        cost = {"tokens": fitted.tokens, "seconds": fitted.seconds, "peak_memory_gib": max(world.gather(peak_memory_gib()))}
+        write_atomic(folder / "cost.json", json.dumps(cost, indent=2))
+        self._spend(cost)
 
         def save() -> None:
             with self.display.phase("saving the model"):
                 models.save(tuned, target)
-            self._diagnose()
+            if own:
+                self._diagnose()
 
         world.lead(save)
         return tuned
+
+    def _spend(self, cost: Mapping[str, float]) -> None:
+        """Add what a training took to what the run took."""
+        for name, value in cost.items():
+            spent = self.cost.get(name, 0)
+            self.cost[name] = max(spent, value) if name.startswith("peak") else spent + value
 
     def _kind(self, otherwise: str) -> str:
         """The name of the loss that was chosen."""

@@ -1,4 +1,4 @@
-"""Optimizers by name, from torch and a few well-kept packages; schedules as pure functions of the step."""
+"""Optimizers by name, from torch, methods/optimizers and a few well-kept packages; schedules as pure functions of the step."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tempering import index
 from tempering.config import Optimizer, Schedule
 from tempering.errors import UserError
 
@@ -53,6 +54,9 @@ def build(config: Optimizer, params: Mapping[str, nn.Parameter]) -> torch.optim.
 
 def _find(name: str) -> Any:
     package, _, short = name.rpartition(":")
+    own = {entry.name: entry for entry in index.methods("optimizer")}
+    if not package and short.lower() in own:
+        return index.load(own[short.lower()])
     package = package or "torch"
     if package not in PACKAGES:
         raise UserError(f"optimizer {name!r}: the package before the colon is one of {', '.join(sorted(PACKAGES))}")
@@ -66,8 +70,9 @@ def _find(name: str) -> Any:
         if isinstance(c, type) and issubclass(c, torch.optim.Optimizer) and c is not torch.optim.Optimizer
     }
     if short.lower() not in classes:
-        near = difflib.get_close_matches(short.lower(), classes, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(classes))}"
+        known = [*classes, *own]
+        near = difflib.get_close_matches(short.lower(), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
         raise UserError(f"optimizer {name!r} is not in {PACKAGES[package]}; {hint}")
     return classes[short.lower()]
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tempering import attention
 from tempering.config import Training
+from tempering.errors import UserError
 from tempering.fused import scores
 from tempering.layout import LayoutKind, arrange, concatenate
 from tempering.models.heads import attends_by_segments, body_and_head, packs
@@ -267,7 +268,7 @@ def _layer(states_ND: Tensor, layers: Sequence[Tensor], signal: str) -> Tensor:
         return states_ND
     number = int(signal.removeprefix("hidden."))
     if number >= len(layers):
-        raise ValueError(f"signal {signal!r}: the model has the states 0 (embeddings) to {len(layers) - 1}")
+        raise UserError(f"signal {signal!r}: the model has the states 0 (embeddings) to {len(layers) - 1}; choose a layer among them")
     return layers[number].flatten(0, 1)
 
 

@@ -52,6 +52,9 @@ def _weights(folder: Path, lock: dict[str, Any]) -> Iterator[str]:
     if (folder / "checkpoints").is_dir():
         shutil.rmtree(folder / "checkpoints")
         yield "the run's checkpoints, of before it had forgotten"
+    for inner in sorted(path for path in folder.iterdir() if path.name != "model" and (path / "model").is_dir()):
+        shutil.rmtree(inner)
+        yield f"the model {inner.name!r} that was trained on the forget rows on the way"
     made = store_dir("learned") / Path(str(lock.get("knowing", ""))).name
     if lock.get("knowing") and made.is_dir():
         shutil.rmtree(made)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tempering.errors import UserError
 from tempering.experiment import Experiment, Report
-from tempering.forgetting import audit, battery, benchmarks, neighbours, oracle, until
+from tempering.forgetting import audit, battery, benchmarks, neighbours, oracle, staged, until
 from tempering.forgetting.alternates import going_rows
 from tempering.forgetting.redact import redacted
 from tempering.forgetting.verdict import Verdict, verdict
@@ -50,7 +50,7 @@ def carry_out(run: Experiment, objective: Objective) -> Report:
     streams = [Shuffled(rows, training.batch_size, seed + i) for i, rows in enumerate((going, staying)) if set(objective.needs) & set(rows[0])]
     steps = training.steps or max(1, -(-round(training.epochs * len(going)) // training.batch_size))
     watched = battery.beside(going, held)
-    tuned = run.fit("fit", policy, objective, going, watched, (Together(*streams), steps), (stop, until.EVERY) if stop else None)
+    tuned = staged.fit(run, policy, objective, going, watched, (Together(*streams), steps), (stop, until.EVERY) if stop else None)
     after = run.measure("after", tuned, held, probes=probes, hide=hide)
     found = verdict(before, after, reference)
     _write(run, before, after, reference, found, going, never)

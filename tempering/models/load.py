@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tempering.errors import UserError
 from tempering.home import sha256_file
+from tempering.models.chains import restore
 from tempering.models.places import Place, find, read_json
 from tempering.models.quantise import Quantise, let_go, settings, settle_layers
 from tempering.models.tokens import first_line, read_tokenizer, settle
@@ -69,7 +70,11 @@ def load(spec: str | Path, *, dtype: str = "float32", quantise: Quantise = "none
         raise UserError(f"dtype {dtype!r} is not known; " + (f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(DTYPES)}."))
     place = find(spec, say)
     later = later and place.kind == "model" and quantise == "none" and dtype != "auto"
-    return _load(place, dtype, quantise, say, depth=0, later=later)
+    policy = _load(place, dtype, quantise, say, depth=0, later=later)
+    about = place.folder / "policy.json"
+    if not about.is_file():
+        return policy
+    return restore(policy, place.folder, read_json(about), lambda folder: load(folder, dtype=dtype, quantise=quantise, say=say), say)
 
 
 def load_tokenizer(spec: str | Path, *, say: Callable[[str], None] = print) -> Any:

@@ -15,7 +15,9 @@ from typing import Any
 
 from tempering.errors import UserError
 from tempering.home import atomic_folder
+from tempering.models.chains import described, roles_of
 from tempering.models.load import Provenance, provenance
+from tempering.models.places import read_json
 from tempering.models.quantise import is_quantised
 from tempering.types import Policy
 
@@ -68,6 +70,9 @@ def write(policy: Policy, folder: Path, *, merged: bool = False, card: str | Non
             dtype = plain.dtype
         policy.tokenizer.save_pretrained(folder)
     about = _about(policy, origin, kind, str(dtype).removeprefix("torch."), notes)
+    for role in about.get("roles", ()):
+        (folder / role).mkdir()
+        write(Policy(policy.roles[role], policy.tokenizer, name=role, source=role), folder / role, merged=True)
     (folder / POLICY_FILE).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     readme = folder / "README.md"
     if card is not None:
@@ -117,7 +122,8 @@ def plain_model(policy: Policy) -> Any:
 def _replaceable(out: Path) -> bool:
     if not out.is_dir() or not any(out.iterdir()):
         return False
-    if not (out / POLICY_FILE).is_file() or any(entry.is_dir() for entry in out.iterdir()):
+    ours = (out / POLICY_FILE).is_file() and roles_of(read_json(out / POLICY_FILE))
+    if ours is False or any(entry.is_dir() and entry.name not in ours for entry in out.iterdir()):
         raise UserError(f"{out} holds something that is not a model saved by tempering; choose a new folder.")
     return True
 
@@ -183,7 +189,8 @@ def _about(policy: Policy, origin: Provenance, kind: str, dtype: str, notes: lis
     if origin.new_tokens and kind == "adapter":
         about |= {"new_tokens": list(origin.new_tokens), "init": "mean"}
     if policy.decode:
-        about["decode"] = [type(step).__name__ for step in policy.decode]
+        about["decode"] = described(policy.decode)
+        about["roles"] = sorted({role for step in policy.decode for role in step.roles if role in policy.roles})
     return about
 
 

@@ -134,15 +134,28 @@ class Rehearsal(Experiment):
         return tuple([{part: tuple(map(with_column, segments)) for part, segments in row.items()} for row in rows] for rows in groups)
 
     def measure(
-        self, name: str, policy: Policy, held: Sequence[Row], objective: Objective | None = None, watched: Sequence[Row] | None = None
+        self,
+        name: str,
+        policy: Policy,
+        held: Sequence[Row],
+        objective: Objective | None = None,
+        watched: Sequence[Row] | None = None,
+        **how: Any,
     ) -> Scores:
         """No scores."""
         return Scores(policy.name, ())
 
     def fit(
-        self, name: str, policy: Policy, objective: Objective, train: Sequence[Row], held: Sequence[Row], stream: tuple[Stream, int] | None = None
+        self,
+        name: str,
+        policy: Policy,
+        objective: Objective,
+        train: Sequence[Row],
+        held: Sequence[Row],
+        stream: tuple[Stream, int] | None = None,
+        **after: Any,
     ) -> Policy:
-        """Ends the rehearsal.
+        """Ends the rehearsal, at the first training of a run.
 
         Raises:
             Rehearsed: always.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -65,3 +66,51 @@ def test_schedules_by_hand() -> None:
     assert {rate(Schedule(name="constant", warmup=0), i, 7) for i in range(7)} == {1.0}
     wsd = [rate(Schedule(name="wsd", warmup=0, decay=0.5), i, 8) for i in range(8)]
     assert wsd == pytest.approx([1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+
+
+def sophia(at: list[float], gradient: list[float], **how: Any) -> tuple[torch.Tensor, torch.optim.Optimizer]:
+    """(where these weights are after a step, the optimizer); h is as given where `curvature` is."""
+    p = nn.Parameter(torch.tensor([at], dtype=torch.float64))
+    curvature = how.pop("curvature", None)
+    optimizer = build(Optimizer(name="sophia", lr=how.pop("lr", 0.1), weight_decay=how.pop("weight_decay", 0.0), options=how), {"w": p})
+    p.grad = torch.tensor([gradient], dtype=torch.float64)
+    if curvature is not None:
+        optimizer.state[p] = {"momentum": torch.zeros_like(p), "curvature": torch.tensor([curvature], dtype=torch.float64)}
+    optimizer.step()
+    return p.detach()[0], optimizer
+
+
+def test_sophia_by_hand() -> None:
+    # m = 0.2 g, h = 0.5 g^2: m / (gamma h) = 0.4 / (gamma g), which is above 1 for the first alone.
+    after, optimizer = sophia([1.0, 1.0], [0.1, -2.0], betas=[0.8, 0.5], gamma=1.0, weight_decay=0.5)
+    assert after.tolist() == pytest.approx([0.95 - 0.1, 0.95 + 0.1 * 0.2])
+    ((p, state),) = optimizer.state.items()
+    p.grad = torch.tensor([[0.3, 0.0]], dtype=torch.float64)
+    optimizer.step()
+    assert state["momentum"][0].tolist() == pytest.approx([0.8 * 0.02 + 0.2 * 0.3, 0.8 * -0.4])
+    assert state["curvature"][0].tolist() == pytest.approx([0.5 * 0.005 + 0.5 * 0.09, 0.5 * 2.0])
+
+
+def test_sophia_at_its_limits() -> None:
+    gradient = [3.0, -1e-4, 0.0, 0.7]
+    signs, _ = sophia([0.0] * 4, gradient, gamma=0.0)
+    assert signs.tolist() == [-0.1, 0.1, 0.0, -0.1], "without curvature every step is the sign"
+    smooth, _ = sophia([0.0] * 4, gradient, gamma=1e6, eps=1e-30, betas=[0.9, 0.95])
+    expected = [-0.1 * 0.1 / (0.05e6 * g) if abs(0.1 / (0.05e6 * g)) < 1 else math.copysign(0.1, -g) for g in (3.0, -1e-4, 1.0, 0.7)]
+    assert smooth[[0, 1, 3]].tolist() == pytest.approx([expected[0], expected[1], expected[3]])
+    for gamma in (0.0, 0.01, 1.0, 100.0):
+        assert bool((sophia([0.0] * 4, gradient, gamma=gamma)[0].abs() <= 0.1).all()), "no coordinate moves by more than lr"
+
+
+def test_sophia_with_the_exact_curvature_of_a_quadratic_is_newtons_step() -> None:
+    hessian, best, at = [4.0, 0.5, 2.0], [1.0, -2.0, 3.0], [1.5, -1.25, 7.0]
+    gradient = [h * (x - b) for h, x, b in zip(hessian, at, best, strict=True)]
+    almost = 1 - 1e-12  # of the old curvature; 1 itself is refused
+    after, _ = sophia(at, gradient, lr=1.0, betas=[0.0, almost], gamma=1.0, curvature=hessian)
+    assert after.tolist() == pytest.approx([1.0, -2.0, 6.0], abs=1e-9), "solved within 1 of the optimum, one unit nearer beyond"
+
+
+def test_sophia_refuses_what_is_out_of_range() -> None:
+    for options in ({"betas": [1.0, 0.9]}, {"gamma": -1.0}, {"eps": 0.0}, {"rho": 1}):
+        with pytest.raises(UserError, match="was refused"):
+            build(Optimizer(name="sophia", options=options), params())

@@ -19,7 +19,7 @@ from tempering.types import Role
 from tests.toy import toy_llama, toy_rows
 
 BITS_8 = "bitsandbytes:AdamW8bit"
-NAMES = ["adamw", "adafactor", BITS_8]
+NAMES = ["adamw", "adafactor", "sophia", BITS_8]
 
 
 def _needs(name: str) -> None:

@@ -41,6 +41,8 @@ class Forgetting(Objective):
     norm = "segments"
     part = "forget"
     per = "segment"
+    learns = ()
+    # Roles that are the start model trained further on the forget rows, before this loss is trained (`forgetting.staged`).
 
     @property
     def reads(self) -> Mapping[str, frozenset[str]]:

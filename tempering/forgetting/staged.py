@@ -1,0 +1,132 @@
+"""Methods of forgetting that are more than one training: models learned before, and what becomes of the weights after.
+
+A method's file is its loss; what stands around it is here, and is chosen by what the loss says of itself:
+
+- `learns` names roles that the loss reads, which are the start model trained further on the forget rows with the same settings (WHP's "reinforced");
+- `TaskVector`: the trained weights are replaced by the start's minus a share of the difference, as plain weights;
+- `ULD`: an assistant made of the start's first layers is trained, and the start with that assistant in its decode chain is what is kept.
+
+Each is a training of its own in the run folder, so a run that was stopped goes on in the one where it was.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tempering.errors import UserError
+from tempering.types import Policy, Role
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from tempering.experiment import Experiment
+    from tempering.forgetting.until import Until
+    from tempering.types import Objective, Row, Stream
+
+
+def fit(
+    run: Experiment,
+    start: Policy,
+    objective: Objective,
+    going: Sequence[Row],
+    watched: Sequence[Row],
+    stream: tuple[Stream, int],
+    until: tuple[Until, int] | None = None,
+) -> Policy:
+    """The policy that has forgotten, saved in the run folder.
+
+    Args:
+        start: the model as it is; its weights may move.
+        objective: a loss of the family "forget".
+        going: the forget rows.
+        watched: forget and held-out retain rows side by side.
+        stream: what gives the rows of both, and for how many steps.
+        until: the rule for when to stop, and how often it is asked.
+
+    Raises:
+        UserError: a rule for when to stop, where what trains is not what is kept.
+    """
+    from tempering.methods.objectives.nll import NLL
+    from tempering.methods.objectives.task_vector import TaskVector
+    from tempering.methods.objectives.uld import ULD
+
+    if until is not None and isinstance(objective, (ULD, TaskVector)):
+        raise UserError(f"--until {until[0].text!r}: what trains here is not what is kept, so the rule cannot be asked of it; give --steps instead")
+    others: dict[str, Role] = {}
+    for role in getattr(objective, "learns", ()):
+        learner = Policy(copy.deepcopy(start.model), start.tokenizer, name=start.name, source=start.source)
+        others[role] = Role(run.fit(role, learner, NLL("forget"), going, watched).model)
+    if isinstance(objective, ULD):
+        assistant = Policy(first_layers(start.model, objective.layers), start.tokenizer, name=start.name, source=start.source)
+        return run.fit("fit", assistant, objective, going, watched, stream, ending=lambda tuned: beside(start, tuned, objective))
+    if isinstance(objective, TaskVector):
+        before = {name: p.detach().cpu().clone() for name, p in start.model.named_parameters()}
+        return run.fit("fit", start, objective, going, watched, stream, ending=lambda tuned: negated(before, tuned, objective.factor))
+    return run.fit("fit", start, objective, going, watched, stream, until, others=others)
+
+
+def negated(start: dict[str, Tensor], tuned: Policy, factor: float) -> Policy:
+    """start - factor (tuned - start), weight by weight, as a plain model without a scope.
+
+    Args:
+        start: every parameter's value before training, by name.
+        tuned: the model trained on what is to go; it stays as it is.
+
+    Raises:
+        UserError: the scope cannot be folded into plain weights.
+    """
+    import torch
+
+    from tempering.models.save import plain_model
+
+    with torch.no_grad():
+        folded = plain_model(tuned)
+        plain = copy.deepcopy(folded) if folded is tuned.model else folded
+        for name, p in plain.named_parameters():
+            before = start[name].to(p)
+            p.copy_(before - factor * (p - before))
+    return Policy(plain.requires_grad_(False).eval(), tuned.tokenizer, name=tuned.name, source=tuned.source)
+
+
+def first_layers(model: torch.nn.Module, layers: int) -> Any:
+    """A copy of a causal language model with its first blocks only; embeddings, last norm and head are the same.
+
+    Args:
+        layers: how many; 0 is a quarter of them, at least 1.
+
+    Raises:
+        UserError: it has fewer.
+    """
+    from tempering.models.load import provenance, record
+    from tempering.planning.trace import build, shallow
+
+    config: Any = model.config
+    have = config.get_text_config().num_hidden_layers
+    if layers > have:
+        raise UserError(f"the assistant is to have the first {layers} layers, the model has {have}; lower --layers")
+    device = next(model.parameters()).device
+    small = build(shallow(config, layers or max(1, have // 4)), device)
+    mine = small.state_dict()
+    # What a block is called does not depend on how many there are.
+    small.load_state_dict({name: value for name, value in model.state_dict().items() if name in mine})
+    small.generation_config = copy.deepcopy(getattr(model, "generation_config", None))
+    if (origin := provenance(model)) is not None:
+        record(small, origin)
+    return small
+
+
+def beside(start: Policy, assistant: Policy, method: Any) -> Policy:
+    """The start model with the assistant's logits subtracted while it decodes.
+
+    Args:
+        method: says how much is subtracted, and from which tokens (`ULD`).
+    """
+    from tempering.methods.decodes.logit_difference import LogitDifference
+    from tempering.models.save import plain_model
+
+    decode = LogitDifference(method.subtract, method.threshold)
+    roles = {decode.role: plain_model(assistant).requires_grad_(False).eval()}
+    return Policy(start.model, start.tokenizer, name=assistant.name, decode=(decode,), roles=roles, source=assistant.source)  # type: ignore[arg-type]
