@@ -120,9 +120,10 @@ class Batch:
 
 Parts = Mapping[str, Batch]
 Signals = Mapping[str, Mapping[str, "Tensor"]]
-"""part -> signal -> tensor. "logp", "entropy", "logsumexp", "mean_logp", "logsumexp2", "max_logp" [T]; "logits" [T, V]; "hidden", "hidden.N" [T, H]
-(the state after token t); of a value head "value" [T], "values" [T, K] (before token t), "reward" [T], "rewards" [T, K] (after it); another role's by
-prefix: "reference.logp", "critic.value". A column of the batch ("label", "score", "margin" [S]) is asked for by its name like a signal."""
+"""part -> signal -> tensor. "logp", "entropy", "logsumexp", "mean_logp", "logsumexp2", "max_logp" [T]; "logits" [T, V]; "guess" [T] (the likeliest
+token's id); "hidden", "hidden.N" [T, H] (the state after token t); of a value head "value" [T], "values" [T, K] (before token t), "reward" [T],
+"rewards" [T, K] (after it); "mixed.0.2.logp", of inputs mixed with guesses (mixed.py); another role's by prefix: "reference.logp", "critic.value". A
+column of the batch ("label", "score", "margin" [S]) is asked for by its name like a signal."""
 
 # ------------------------------------------------------------------------------------------------------------------ what is wanted: objectives
 
