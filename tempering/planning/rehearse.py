@@ -114,7 +114,7 @@ class Rehearsal(Experiment):
         work(folder)
         return folder
 
-    def ask(self, policy: Policy) -> Callable[[Sequence[tuple[Message, ...]], int, float], list[list[str]]]:
+    def ask(self, policy: Policy, *, quiet: bool = False) -> Callable[[Sequence[tuple[Message, ...]], int, float], list[list[str]]]:
         """A stand-in for the model's answers, one word for each token it may write."""
         return lambda prompts, n, temperature: [["one " * self.values["max_new_tokens"]] * n for _ in prompts]
 
