@@ -33,6 +33,8 @@ class Feed:
     lock: dict[str, Any]
     model_spec: str
     new_tokens: tuple[str, ...]
+    rehearses: bool = False
+    """Whether this is a plan of a run: nothing may be trained."""
     _tokenizer: Any
 
     def source(self, data: str, shape: str, limit: int | None) -> Any:

@@ -6,7 +6,7 @@ positions never meet the output head, and the [tokens, vocabulary] logits exist 
 mask. Log-probs are float32 whatever the matmuls are.
 
 A signal is taken, in this order, from a column of the batch (cached "reference.logp"), from a role of that name, or, for "reference", from the
-policy with its scope switched off.
+policy with its scope switched off, or from a view of the policy that its handle offers by that name (scopes/stacked.py).
 
 "mixed.0.2.logp" is a signal of a second pass, on inputs mixed with what the model would have written itself (mixed.py).
 """
@@ -167,6 +167,10 @@ def _of_role(
         with nullcontext() if live.handle is not None else torch.no_grad():
             return forward(live.model, parts, wanted, engine)
     policy = roles["policy"]
+    if view := getattr(policy.handle, "views", {}).get(name):
+        # The policy's own weights in another state, with gradient.
+        with view() as model:
+            return forward(model, parts, wanted, engine)
     if name != "reference" or policy.handle is None:
         raise ValueError(f"no role {name!r} in this run; roles are {sorted(roles)}")
     with torch.no_grad(), policy.handle.off() as model:

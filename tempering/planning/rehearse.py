@@ -66,6 +66,8 @@ def rehearse(recipe: Callable[..., Any], arguments: Mapping[str, Any], say: Call
 class Rehearsal(Experiment):
     """A run without weights, folder and measurements."""
 
+    rehearses = True
+
     def __init__(self, recipe: str, values: Mapping[str, Any], options: Options, say: Callable[[str], None]) -> None:
         # No folder, no key, no trackers: only what its steps below and `rows` read.
         self.recipe, self.values, self.options, self.say = recipe, values, options, say
