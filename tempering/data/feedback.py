@@ -82,7 +82,9 @@ def options_row(record: Record, tokenizer: Any, *, options: Sequence[str] = (), 
     texts = ["\n".join(message.content for message in response.messages) for response in record.responses]
     right = texts[best_response(record)]
     if options and right not in options:
-        raise DataError(f"{record.source}: the answer {right!r} is not among the options {', '.join(options)}", code="no_option", source=record.source)
+        raise DataError(
+            f"{record.source}: the answer {right!r} is not among the options {', '.join(options)}", code="no_option", source=record.source
+        )
     last = record.prompt[-1]
     responses = []
     for option in dict.fromkeys(options or texts):

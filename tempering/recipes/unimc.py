@@ -1,7 +1,7 @@
 """UniMC: any question with options, each judged in a branch of its own behind the common question.
 
-Yang et al. 2022, arXiv 2210.08590 (`methods/objectives/unimc.py`). A record's answers are its options, the best one is right; classifications name their
-classes in `options`. Held-out questions are scored by which share of the wrong options lies below the right one ("held_order"), in any order of them.
+Yang et al. 2022, arXiv 2210.08590 (`methods/objectives/unimc.py`). A record's answers are its options, the best one is right; classifications name
+their classes in `options`. Held-out questions are scored by which share of the wrong options lies below the right one ("held_order").
 """
 
 from __future__ import annotations

@@ -27,7 +27,9 @@ from tempering.signals import Engine, Live, compute
 from tempering.types import Response, Role, Row
 from tests.conftest import make_llama, make_tokenizer
 
-QUESTION = talk("Which town is the capital of Peru, a country in South America?", answers=["Lima", "Quito", "Rio de Janeiro"], better=[(0, 1), (0, 2)])
+QUESTION = talk(
+    "Which town is the capital of Peru, a country in South America?", answers=["Lima", "Quito", "Rio de Janeiro"], better=[(0, 1), (0, 2)]
+)
 
 
 def row_of(texts: list[str]) -> Row:

@@ -2,10 +2,10 @@
 
     loss = - log softmax_k( z_k ) at the right option,   z_k = the logit of "yes" behind the question and option k
 
-Yang et al. 2022, arXiv 2210.08590 (S087). There an encoder marks each option with a mask token, options do not see each other and share positions; here
-an option is a continuation of the common question, which goes through the model once (forest.py), so both hold exactly: no option sees another or has
-a place among them, and permuting or doubling options permutes or doubles the scores to the bit. The paper's further loss on masked words of the passage
-and its negative "no" (recalled, unsure) are not part of this file. "yes" is the first scored token of each answer; its logit is logp + logsumexp.
+Yang et al. 2022, arXiv 2210.08590 (S087). There an encoder marks each option with a mask token, options do not see each other and share positions;
+here an option is a continuation of the common question, which goes through the model once (forest.py), so both hold exactly: no option sees another
+or has a place among them, and permuting or doubling options permutes or doubles the scores to the bit. The paper's further loss on masked words of
+the passage and its "no" (recalled, unsure) are not part of this file. "yes" is the first scored token of each answer; its logit is logp + logsumexp.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class UniMC(Listed):
     def loss(self, batch: Batch, signals: Mapping[str, Tensor], better_SS: Tensor, ctx: Context) -> Tensor:
         yes_S = first(signals["logp"] + signals["logsumexp"], batch)
         self.log_order(ctx, yes_S, better_SS)
-        among_S = torch.where(segment_weight(batch) != 0, yes_S, -1e30)
+        among_S = torch.where(segment_weight(batch) != 0, yes_S, torch.finfo(yes_S.dtype).min)
         return torch.where(best(signals["score"], batch), -group_log_softmax(among_S, batch), 0.0)
 
 
