@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tempering.data.streams import Shuffled
-from tempering.lessons import build
-from tempering.making import Maker
+from tempering.lessons import Made, build
+from tempering.making import Maker, answer, made
 from tempering.types import Parts, Policy, Record, Row, Run
 
 
@@ -82,9 +82,22 @@ class Makers:
 
     def _rows(self, number: int, ask: Any) -> Any:
         inputs = {**self.inputs, "run": getattr(self.run, "key", ""), "round": number}
-        made = build(self.run, self.make, f"made-{number}", self.records, inputs, ask, self.memory)
+        made = self._made(f"made-{number}", self.records, inputs, ask, self.memory)
         self.made = number + 1
         return self.run.made_rows(f"round {number + 1}", made, self.row, **self.how)
+
+    def held(self, records: Sequence[Record]) -> Any:
+        """Rows made of held-out records with the start model."""
+        made = self._made("made-held", records, self.inputs, self.run.ask(self.policy), {})
+        return self.run.made_rows("test", made, self.row, **self.how)
+
+    def _made(self, name: str, records: Sequence[Record], inputs: dict[str, Any], ask: Any, memory: dict[str, Any]) -> Made:
+        if not self.run.rehearses:
+            return build(self.run, self.make, name, records, inputs, ask, memory)
+        # Nobody answers in a plan: two answers as long as they may be stand for what the method would make of real ones.
+        longest = "one " * self.run.values["max_new_tokens"]
+        pairs = [made(record, "plan", record.prompt, [answer(longest), answer(f"{longest}two")], better=((0, 1),)) for record in records]
+        return Made(f"{self.run.values['data']} as {self.make.name} may make it", tuple(pairs))
 
     def _with_reference(self, now: Policy, rows: Any) -> Any:
         from tempering.reference import cached

@@ -66,7 +66,7 @@ def in_rounds(
     """
     from tempering.data import pair_row
     from tempering.distributed import word
-    from tempering.lessons import build, divided
+    from tempering.lessons import divided
     from tempering.rounds import Makers, Rounds
 
     loss = choices.value(loss)
@@ -78,7 +78,7 @@ def in_rounds(
     asks = any("reference.logp" in names for names in objective.needs.values())
     makers = Makers(run, policy, make, records, inputs, pair_row, asks and reference == "round", max_length=max_length)
     first = makers.first()
-    held = run.made_rows("test", build(run, make, "made-held", held_records, inputs, run.ask(policy)), pair_row, max_length=max_length)
+    held = makers.held(held_records)
     run.check(objective, first)
     before = run.measure("before", policy, held)
     if asks and reference == "round":

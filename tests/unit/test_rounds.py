@@ -187,3 +187,11 @@ def test_tpo_begins_every_round_at_log_2(tmp_path: Path) -> None:
     found = losses(out)
     assert [found[i] for i in (0, 2)] == pytest.approx([math.log(2)] * 2, abs=1e-4)
     assert abs(found[1] - math.log(2)) > 1e-5
+
+
+def test_a_plan_asks_nobody(demos: str) -> None:
+    from tempering.planning.rehearse import rehearse
+
+    values = {**SMALL, "data": demos, "make": TPO(samples=4)}
+    found = rehearse(load_recipe("tpo"), values, lambda _: None)
+    assert found.tokens > 8 * SMALL["max_new_tokens"]
