@@ -236,7 +236,7 @@ class Sum(Objective):
 
 
 class Handle(Protocol):
-    """A scope attached to a model."""
+    """A scope attached to a model; it may have `views` (role -> the policy in another state) and `finish()`, called after training."""
 
     model: torch.nn.Module
     """What to call for a forward pass with the change on."""
