@@ -58,6 +58,10 @@ class RecordCase:
     """Reason -> how many records are left out."""
     answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The text of a prompt -> what the model answers it."""
+    marks: Mapping[str, float] = field(default_factory=dict)
+    """The text of an answer -> the judge's mark."""
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    """What the method kept from earlier rounds."""
     seed: int = 0
 
 

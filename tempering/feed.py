@@ -33,6 +33,8 @@ class Feed:
     lock: dict[str, Any]
     model_spec: str
     new_tokens: tuple[str, ...]
+    rehearses: bool = False
+    """Whether this is a plan of a run: nothing may be trained."""
     _tokenizer: Any
 
     @property
@@ -47,16 +49,34 @@ class Feed:
 
         return demo_records(data) if data.startswith("builtin:") else read(data, shape=shape, limit=limit, say=self.display.say)
 
-    def ask(self, policy: Policy) -> Callable[[Sequence[tuple[Message, ...]], int, float], list[list[str]]]:
-        """(prompts, answers to each, temperature) -> the policy's own answers, of at most `max_new_tokens` tokens, as `making.Ask`."""
+    def judge(self) -> Callable[[str, Sequence[tuple[Message, ...]], Sequence[str]], Sequence[float]]:
+        """(a reward model, prompts, an answer to each) -> its scores, as `making.Judge`; each model is loaded once."""
+        from tempering.methods.rewards.reward_model import RewardModel
+
+        loaded: dict[str, RewardModel] = {}
+
+        def judged(name: str, prompts: Sequence[tuple[Message, ...]], answers: Sequence[str]) -> Sequence[float]:
+            return loaded.setdefault(name, RewardModel(name))(prompts, answers).tolist()
+
+        return judged
+
+    def ask(self, policy: Policy, *, quiet: bool = False) -> Callable[[Sequence[tuple[Message, ...]], int, float], list[list[str]]]:
+        """(prompts, answers to each, temperature) -> the policy's own answers, of at most `max_new_tokens` tokens, as `making.Ask`.
+
+        Args:
+            quiet: show no progress: some other phase is being shown.
+        """
         from tempering.data import prompt_ids
         from tempering.sample import sample
 
         def asked(prompts: Sequence[tuple[Message, ...]], n: int, temperature: float) -> list[list[str]]:
             ids = [prompt_ids(policy.tokenizer, prompt) for prompt in prompts]
             how: dict[str, Any] = {"max_new_tokens": self.values["max_new_tokens"], "seed": int(self.values.get("seed", 0))}
-            with self.display.phase("asking the model", len(ids) * n) as phase:
-                found = sample(policy, ids, n=n, temperature=temperature, progress=lambda done, total: phase.advance(done, total), **how)
+            if quiet:
+                found = sample(policy, ids, n=n, temperature=temperature, **how)
+            else:
+                with self.display.phase("asking the model", len(ids) * n) as phase:
+                    found = sample(policy, ids, n=n, temperature=temperature, progress=lambda done, total: phase.advance(done, total), **how)
             return [[episode.text for episode in of] for of in found]
 
         return asked

@@ -310,6 +310,8 @@ def fit(
     if sharded is not None:
         sharded.gather()
     for role in live.values():
+        # What was there for the training only is let go.
+        getattr(role.handle, "finish", lambda: None)()
         role.model.eval()
     return Fitted(live, progress.step, progress.metrics, progress.best, progress.tokens, progress.seconds)
 

@@ -51,6 +51,13 @@ def scores(
     return _by_autograd(head, hidden_ND, target_N, signals)
 
 
+def likeliest(head: Callable[[Tensor], Tensor], hidden_ND: Tensor) -> Tensor:
+    """The token with the largest logit at each state, int64 [N]; of equal ones the first. No gradient."""
+    with torch.no_grad():
+        size = _rows(head(hidden_ND[:1]).shape[-1], CHUNK_ELEMENTS)
+        return torch.cat([head(hidden).argmax(-1) for hidden in hidden_ND.split(size)])
+
+
 def _rows(vocabulary: int, elements: int) -> int:
     return max(1, elements // vocabulary)
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tempering.errors import UserError
-from tempering.making import PHASE, Maker, Making
+from tempering.making import PHASE, Ask, Maker, Making
 from tempering.types import Record
 
 if TYPE_CHECKING:
     from tempering.types import Policy
 
-FILE, LOST = "records.jsonl", "lost.json"
+FILE, LOST, MEMORY = "records.jsonl", "lost.json", "memory.json"
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,12 @@ def split(records: Sequence[Record], most: int, seed: int) -> tuple[list[Record]
     return [r for i, r in enumerate(records) if i not in held], [r for i, r in enumerate(records) if i in held]
 
 
-def lessons(run: Any, policy: Policy, make: Maker) -> tuple[list[Made], Made]:
-    """What a run trains on, by phase, and what it is measured on.
-
-    Args:
-        run: an opened `Experiment`; its values name the data, the test rows, the shape, the limit and the seed.
+def divided(run: Any) -> tuple[list[Record], list[Record], dict[str, Any]]:
+    """(records to make lessons of, held-out ones, what the two depend on) of an opened `Experiment`, whose values name the data, the test rows, the
+    shape, the limit and the seed.
 
     Raises:
-        UserError: the data cannot be read, or nothing could be made of them.
+        UserError: the data cannot be read, or nothing can be held out.
     """
     v = run.values
     data, test, seed = v["data"], v["test"], int(v["seed"])
@@ -107,26 +105,54 @@ def lessons(run: Any, policy: Policy, make: Maker) -> tuple[list[Made], Made]:
     else:
         records, held = split(records, v["budget"].max_test, seed)
         run.display.say(f"held out {len(held)} records to measure with (--test gives your own)")
-    inputs = {"data": source.fingerprint, "limit": v["limit"], "test": test, "make": make.model_dump(mode="json"), "seed": seed, "model": v["model"]}
+    return records, held, {"data": source.fingerprint, "limit": v["limit"], "test": test, "seed": seed, "model": v["model"]}
 
-    def build(name: str, records: Sequence[Record]) -> Made:
-        def work(folder: Path) -> None:
-            making = Making(seed, run.ask(policy))
-            made = list(make(records, making))
-            (folder / FILE).write_text(to_lines(made), encoding="utf-8")
-            (folder / LOST).write_text(json.dumps({"dropped": making.dropped, "lost": making.lost}, indent=1), encoding="utf-8")
 
-        folder = run.stage(name, {**inputs, "records": Made("", tuple(records)).fingerprint}, work)
-        made = Made(f"{data} as {make.name} makes it", from_lines((folder / FILE).read_text(encoding="utf-8")))
-        dropped = json.loads((folder / LOST).read_text(encoding="utf-8"))["dropped"]
-        told = "".join(f"; {n} left out ({reason})" for reason, n in sorted(dropped.items()))
-        run.display.say(f"{make.name}: {len(records)} records became {len(made)}{told} ({folder / FILE})")
-        if not made:
-            raise UserError(f"{data}: {make.name} made nothing of {len(records)} records{told}")
-        return made
+def build(
+    run: Any, make: Maker, name: str, records: Sequence[Record], inputs: dict[str, Any], ask: Ask, memory: dict[str, Any] | None = None
+) -> Made:
+    """What a method makes of records, once: a stage of the run, told to the user.
 
-    train = build("made", records)
-    measured = Made(data, tuple(held)) if make.held == "plain" else build("made-held", held)
+    Args:
+        inputs: what it depends on beside the method and the records.
+        memory: of a method that goes round by round; it is changed to what the method keeps.
+
+    Raises:
+        UserError: nothing could be made of them.
+    """
+    data, memory = run.values["data"], {} if memory is None else memory
+
+    def work(folder: Path) -> None:
+        making = Making(int(run.values["seed"]), ask, run.judge(), memory=json.loads(json.dumps(memory)))
+        made = list(make(records, making))
+        (folder / FILE).write_text(to_lines(made), encoding="utf-8")
+        (folder / LOST).write_text(json.dumps({"dropped": making.dropped, "lost": making.lost}, indent=1), encoding="utf-8")
+        (folder / MEMORY).write_text(json.dumps(making.memory), encoding="utf-8")
+
+    inputs = {**inputs, "make": make.model_dump(mode="json"), "records": Made("", tuple(records)).fingerprint, "memory": memory}
+    folder = run.stage(name, inputs, work)
+    made = Made(f"{data} as {make.name} makes it", from_lines((folder / FILE).read_text(encoding="utf-8")))
+    memory.update(json.loads((folder / MEMORY).read_text(encoding="utf-8")))
+    dropped = json.loads((folder / LOST).read_text(encoding="utf-8"))["dropped"]
+    told = "".join(f"; {n} left out ({reason})" for reason, n in sorted(dropped.items()))
+    run.display.say(f"{make.name}: {len(records)} records became {len(made)}{told} ({folder / FILE})")
+    if not made:
+        raise UserError(f"{data}: {make.name} made nothing of {len(records)} records{told}")
+    return made
+
+
+def lessons(run: Any, policy: Policy, make: Maker) -> tuple[list[Made], Made]:
+    """What a run trains on, by phase, and what it is measured on.
+
+    Args:
+        run: as for `divided`.
+
+    Raises:
+        UserError: the data cannot be read, or nothing could be made of them.
+    """
+    records, held, inputs = divided(run)
+    train = build(run, make, "made", records, inputs, run.ask(policy))
+    measured = Made(run.values["data"], tuple(held)) if make.held == "plain" else build(run, make, "made-held", held, inputs, run.ask(policy))
     return train.phases(), measured
 
 

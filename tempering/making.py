@@ -2,8 +2,10 @@
 
 A paper whose idea lies in the data is a `Maker`: a value that turns the records a user has into those that a loss sees: demonstrations
 (`FAMILY = "lessons"`, run by `teach`) or pairs (`FAMILY = "comparisons"`, run by `teach_pairs`). It is a function of the records, its fields and the
-seed alone; where it needs answers of the model itself it gets them through `Making.ask`. Every record that goes in is found again: its id stands in
-the "made_of" tag of what was made, or it was dropped with a reason. No torch here.
+seed alone; where it needs answers of the model itself it gets them through `Making.ask`, and marks of answers through `Making.judge`. Every record
+that goes in is found again: its id stands in the "made_of" tag of what was made, or it was dropped with a reason. Makers of the family "rounds" (run
+by `in_rounds`) make pairs anew every few steps, of the answers of the model as it is by then; what they keep in between stands in `Making.memory`. No
+torch here.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ PHASE = "phase"
 
 Ask = Callable[[Sequence[tuple[Message, ...]], int, float], list[list[str]]]
 """(prompts, answers to each, temperature) -> the model's answers, by prompt."""
+Judge = Callable[[str, Sequence[tuple[Message, ...]], Sequence[str]], Sequence[float]]
+"""(which judge, prompts, an answer to each) -> marks, higher is better."""
 
 
 @dataclass
@@ -37,6 +41,10 @@ class Making:
     seed: int = 0
     asked: Ask | None = None
     """The model; None where no method needs one."""
+    judged: Judge | None = None
+    """Who marks answers; None where no method needs marks."""
+    memory: dict[str, Any] = field(default_factory=dict)
+    """What a method keeps from round to round: JSON-able, empty before the first; changed in place."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Reason -> how many records."""
     lost: dict[str, str] = field(default_factory=dict)
@@ -61,6 +69,16 @@ class Making:
         if self.asked is None:
             raise UserError("this method needs the model's own answers; run it with a model (temper run), or give Making(asked=...)")
         return [[text.strip() for text in texts] for texts in self.asked(prompts, n, temperature)]
+
+    def judge(self, name: str, prompts: Sequence[tuple[Message, ...]], answers: Sequence[str]) -> list[float]:
+        """What the judge of this name, a reward model, gives each answer.
+
+        Raises:
+            UserError: there is none to ask.
+        """
+        if self.judged is None:
+            raise UserError(f"this method needs the marks of {name}; run it (temper run), or give Making(judged=...)")
+        return [float(mark) for mark in self.judged(name, prompts, answers)]
 
     def drop(self, record: Record, reason: str) -> None:
         """Leave a record out, and say why."""

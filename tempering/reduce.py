@@ -8,6 +8,7 @@ sees its own mean.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tempering.types import Batch, Norm, Objective
@@ -39,6 +40,20 @@ def segment_mean(x_T: Tensor, batch: Batch) -> Tensor:
     """Weighted mean of a per-token tensor over each segment: [T] -> [S], [T, H] -> [S, H]; 0 where a segment has no scored token."""
     weight_S = segment_weight(batch)
     return segment_sum(x_T, batch) / _beside(torch.where(weight_S == 0, 1.0, weight_S), x_T)
+
+
+def discounted(x_T: Tensor, batch: Batch, gamma: float) -> Tensor:
+    """What is still to come: sum over k >= t of gamma^(k - t) weight_k x_k within each segment, [T] -> [T].
+
+    Only scored tokens count, k - t in their number; 0 where a token is not scored.
+    """
+    scored_N = (batch.weight_T != 0).nonzero().squeeze(-1)
+    sum_N, segment_N = masked(x_T, batch)[scored_N], batch.segment_T[scored_N]
+    # Twice as many terms each time: the sum of the first m, and that of m more from m further on.
+    for m in (1 << i for i in range(len(scored_N).bit_length())):
+        ahead_N = torch.where(segment_N[m:] == segment_N[:-m], sum_N[m:], 0.0)
+        sum_N = sum_N + gamma**m * F.pad(ahead_N, (0, len(sum_N) - len(ahead_N)))
+    return torch.zeros(x_T.shape, dtype=sum_N.dtype, device=x_T.device).index_copy(0, scored_N, sum_N)
 
 
 def last(x_T: Tensor, batch: Batch) -> Tensor:

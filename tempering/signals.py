@@ -6,7 +6,9 @@ positions never meet the output head, and the [tokens, vocabulary] logits exist 
 mask. Log-probs are float32 whatever the matmuls are.
 
 A signal is taken, in this order, from a column of the batch (cached "reference.logp"), from a role of that name, or, for "reference", from the
-policy with its scope switched off.
+policy with its scope switched off, or from a view of the policy that its handle offers by that name (scopes/stacked.py).
+
+"mixed.0.2.logp" is a signal of a second pass, on inputs mixed with what the model would have written itself (mixed.py).
 """
 
 from __future__ import annotations
@@ -22,14 +24,15 @@ from torch import Tensor, nn
 from tempering import attention
 from tempering.config import Training
 from tempering.errors import UserError
-from tempering.fused import scores
+from tempering.fused import likeliest, scores
 from tempering.layout import LayoutKind, arrange, concatenate
+from tempering.mixed import MIXED, Mix, arrange_mixed, share_of
 from tempering.models.heads import attends_by_segments, body_and_head, packs
 from tempering.models.value import ValueModel
 from tempering.types import Batch, Handle, Parts, Role, Signals
 from tempering.vocabulary import EXTRA, wide_scores
 
-FROM_HEAD = frozenset({"logp", "entropy", "logsumexp", "logits"}) | EXTRA
+FROM_HEAD = frozenset({"logp", "entropy", "logsumexp", "logits", "guess"}) | EXTRA
 FROM_VALUES = frozenset({"value", "values", "reward", "rewards"})
 """Of a `ValueModel`; "value" and "values" of the state before a token, "reward" and "rewards" of the state after it."""
 KNOWN = FROM_HEAD | FROM_VALUES | {"hidden"}
@@ -102,7 +105,11 @@ class Live:
 
 
 def owner(signal: str) -> tuple[str, str]:
-    """ "reference.logp" -> ("reference", "logp"); "logp" -> ("policy", "logp"); "critic.hidden.3" -> ("critic", "hidden.3")."""
+    """ "reference.logp" -> ("reference", "logp"); "logp" -> ("policy", "logp"); "critic.hidden.3" -> ("critic", "hidden.3"); "mixed.0.2.logp" ->
+    ("policy", "mixed.0.2.logp")."""
+    before, mark, name = signal.rpartition(MIXED)
+    if mark:
+        return before.rstrip(".") or "policy", mark + name
     role, _, name = signal.rpartition(".")
     if name.isdigit():
         role, _, kind = role.rpartition(".")
@@ -116,7 +123,8 @@ def is_signal(name: str) -> bool:
 
 
 def _known(signal: str) -> bool:
-    return signal in KNOWN or (signal.startswith("hidden.") and signal[len("hidden.") :].isdigit())
+    share, name = share_of(signal)
+    return share <= 1 and (name in KNOWN or (name.startswith("hidden.") and name[len("hidden.") :].isdigit()))
 
 
 def compute(roles: Mapping[str, Live], parts: Parts, needs: Mapping[str, frozenset[str]], engine: Engine) -> Signals:
@@ -140,7 +148,8 @@ def compute(roles: Mapping[str, Live], parts: Parts, needs: Mapping[str, frozens
             role, signal = owner(name)
             if not _known(signal):
                 raise ValueError(
-                    f"unknown signal {name!r}; signals are {', '.join(sorted(KNOWN))}, hidden.N; of another role with its name and a dot"
+                    f"unknown signal {name!r}; signals are {', '.join(sorted(KNOWN))}, hidden.N, mixed.SHARE.NAME; of another role with its name "
+                    "and a dot"
                 )
             wanted = asked.setdefault(role, {})
             wanted[part] = wanted.get(part, frozenset()) | {signal}
@@ -159,6 +168,10 @@ def _of_role(
         with nullcontext() if live.handle is not None else torch.no_grad():
             return forward(live.model, parts, wanted, engine)
     policy = roles["policy"]
+    if view := getattr(policy.handle, "views", {}).get(name):
+        # The policy's own weights in another state, with gradient.
+        with view() as model:
+            return forward(model, parts, wanted, engine)
     if name != "reference" or policy.handle is None:
         raise ValueError(f"no role {name!r} in this run; roles are {sorted(roles)}")
     with torch.no_grad(), policy.handle.off() as model:
@@ -173,15 +186,51 @@ def _of_role(
 def forward(model: nn.Module, parts: Parts, wanted: Mapping[str, frozenset[str]], engine: Engine) -> dict[str, dict[str, Tensor]]:
     """One model on the parts of a micro-batch: part -> signal -> a value per token, 0 outside the mask; "logits" are [T, V].
 
-    In the layout "segments" all parts are one forward pass; in the others each part is one.
+    In the layout "segments" all parts are one forward pass; in the others each part is one. Signals of mixed inputs take one pass more to guess, and
+    one for each share.
     """
+    found: dict[str, dict[str, Tensor]] = {part: {} for part in wanted}
+    passes: dict[float, dict[str, dict[str, str]]] = {}
+    for part, signals in wanted.items():
+        for signal in signals:
+            share, name = share_of(signal)
+            passes.setdefault(share, {}).setdefault(part, {})[name] = signal
+    guess: dict[str, Tensor] = {}
+    if passes.keys() - {0.0}:
+        modes = [module for module in model.modules() if module.training]
+        model.eval()
+        try:
+            with torch.no_grad():
+                asked = {part: frozenset({"guess"}) for share in passes for part in passes[share] if share}
+                guess = {part: values["guess"] for part, values in _forward(model, parts, asked, engine).items()}
+        finally:
+            for module in modes:
+                module.training = True
+    for share, names in sorted(passes.items()):
+        asked = {part: frozenset(signals) for part, signals in names.items()}
+        for part, values in _forward(model, parts, asked, engine, (share, guess) if share else None).items():
+            found[part] |= {names[part][name]: value for name, value in values.items()}
+    return found
+
+
+def _forward(
+    model: nn.Module,
+    parts: Parts,
+    wanted: Mapping[str, frozenset[str]],
+    engine: Engine,
+    mixed: tuple[float, Mapping[str, Tensor]] | None = None,
+) -> dict[str, dict[str, Tensor]]:
     kind = engine.layout_for(model)
     empty = {part for part in wanted if not bool((parts[part].weight_T != 0).any())}
     found: dict[str, dict[str, Tensor]] = {}
     for together in [list(wanted)] if kind == "segments" else [[part] for part in wanted]:
         batches = [_placeholder(parts[part]) if part in empty else parts[part] for part in together]
         signals = [wanted[part] for part in together]
-        values = engine.run(model, lambda batches=batches, signals=signals: _pass(model, batches, signals, kind, engine))
+        mix = None
+        if mixed is not None:
+            share, guess = mixed
+            mix = Mix(share, torch.cat([b.ids_T if part in empty else guess[part] for part, b in zip(together, batches, strict=True)]))
+        values = engine.run(model, lambda batches=batches, signals=signals, mix=mix: _pass(model, batches, signals, kind, engine, mix))
         found |= dict(zip(together, values, strict=True))
     # A model with nothing to score still takes part (with a zero): its parameters have a gradient, and other processes need not wait for this one.
     return {part: _unscored(parts[part], values) if part in empty else values for part, values in found.items()}
@@ -200,10 +249,12 @@ def _unscored(batch: Batch, placeholder: Mapping[str, Tensor]) -> dict[str, Tens
     return {signal: zeros(value) for signal, value in placeholder.items()}
 
 
-def _pass(model: nn.Module, batches: list[Batch], wanted: list[frozenset[str]], kind: LayoutKind, engine: Engine) -> list[dict[str, Tensor]]:
+def _pass(
+    model: nn.Module, batches: list[Batch], wanted: list[frozenset[str]], kind: LayoutKind, engine: Engine, mix: Mix | None = None
+) -> list[dict[str, Tensor]]:
     """One forward pass over several flat batches; the head runs for each apart, because they may want different signals."""
     batch = batches[0] if len(batches) == 1 else concatenate(batches)
-    layout = arrange(batch, kind, share=engine.share and not _drops(model))
+    layout = (arrange if mix is None else arrange_mixed)(batch, kind, share=engine.share and not _drops(model))
     inputs: dict[str, Any] = {"input_ids": layout.ids_RL, "position_ids": layout.position_RL, "use_cache": False}
     if layout.plan is not None:
         inputs[attention.KEYWORD] = layout.plan
@@ -212,6 +263,9 @@ def _pass(model: nn.Module, batches: list[Batch], wanted: list[frozenset[str]], 
     split = None if isinstance(model, ValueModel) else body_and_head(model)
     found = []
     with engine.autocast(), attention.segmented(model), attention.planned() if layout.plan is not None else nullcontext():
+        if mix is not None:
+            del inputs["input_ids"]
+            inputs["inputs_embeds"] = mix(model, batch, layout)
         layers: Sequence[Tensor] = ()
         # The states [grid slots, D] of the whole row, or its logits where a model cannot be split.
         if any(signal.startswith("hidden.") for signal in asked):
@@ -239,7 +293,10 @@ def _pass(model: nn.Module, batches: list[Batch], wanted: list[frozenset[str]], 
                 else:
                     head, plain = (split.head, split.plain) if split is not None else (nn.Identity(), None)
                     take = wide_scores if signals & EXTRA else scores
-                    values |= take(head, plain, hidden_ND, part.ids_T[scored_N], signals)
+                    if signals - {"guess"}:
+                        values |= take(head, plain, hidden_ND, part.ids_T[scored_N], signals)
+                    if "guess" in signals:
+                        values["guess"] = likeliest(head, hidden_ND)
             if isinstance(model, ValueModel) and signals & {"reward", "rewards"}:
                 values |= _numbers(model, states_ND.index_select(0, slot_T[scored_N]), "reward")
             for signal in signals:

@@ -120,9 +120,9 @@ class Batch:
 
 Parts = Mapping[str, Batch]
 Signals = Mapping[str, Mapping[str, "Tensor"]]
-"""part -> signal -> tensor. "logp", "entropy", "logsumexp", "mean_logp", "logsumexp2", "max_logp" [T]; "logits" [T, V]; "hidden", "hidden.N" [T, H]
-(the state after token t); of a value head "value" [T], "values" [T, K] (before token t), "reward" [T], "rewards" [T, K] (after it); another role's by
-prefix: "reference.logp", "critic.value". A column of the batch ("label", "score", "margin" [S]) is asked for by its name like a signal."""
+"""part -> signal -> tensor. "logp", "entropy", "logsumexp", "mean_logp", "logsumexp2", "max_logp" [T]; "guess" [T] (a token's id); "logits" [T, V];
+"hidden", "hidden.N" [T, H] (after token t); of a value head "value" [T], "values" [T, K] (before token t), "reward" [T], "rewards" [T, K] (after it);
+"mixed.0.2.logp" (mixed.py); another role's by prefix: "reference.logp". A column of the batch ("label" [S]) is asked for like a signal."""
 
 # ------------------------------------------------------------------------------------------------------------------ what is wanted: objectives
 
@@ -236,7 +236,7 @@ class Sum(Objective):
 
 
 class Handle(Protocol):
-    """A scope attached to a model."""
+    """A scope attached to a model; it may have `views` (role -> the policy in another state) and `finish()`, called after training."""
 
     model: torch.nn.Module
     """What to call for a forward pass with the change on."""

@@ -13,11 +13,13 @@ import numpy as np
 
 from tempering.data.edits import changed, corrected
 from tempering.data.place import DataError
-from tempering.data.rows import RowReport, _drop, pair_row, pairs, ranked_row, unpaired_row
-from tempering.types import Message, Record, Row, Segment
+from tempering.data.rows import RowReport, _drop, best_response, pair_row, pairs, ranked_row, unpaired_row
+from tempering.types import Message, Record, Response, Row, Segment
 
 QUALITY = "Answer as well as you can: helpful, correct and complete."
 """What `quality_row` says before a conversation."""
+YES = "yes"
+"""What `options_row` asks to be said of an option."""
 
 
 def corrected_row(record: Record, tokenizer: Any, **how: Any) -> Row | None:
@@ -66,6 +68,30 @@ def listed_row(record: Record, tokenizer: Any, **how: Any) -> Row | None:
         better, worse = (record.responses[i] for i in found[0])
         record = replace(record, responses=(replace(better, score=1.0), replace(worse, score=0.0)), better=())
     return ranked_row(record, tokenizer, **how)
+
+
+def options_row(record: Record, tokenizer: Any, *, options: Sequence[str] = (), **how: Any) -> Row | None:
+    """{"responses": segments}, one for each option: the prompt, then whether this option is the answer, and "yes", which alone is scored. The extra
+    "score" is 1 for the best answer and 0 for the others.
+
+    Args:
+        options: the same for every record, for example the classes of a classification; by default the record's own answers.
+    """
+    if not record.prompt or record.prompt[-1].role != "user":
+        raise DataError(f"{record.source}: the prompt must end with a turn of the user", code="no_question", source=record.source)
+    texts = ["\n".join(message.content for message in response.messages) for response in record.responses]
+    right = texts[best_response(record)]
+    if options and right not in options:
+        raise DataError(
+            f"{record.source}: the answer {right!r} is not among the options {', '.join(options)}", code="no_option", source=record.source
+        )
+    last = record.prompt[-1]
+    responses = []
+    for option in dict.fromkeys(options or texts):
+        asked = replace(last, content=f"{last.content}\n\nIs the answer: {option}")
+        made = Response((asked, Message("assistant", YES)), score=float(option == right))
+        responses.append(made)
+    return ranked_row(replace(record, prompt=record.prompt[:-1], responses=tuple(responses), better=()), tokenizer, **how)
 
 
 def rewarded_row(record: Record, tokenizer: Any, **how: Any) -> Row | None:

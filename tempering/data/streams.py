@@ -5,7 +5,7 @@ A stream's position is a few integers, so a resumed run sees the same rows: the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -120,6 +120,36 @@ class Phases:
     def load(self, state: Mapping[str, Any]) -> None:
         self.taken = int(state["taken"])
         for (stream, _), inner in zip(self.phases, state["phases"], strict=True):
+            stream.load(inner)
+
+
+class Drawn:
+    """Each step comes from one of several streams, drawn by weight; `tell` learns which, before its rows are used.
+
+    Args:
+        streams: in the order of their numbers.
+        weights: how often each is drawn, for example its number of rows.
+        tell: called with the run and the number.
+        seed: of the draws; step n's depends on (seed, n) alone.
+    """
+
+    def __init__(self, streams: Sequence[Stream], weights: Sequence[float], tell: Callable[[Run, int], None], seed: int = 0) -> None:
+        self.streams, self.tell, self.seed, self.taken = tuple(streams), tell, seed, 0
+        self.shares = np.asarray(weights, dtype=np.float64) / sum(weights)
+
+    def next(self, run: Run) -> Parts:
+        """The next step of the stream that is drawn."""
+        number = int(np.random.Generator(np.random.PCG64([self.seed, self.taken])).choice(len(self.streams), p=self.shares))
+        self.taken += 1
+        self.tell(run, number)
+        return self.streams[number].next(run)
+
+    def state(self) -> dict[str, Any]:
+        return {"taken": self.taken, "streams": [stream.state() for stream in self.streams]}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.taken = int(state["taken"])
+        for stream, inner in zip(self.streams, state["streams"], strict=True):
             stream.load(inner)
 
 

@@ -33,7 +33,8 @@ class Split:
     """`head(body(ids, positions))` are the model's logits. Both run the model's own modules, so adapters, dropout and hooks inside them act."""
 
     body: Callable[..., Tensor]
-    """(input_ids [R, L], position_ids [R, L], **keywords of the model) -> hidden states [R, L, D], after the last norm."""
+    """(input_ids [R, L], position_ids [R, L], **keywords of the model) -> hidden states [R, L, D], after the last norm; inputs_embeds [R, L, D] may
+    take the place of input_ids."""
     head: Callable[[Tensor], Tensor]
     """hidden [..., D] -> logits [..., V], with soft-capping and scales."""
     plain: nn.Linear | None = None
@@ -99,7 +100,7 @@ def _assemble(model: nn.Module) -> Split | None:
         return None
     finish = _after_output(causal)
 
-    def body(input_ids: Tensor, position_ids: Tensor, **keywords: Any) -> Tensor:
+    def body(input_ids: Tensor | None = None, position_ids: Tensor | None = None, **keywords: Any) -> Tensor:
         keywords.setdefault("use_cache", False)
         return inner(input_ids=input_ids, position_ids=position_ids, **keywords).last_hidden_state
 

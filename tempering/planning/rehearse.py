@@ -66,6 +66,8 @@ def rehearse(recipe: Callable[..., Any], arguments: Mapping[str, Any], say: Call
 class Rehearsal(Experiment):
     """A run without weights, folder and measurements."""
 
+    rehearses = True
+
     def __init__(self, recipe: str, values: Mapping[str, Any], options: Options, say: Callable[[str], None]) -> None:
         # No folder, no key, no trackers: only what its steps below and `rows` read.
         self.recipe, self.values, self.options, self.say = recipe, values, options, say
@@ -114,7 +116,7 @@ class Rehearsal(Experiment):
         work(folder)
         return folder
 
-    def ask(self, policy: Policy) -> Callable[[Sequence[tuple[Message, ...]], int, float], list[list[str]]]:
+    def ask(self, policy: Policy, *, quiet: bool = False) -> Callable[[Sequence[tuple[Message, ...]], int, float], list[list[str]]]:
         """A stand-in for the model's answers, one word for each token it may write."""
         return lambda prompts, n, temperature: [["one " * self.values["max_new_tokens"]] * n for _ in prompts]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from tempering.cases import Case
 from tempering.fit import Means
 from tempering.reduce import count, reduce
-from tempering.signals import KNOWN, owner
+from tempering.signals import is_signal, owner
 from tempering.types import Batch, Context, Objective, Parts, Signals
 
 TOLERANCE = 1e-6
@@ -79,7 +79,7 @@ def tensors(case: Case) -> Input:
         group_S = torch.tensor(case.groups.get(part, range(len(size_S))), dtype=torch.long)
         if group_S.shape != (len(size_S),):
             raise AssertionError(f"{name_of(case)}: {len(group_S)} groups for the {len(size_S)} segments of {part!r}")
-        mine = {name for name in values if owner(name)[1] not in KNOWN and not _is_hidden(name)}
+        mine = {name for name in values if not is_signal(name)}
         columns |= {(part, name) for name in mine}
         ids_T = torch.arange(sum(size_S)) % 7 + 3
         segment_T = torch.repeat_interleave(torch.arange(len(size_S)), torch.tensor(size_S, dtype=torch.long))
@@ -87,11 +87,6 @@ def tensors(case: Case) -> Input:
         signals[part] = flat
     state = {name: torch.tensor(values, dtype=torch.float64) for name, values in case.state.items()}
     return Input(parts, signals, frozenset(columns), case.step, state)
-
-
-def _is_hidden(name: str) -> bool:
-    """Signals with a number in them: "hidden.7"."""
-    return name.rpartition(".")[2].isdigit()
 
 
 def _sizes(case: Case, part: str) -> list[int]:

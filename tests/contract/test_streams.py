@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +31,10 @@ def made(case: RecordCase, records: Sequence[Record] | None = None) -> tuple[lis
         assert all(len(texts) >= n for texts in found), "the case gives too few answers"
         return [texts[:n] for texts in found]
 
-    making = Making(case.seed, ask if case.answers else None)
+    def judge(name: str, prompts: Sequence[tuple[Message, ...]], answers: Sequence[str]) -> list[float]:
+        return [case.marks[text] for text in answers]
+
+    making = Making(case.seed, ask if case.answers else None, judge if case.marks else None, memory=copy.deepcopy(dict(case.memory)))
     return list(case.method(records if records is not None else case.records, making)), making
 
 
@@ -41,7 +45,7 @@ def view(record: Record) -> Any:
 @pytest.mark.parametrize("entry", STREAMS, ids=lambda entry: entry.name)
 def test_it_is_a_value_with_cases(entry: index.Entry) -> None:
     cls = index.load(entry)
-    assert issubclass(cls, Maker) and entry.cases and entry.catalogue and entry.family in ("lessons", "comparisons")
+    assert issubclass(cls, Maker) and entry.cases and entry.catalogue and entry.family in ("lessons", "comparisons", "rounds")
     assert cls().name == entry.name
     assert all(type(case.method) is cls for case in importlib.import_module(entry.module).CASES)
 
@@ -73,5 +77,5 @@ def test_no_record_is_lost_unexplained(case: RecordCase) -> None:
 def test_pairs_and_answers_are_what_the_recipe_takes(case: RecordCase) -> None:
     family = importlib.import_module(type(case.method).__module__).FAMILY
     for record in made(case)[0]:
-        assert record.better if family == "comparisons" else record.responses
+        assert record.responses if family == "lessons" else record.better
         assert all(response.messages for response in record.responses)

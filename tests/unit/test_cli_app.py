@@ -130,7 +130,7 @@ def test_the_schema_takes_what_the_command_takes(capsys: pytest.CaptureFixture[s
     schema = json.loads(temper(capsys, "schema sft")[1])
     names = schema["properties"]
     assert {"model", "optimizer", "lr", "batch_size"} <= set(names)
-    assert {"enum": ["full", "lora"]} in names["scope"]["anyOf"]
+    assert {"full", "lora", "stacked"} <= {kind for one in names["scope"]["anyOf"] for kind in one.get("enum", ())}
     assert schema["$defs"]["Training"]["properties"]["steps"]["description"] == "Optimizer steps."
     assert schema["additionalProperties"] is False
 

@@ -78,3 +78,21 @@ def test_plackett_luce_is_a_distribution_over_rankings() -> None:
     found = reduce.group_plackett_luce(Y, torch.tensor([3.0, 1, 2, 1, 2]), G)
     assert float(found[4] + found[1]) == pytest.approx(-math.log1p(math.exp(3.0)))
     assert float(found[0]) == pytest.approx(1 - math.log(math.exp(1) + math.exp(3) + math.exp(2.5)))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 0.9, 1.0])
+def test_what_is_to_come_equals_a_loop(gamma: float) -> None:
+    weight = [[0.0, 1.0, 0.5, 0.0, 2.0], [1.0], [0.0], [1.0] * 9]
+    x = torch.randn(sum(map(len, weight)), dtype=torch.float64)
+    x[0] = torch.nan
+    segment_T = torch.repeat_interleave(torch.arange(4), torch.tensor([len(w) for w in weight]))
+    batch = Batch(segment_T, segment_T, torch.tensor([w for row in weight for w in row]), torch.arange(4))
+    expected, at = [], 0
+    for row in weight:
+        places = [i for i, w in enumerate(row) if w]
+        terms = {i: row[i] * float(x[at + i]) for i in places}
+        expected += [sum(gamma**n * terms[k] for n, k in enumerate(places[places.index(i) :])) if i in terms else 0.0 for i in range(len(row))]
+        at += len(row)
+    assert reduce.discounted(x, batch, gamma).tolist() == pytest.approx(expected, rel=1e-12)
+    none = Batch(segment_T, segment_T, torch.zeros(len(segment_T)), torch.arange(4))
+    assert not reduce.discounted(x, none, gamma).any()
