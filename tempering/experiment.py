@@ -30,7 +30,7 @@ from tempering.stages import content_key, content_of
 from tempering.watch import watching
 
 if TYPE_CHECKING:
-    from tempering.types import Objective, Policy, Row, Scores, Stream
+    from tempering.types import Objective, Policy, Probe, Role, Row, Scores, Stream
 
 
 class Experiment(Feed):
@@ -133,13 +133,20 @@ class Experiment(Feed):
         return self.folder.path / name
 
     def measure(
-        self, name: str, policy: Policy, held: Sequence[Row], objective: Objective | None = None, watched: Sequence[Row] | None = None
+        self,
+        name: str,
+        policy: Policy,
+        held: Sequence[Row],
+        objective: Objective | None = None,
+        watched: Sequence[Row] | None = None,
+        probes: Sequence[Probe] = (),
     ) -> Scores:
         """Target probes on the held rows and the keep battery; read back from the folder where a resumed run has them already.
 
         Args:
             objective: one whose own score of held rows is a target too.
             watched: the held rows as the objective sees them.
+            probes: what is measured instead of all that.
         """
         from pydantic import TypeAdapter
 
@@ -150,20 +157,22 @@ class Experiment(Feed):
 
         def first_time() -> None:
             if not path.exists():
-                scores = self._measured(name, policy, held, objective, watched or held)
+                scores = self._measured(name, policy, held, objective, watched or held, probes)
                 write_atomic(path, adapter.dump_json(scores).decode())
 
         world_of_run().lead(first_time)
         return adapter.validate_json(path.read_bytes())
 
-    def _measured(self, name: str, policy: Policy, held: Sequence[Row], objective: Objective | None, watched: Sequence[Row]) -> Scores:
+    def _measured(
+        self, name: str, policy: Policy, held: Sequence[Row], objective: Objective | None, watched: Sequence[Row], probes: Sequence[Probe]
+    ) -> Scores:
         from tempering.measure import keep_battery, measure
 
         battery = () if self.budget.keep == "none" else keep_battery(policy, quick=self.budget.keep == "quick")
         own = () if objective is None else own_probes(objective, watched, self.budget.max_test, self.values["training"], start=name == "before")
         # A reward model has no words.
         written = () if hasattr(policy.model, "value_head") else target_probes(held, self.budget.max_test)
-        probes = (*own, *written, *battery)
+        probes = probes or (*own, *written, *battery)
         with self.display.phase(f"measuring {name}", len(probes)) as phase:
             scores = measure(policy, probes, say=self.display.say, progress=lambda probe, done, total: phase.advance(done, total, probe))
         self._check_gates(scores)
@@ -195,36 +204,54 @@ class Experiment(Feed):
             check(compare(scores, scores), self.budget.gate)
 
     def fit(
-        self, name: str, policy: Policy, objective: Objective, train: Sequence[Row], held: Sequence[Row], stream: tuple[Stream, int] | None = None
+        self,
+        name: str,
+        policy: Policy,
+        objective: Objective,
+        train: Sequence[Row],
+        held: Sequence[Row],
+        stream: tuple[Stream, int] | None = None,
+        *,
+        roles: Mapping[str, Role] | None = None,
+        offset: int = 0,
+        to: str = "model",
+        ahead: tuple[float, Objective] | None = None,
     ) -> Policy:
         """Train, save the model, and give back the tuned policy. A model that a resumed run has saved already is loaded instead.
 
         Args:
+            name: "fit", or where in the run folder the metrics and checkpoints of one training of several lie.
             stream: what gives the rows, and for how many steps; by default all of `train` in a new order each epoch, as the settings say.
+            roles: further models by name.
+            offset: what is added to the run's seed.
+            to: where in the run folder the model goes.
+            ahead: as for `fit.fit`.
         """
         from tempering import models
         from tempering.data.streams import Shuffled, passes
         from tempering.fit import Evaluation, Stopper, fit
         from tempering.types import Policy, Role
 
-        target = self.folder.path / "model"
+        target, folder = self.folder.path / to, self.folder.path if name == "fit" else self.folder.path / name
         world = world_of_run()
         if world.share((target / "policy.json").exists()):
             self.cost = self.folder.read("cost.json")
             return models.load(str(target), quantise=self._quantise, say=self.display.say)
-        training, seed = self.values["training"], int(self.values.get("seed", 0))
+        training, seed = self.values["training"], int(self.values.get("seed", 0)) + offset
         steps = stream[1] if stream else training.steps or max(1, math.ceil(training.epochs * len(train) / training.batch_size))
         rows = stream[0] if stream else Shuffled(train, training.batch_size, seed)
         scope = self._scope(policy)
-        self.display.say(f"training {len(train)} rows, {steps} steps of {training.batch_size}, scope {scope.kind}")
+        self.display.say(
+            f"{'' if name == 'fit' else name + ': '}training {len(train)} rows, {steps} steps of {training.batch_size}, scope {scope.kind}"
+        )
         self.stopper = Stopper()
         with watching(self.display, self.logs, steps, self.options.profile, self.folder.path) as on_metrics:
             fitted = fit(
-                {"policy": Role(policy.model, scope)}, objective, rows,
+                {"policy": Role(policy.model, scope), **(roles or {})}, objective, rows,
                 steps=steps, optimizer=self.values["optimizer"], schedule=self.values["schedule"], training=training,
                 evaluation=Evaluation(lambda: passes(held, training.batch_size), training.eval_every, training.patience, training.keep_best),
-                folder=self.folder.path, resume=self.options.resume is not None, seed=seed, say=self.display.say, on_metrics=on_metrics,
-                stopper=self.stopper,
+                folder=folder, resume=self.options.resume is not None, seed=seed, say=self.display.say, on_metrics=on_metrics,
+                stopper=self.stopper, ahead=ahead,
             )  # fmt: skip
         self.stopper = None
         live = fitted.roles["policy"]
@@ -232,13 +259,16 @@ class Experiment(Feed):
         tuned = Policy(live.model, policy.tokenizer, name=f"{policy.name} + {method}", handle=live.handle, source=str(target))
         from tempering.measure import peak_memory_gib
 
-        self.cost = {"tokens": fitted.tokens, "seconds": fitted.seconds, "peak_memory_gib": max(world.gather(peak_memory_gib()))}
+        spent = {"tokens": fitted.tokens, "seconds": fitted.seconds}
+        # Of all trainings so far.
+        spent = {what: self.cost.get(what, 0) + amount for what, amount in spent.items()}
+        self.cost = {**spent, "peak_memory_gib": max(world.gather(peak_memory_gib()))}
         self.folder.write("cost.json", self.cost)
 
         def save() -> None:
             with self.display.phase("saving the model"):
                 models.save(tuned, target)
-            self._diagnose()
+            self._diagnose(folder)
 
         world.lead(save)
         return tuned
@@ -257,11 +287,11 @@ class Experiment(Feed):
             return scope.model_copy(update={"options": {**scope.options, "trainable_token_indices": targets}})
         return scope
 
-    def _diagnose(self) -> None:
+    def _diagnose(self, folder: Path) -> None:
         from tempering.report.curves import read
         from tempering.report.doctor import diagnose
 
-        rows, _ = read(self.folder.path / "metrics.jsonl")
+        rows, _ = read(folder / "metrics.jsonl")
         for finding in diagnose(rows, clip=self.values["training"].clip):
             self.display.say(f"curve: {finding.sentence} {finding.mend}")
 

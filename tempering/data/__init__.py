@@ -16,15 +16,20 @@ _HOMES = {
     "rendering": ("prompt_ids", "render", "with_template"),
     "rows": ("RowReport", "best_response", "pair_row", "pairs", "ranked_row", "sft_row", "text_row", "text_rows", "unpaired_row"),
     "feedback": (
+        "Again",
         "Mismatched",
         "Numbered",
         "changed_row",
+        "class_of",
+        "classed_row",
         "corrected_row",
+        "duel_row",
         "labelled_row",
         "listed_row",
         "quality_row",
         "rewarded_row",
         "scored_pair_row",
+        "stepped_row",
     ),
     "table": ("Table",),
     "checking": ("check",),
@@ -35,6 +40,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "NAMES",
     "SHAPES",
+    "Again",
     "CheckReport",
     "DataError",
     "Finding",
@@ -46,7 +52,10 @@ __all__ = [
     "best_response",
     "changed_row",
     "check",
+    "class_of",
+    "classed_row",
     "corrected_row",
+    "duel_row",
     "labelled_row",
     "listed_row",
     "pair_row",
@@ -60,6 +69,7 @@ __all__ = [
     "rewarded_row",
     "scored_pair_row",
     "sft_row",
+    "stepped_row",
     "text_row",
     "text_rows",
     "unpaired_row",
@@ -69,15 +79,20 @@ __all__ = [
 if TYPE_CHECKING:
     from tempering.data.checking import check
     from tempering.data.feedback import (
+        Again,
         Mismatched,
         Numbered,
         changed_row,
+        class_of,
+        classed_row,
         corrected_row,
+        duel_row,
         labelled_row,
         listed_row,
         quality_row,
         rewarded_row,
         scored_pair_row,
+        stepped_row,
     )
     from tempering.data.findings import CheckReport, Finding
     from tempering.data.place import DataError
