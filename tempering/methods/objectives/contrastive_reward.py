@@ -4,7 +4,7 @@
 
 Wang et al. 2024, arXiv 2401.06080 (Secrets of RLHF, part II; S217), section 3.1: SimCSE (Gao et al. 2021, arXiv 2104.08821, equation 1) on the
 differences of a pair's features; j runs over the pairs of the step. z and z' are two passes under dropout: "chosen" and "rejected", and the same
-"_again". Where nothing is dropped (an adapter drops only for itself, so nothing while it is 0) both are equal, `views=1` saves the second, and what is
+"_again". Where nothing is dropped (an adapter drops only for itself, so not while it is 0) both are equal, `views=1` saves the second, and what is
 left is that differences spread. h is the state at the last scored token. weight and tau are recalled, not checked. SwAV's prototypes are not here.
 """
 
