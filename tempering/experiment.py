@@ -141,6 +141,7 @@ class Experiment(Feed):
         watched: Sequence[Row] | None = None,
         *,
         probes: Sequence[Probe] | None = None,
+        only: Sequence[Probe] = (),
         hide: Callable[[Scores], Scores] = lambda scores: scores,
     ) -> Scores:
         """Target probes on the held rows and the keep battery; read back from the folder where a resumed run has them already.
@@ -150,6 +151,7 @@ class Experiment(Feed):
             watched: the held rows as the objective sees them.
             probes: what to measure beside the keep battery, instead of the probes that held rows make.
             hide: what the run keeps of the scores.
+            only: what is measured instead of all that.
         """
         from pydantic import TypeAdapter
 
@@ -160,14 +162,21 @@ class Experiment(Feed):
 
         def first_time() -> None:
             if not path.exists():
-                scores = hide(self._measured(name, policy, held, objective, watched or held, probes))
+                scores = hide(self._measured(name, policy, held, objective, watched or held, probes, only))
                 write_atomic(path, adapter.dump_json(scores).decode())
 
         world_of_run().lead(first_time)
         return adapter.validate_json(path.read_bytes())
 
     def _measured(
-        self, name: str, policy: Policy, held: Sequence[Row], objective: Objective | None, watched: Sequence[Row], probes: Sequence[Probe] | None
+        self,
+        name: str,
+        policy: Policy,
+        held: Sequence[Row],
+        objective: Objective | None,
+        watched: Sequence[Row],
+        probes: Sequence[Probe] | None,
+        only: Sequence[Probe],
     ) -> Scores:
         from tempering.measure import keep_battery, measure
 
@@ -175,7 +184,7 @@ class Experiment(Feed):
         own = () if objective is None else own_probes(objective, watched, self.budget.max_test, self.values["training"], start=name == "before")
         # A reward model has no words.
         written = () if hasattr(policy.model, "value_head") else target_probes(held, self.budget.max_test) if probes is None else probes
-        every = (*own, *written, *battery)
+        every = only or (*own, *written, *battery)
         with self.display.phase(f"measuring {name}", len(every)) as phase:
             scores = measure(policy, every, say=self.display.say, progress=lambda probe, done, total: phase.advance(done, total, probe))
         self._check_gates(scores)
@@ -216,17 +225,23 @@ class Experiment(Feed):
         stream: tuple[Stream, int] | None = None,
         until: tuple[Callable[[Mapping[str, Any]], str], int] | None = None,
         *,
-        others: Mapping[str, Role] | None = None,
+        roles: Mapping[str, Role] | None = None,
         ending: Callable[[Policy], Policy] | None = None,
+        offset: int = 0,
+        to: str | None = None,
+        ahead: tuple[float, Objective] | None = None,
     ) -> Policy:
         """Train, save the model, and give back the tuned policy. A model that a resumed run has saved already is loaded instead.
 
         Args:
-            name: "fit" is the run's own training; any other a training before it, which keeps its metrics and model in a folder of that name.
+            name: "fit" is the run's own training; any other one of several, which keeps its metrics and checkpoints in a folder of that name.
             stream: what gives the rows, and for how many steps; by default all of `train` in a new order each epoch, as the settings say.
             until: asked of the live roles every so many steps; its sentence ends the training.
-            others: further models of the run by role, for example a frozen teacher.
+            roles: further models of the run by name, for example a frozen teacher.
             ending: what becomes of the tuned policy before it is saved.
+            offset: what is added to the run's seed.
+            to: where in the run folder the model goes; by default beside the metrics.
+            ahead: as for `fit.fit`.
         """
         from tempering import models
         from tempering.data.streams import Shuffled, passes
@@ -235,12 +250,12 @@ class Experiment(Feed):
 
         own = name == "fit"
         folder = self.folder.path if own else self.folder.path / name
-        target = folder / "model"
+        target = folder / "model" if to is None else self.folder.path / to
         world = world_of_run()
         if world.share((target / "policy.json").exists()):
             self._spend(json.loads((folder / "cost.json").read_text()))
             return models.load(str(target), quantise=self._quantise, say=self.display.say)
-        training, seed = self.values["training"], int(self.values.get("seed", 0))
+        training, seed = self.values["training"], int(self.values.get("seed", 0)) + offset
         steps = stream[1] if stream else training.steps or max(1, math.ceil(training.epochs * len(train) / training.batch_size))
         rows = stream[0] if stream else Shuffled(train, training.batch_size, seed)
         scope = self._scope(policy)
@@ -257,11 +272,11 @@ class Experiment(Feed):
             folder,
         ) as on_metrics:
             fitted = fit(
-                {"policy": Role(policy.model, scope), **(others or {})}, objective, rows,
+                {"policy": Role(policy.model, scope), **(roles or {})}, objective, rows,
                 steps=steps, optimizer=self.values["optimizer"], schedule=self.values["schedule"], training=training,
                 evaluation=Evaluation(lambda: passes(held, training.batch_size), **looks),
                 folder=folder, resume=self.options.resume is not None, seed=seed, say=self.display.say, on_metrics=on_metrics,
-                stopper=self.stopper,
+                stopper=self.stopper, ahead=ahead,
             )  # fmt: skip
         self.stopper = None
         live = fitted.roles["policy"]
@@ -277,8 +292,7 @@ class Experiment(Feed):
         def save() -> None:
             with self.display.phase("saving the model"):
                 models.save(tuned, target)
-            if own:
-                self._diagnose()
+            self._diagnose(folder)
 
         world.lead(save)
         return tuned
@@ -307,11 +321,11 @@ class Experiment(Feed):
             return scope.model_copy(update={"options": {**scope.options, "trainable_token_indices": targets}})
         return scope
 
-    def _diagnose(self) -> None:
+    def _diagnose(self, folder: Path) -> None:
         from tempering.report.curves import read
         from tempering.report.doctor import diagnose
 
-        rows, _ = read(self.folder.path / "metrics.jsonl")
+        rows, _ = read(folder / "metrics.jsonl")
         for finding in diagnose(rows, clip=self.values["training"].clip):
             self.display.say(f"curve: {finding.sentence} {finding.mend}")
 

@@ -39,7 +39,7 @@ class Feed:
 
     @property
     def tokenizer(self) -> Any:
-        """Of the model that was loaded."""
+        """That of the loaded model, with the template that was asked for."""
         return self._tokenizer
 
     def source(self, data: str, shape: str, limit: int | None) -> Any:
@@ -164,8 +164,12 @@ class Feed:
         self.lock.setdefault("data", {})[role] = {"source": data, "sha256": fingerprint, "rows": len(table), "table": key}
         return table
 
-    def cache_reference(self, policy: Policy, *groups: Rows) -> tuple[Any, ...]:
-        """The same rows with the start model's log-probs as the column "reference.logp"; computed once for these weights and rows, ever."""
+    def cache_reference(self, policy: Policy, *groups: Rows, column: str = "reference.logp") -> tuple[Any, ...]:
+        """The same rows with the start model's log-probs as the column "reference.logp"; computed once for these weights and rows, ever.
+
+        Args:
+            column: another of its signals, "prior.entropy".
+        """
         from tempering import models
         from tempering.reference import cached
         from tempering.signals import engine_for
@@ -181,8 +185,8 @@ class Feed:
                 "table": rows.fingerprint,
                 "of": rows.indices,
             }
-            with self.display.phase("reference log-probs") as phase:
-                how = {"micro_tokens": training.micro_tokens, "progress": phase.advance}
+            with self.display.phase("reference log-probs" if column == "reference.logp" else f"computing {column}") as phase:
+                how = {"micro_tokens": training.micro_tokens, "progress": phase.advance, "column": column}
                 compute = partial(cached, policy, rows, engine_for(training), inputs, **how)
                 found.append(world_of_run().after_first(compute))
         return tuple(found)

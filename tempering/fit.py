@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,38 @@ def count_terms(objective: Objective, batches: Iterable[Parts]) -> list[float]:
     return divisors
 
 
+@contextmanager
+def _ahead(
+    ahead: tuple[float, Objective] | None,
+    live: Mapping[str, Live],
+    parts: Parts,
+    micros: list[Callable[[], Parts]],
+    step: int,
+    engine: Engine,
+    log: Means,
+    world: World,
+) -> Iterator[None]:
+    """Inside it the weights stand where one plain step up another objective takes them; after it, where they stood, to the bit."""
+    if ahead is None:
+        yield
+        return
+    rate, objective = ahead
+    params = [p for role in live.values() if role.handle is not None for p in role.handle.params.values()]
+    total(live, objective, micros, count_terms(objective, [parts]), step, engine, log, world)
+    with torch.no_grad():
+        kept = [p.detach().clone() for p in params]
+        for p in params:
+            if p.grad is not None:
+                p.add_(p.grad, alpha=rate)
+                p.grad = None
+        try:
+            with torch.enable_grad():
+                yield
+        finally:
+            for p, was in zip(params, kept, strict=True):
+                p.copy_(was)
+
+
 @dataclass
 class Evaluation:
     """Held-out rows for the same objective: `batches()` gives them all once, in parts."""
@@ -188,6 +221,7 @@ def fit(
     on_metrics: Callable[[Mapping[str, Any]], None] | None = None,
     stopper: Stopper | None = None,
     world: World | None = None,
+    ahead: tuple[float, Objective] | None = None,
 ) -> Fitted:
     """Move the weights of the trainable roles by the gradient of `objective` on the parts of `stream`.
 
@@ -200,6 +234,8 @@ def fit(
         seed: of initialisation and dropout.
         world: the processes that train together, each of which calls this with the same arguments; None takes those this one was started with.
             They share the weights and each step; the first writes, and alone has whole weights at the end.
+        ahead: (rate, another objective of the same parts): the gradient is taken not at the weights but `rate` times this one's gradient away from
+            them, uphill, and moves the weights themselves.
 
     Raises:
         UserError: the loss is not finite, or the checkpoint belongs to other parameters.
@@ -260,7 +296,7 @@ def fit(
             divisors = count_terms(objective, [parts])
             log = Means()
             micros = [(lambda m=micro: m) for micro in share(parts, training.micro_tokens, world)]
-            with record_function("forward+backward"):
+            with record_function("forward+backward"), _ahead(ahead, live, parts, micros, progress.step, engine, log, world):
                 loss = total(live, objective, micros, divisors, progress.step, engine, log, world, memory)
             if not math.isfinite(loss):
                 raise UserError(

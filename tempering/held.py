@@ -52,7 +52,7 @@ def target_probes(held: Sequence[Row], most: int) -> tuple[Probe, ...]:
 
 def own_probes(objective: Objective, rows: Sequence[Row], most: int, training: Training, *, start: bool) -> tuple[Probe, ...]:
     """Held rows by the loss's own score, where its family has one: pairs by "margin", labelled answers by "reward", ranked ones by "value". A
-    reward model is asked which answer of a pair it scores higher, whatever the loss.
+    reward model is asked which answer of a pair it scores higher, whatever the loss; one that learns labels, how many of them it tells.
 
     Args:
         start: this is the model before training.
@@ -63,7 +63,11 @@ def own_probes(objective: Objective, rows: Sequence[Row], most: int, training: T
     if any(name in ("reward", "rewards") for names in needs.values() for name in names):
         from tempering.scored import Rewards
 
-        return (HeldScore(name="held_reward", logs="margin", objective=Rewards(), rows=rows, training=training, limit=most),)
+        if "chosen" not in needs:
+            return (HeldScore(name="held_labels", logs="accuracy", objective=objective, rows=rows, training=training, limit=most),)
+        # Its own reward where that is read elsewhere than at an answer's end.
+        reward = objective if "prior.entropy" in needs["chosen"] else Rewards()
+        return (HeldScore(name="held_reward", logs="margin", objective=reward, rows=rows, training=training, limit=most),)
     # Labelled answers have a reward where a reference gives them one.
     labelled = {"label", "reference.logp"} <= needs.get("train", frozenset())
     logs = "margin" if {"chosen", "rejected"} <= set(needs) else "reward" if labelled else ""

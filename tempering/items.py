@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from tempering.config import Value
 from tempering.errors import UserError
-from tempering.types import Policy
+from tempering.types import Message, Policy
 
 
 class Item(Value):
@@ -112,7 +112,6 @@ def prompt_ids(policy: Policy, prompt: str | Sequence[Mapping[str, str]], *, cha
     """
     from tempering.data.rendering import has_template
     from tempering.data.rendering import prompt_ids as rendered
-    from tempering.types import Message
 
     tokenizer = policy.tokenizer
     if chat is None:
@@ -143,6 +142,12 @@ def ending(policy: Policy, *, chat: bool | None = None) -> tuple[int, ...]:
     tokenizer = policy.tokenizer
     end = end_of_turn(tokenizer)[0] if (has_template(tokenizer) if chat is None else chat) else tokenizer.eos_token_id
     return () if end is None else (end,)
+
+
+def duel(prompt: Sequence[Message], first: str, second: str) -> tuple[Message, ...]:
+    """A prompt that shows both answers, for a model that says which of them it prefers."""
+    asked = "\n\n".join(m.content if m.role == "user" else f"[{m.role}] {m.content}" for m in prompt)
+    return (Message("user", f"{asked}\n\n[Answer A]\n{first}\n\n[Answer B]\n{second}\n\n[Better]"),)
 
 
 def mean(values: Sequence[float]) -> float:

@@ -18,7 +18,7 @@ from tempering.data.table import Table
 from tempering.home import store_dir
 from tempering.layout import collate, lengths, to
 from tempering.sample import evaluating
-from tempering.signals import Engine, Live, compute
+from tempering.signals import Engine, Live, compute, owner
 from tempering.stages import content_key
 from tempering.types import Policy, Row
 
@@ -33,6 +33,7 @@ def cached(
     *,
     micro_tokens: int = 2048,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    column: str = COLUMN,
 ) -> Table:
     """The same rows with the policy's log-prob of every scored token, float32 [tokens], 0 elsewhere, as the column "reference.logp".
 
@@ -42,10 +43,11 @@ def cached(
         inputs: what else the numbers depend on, JSON-able: digests of the weights and of the rows.
         micro_tokens: tokens of one forward pass.
         progress: called as (rows done, rows).
+        column: another signal, under the name that an objective asks for it by: "prior.entropy".
     """
-    key = content_key({"column": COLUMN, "dtype": str(engine.dtype), "rows": len(rows), **inputs})
+    key = content_key({"column": column, "dtype": str(engine.dtype), "rows": len(rows), **inputs})
     folder = store_dir("tables") / key
-    return Table.open(folder) if folder.exists() else Table.build(columns(policy, rows, engine, micro_tokens, progress), folder)
+    return Table.open(folder) if folder.exists() else Table.build(columns(policy, rows, engine, micro_tokens, progress, column), folder)
 
 
 def columns(
@@ -54,8 +56,10 @@ def columns(
     engine: Engine,
     micro_tokens: int = 2048,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    column: str = COLUMN,
 ) -> Iterator[Row]:
     """What `cached` keeps, row by row, without the store. Rows of like length go through the model together."""
+    signal = owner(column)[1]
     found: list[dict[str, list[np.ndarray]]] = [{} for _ in rows]
     policy.model.to(engine.device)
     roles = {"policy": Live(policy.model)}
@@ -68,15 +72,15 @@ def columns(
             count = max(1, min(len(order) - at, micro_tokens // max(1, size[order[at]])))
             chosen, at = order[at : at + count], at + count
             parts = to(collate([rows[i] for i in chosen]), engine.device)
-            signals = compute(roles, parts, {name: frozenset({"logp"}) for name in parts}, engine)
+            signals = compute(roles, parts, {name: frozenset({signal}) for name in parts}, engine)
             for name, batch in parts.items():
-                pieces = signals[name]["logp"].float().cpu().split(lengths(batch).tolist())
+                pieces = signals[name][signal].float().cpu().split(lengths(batch).tolist())
                 for group, values in zip(batch.group_S.tolist(), pieces, strict=True):
                     found[chosen[group]].setdefault(name, []).append(values.numpy())
             done += count
             progress(done, len(rows))
-    for row, column in zip(rows, found, strict=True):
+    for row, values in zip(rows, found, strict=True):
         yield {
-            name: tuple(replace(s, extras={**s.extras, COLUMN: value}) for s, value in zip(segments, column.get(name, ()), strict=True))
+            name: tuple(replace(s, extras={**s.extras, column: value}) for s, value in zip(segments, values.get(name, ()), strict=True))
             for name, segments in row.items()
         }

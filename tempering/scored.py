@@ -20,7 +20,7 @@ from tempering.types import Context, Objective, Parts, Policy, Row, Signals
 
 @dataclass(frozen=True)
 class Rewards(Objective):
-    """Nothing to learn: logs by how much a reward model scores the chosen answer of a pair above the rejected one, the mean over its outputs."""
+    """Nothing to learn: logs a reward model's scores of both answers of a pair, each the mean over its outputs, and their difference."""
 
     norm = "segments"
     part = "chosen"
@@ -32,7 +32,7 @@ class Rewards(Objective):
 
     def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
         chosen_S, rejected_S = (last(signals[side]["rewards"], parts[side]).mean(-1) for side in ("chosen", "rejected"))
-        ctx.log(margin=chosen_S - rejected_S)
+        ctx.log(margin=chosen_S - rejected_S, chosen=chosen_S, rejected=rejected_S)
         return 0.0 * chosen_S
 
 

@@ -21,6 +21,8 @@ JOIN = "\n\n"
 """Between an instruction and its input."""
 UNTRAINED = "untrained"
 """Tag: indices (over prompt and response) of assistant turns that the data itself gives weight 0."""
+STEPS, STEP_LABELS = "steps", "step_labels"
+"""Tags of an answer whose steps are labelled: their texts, and the chance that each is right."""
 SCORES = ("score", "overall_score", "reward", "rating")
 TEXTS = ("response", "text", "content", "completion", "output", "answer", "value")
 
@@ -101,6 +103,22 @@ def rated(row: Row, fields: Fields, where: Place) -> Record:
         score = number_of(scores[i], f"{fields['scores']}[{i}]", where) if scores is not None else None
         responses.append(_rated_one(item, f"{name}[{i}]", score, where))
     return _record(row, fields, where, prompt, tuple(responses))
+
+
+def stepwise(row: Row, fields: Fields, where: Place) -> Record:
+    """The steps of an answer, a line each, with a label for each: true, false, or the chance from 0 to 1 that the step is right."""
+    name, labelled = fields["steps"], fields["labels"]
+    steps = [text_of(step, f"{name}[{i}]", where) for i, step in enumerate(maybe_json(row[name]))]
+    given = maybe_json(row[labelled])
+    if not steps or len(given) != len(steps) or not all(map(str.strip, steps)):
+        raise where.error(
+            f'"{name}" has {len(steps)} steps and "{labelled}" {len(given)} labels; give at least one step, none empty, a label each', "label"
+        )
+    labels = [float(label) if isinstance(label, bool) else number_of(label, f"{labelled}[{i}]", where) for i, label in enumerate(given)]
+    if odd := [i for i, label in enumerate(labels) if not 0 <= label <= 1]:
+        raise where.error(f'"{labelled}[{odd[0]}]" is {quote(given[odd[0]])}; a step\'s label is true, false or a chance from 0 to 1', "label")
+    response = Response((Message("assistant", "\n".join(steps)),))
+    return _record(row, fields, where, _prompt(row, fields, where), (response,), tags={STEPS: tuple(steps), STEP_LABELS: tuple(labels)})
 
 
 def plain(row: Row, fields: Fields, where: Place) -> Record:

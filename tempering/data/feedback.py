@@ -5,15 +5,19 @@ Each maker takes a record as `rows.pair_row` does, so drops and cuts are counted
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from tempering.data.convert import STEP_LABELS, STEPS
 from tempering.data.edits import changed, corrected
 from tempering.data.place import DataError
-from tempering.data.rows import RowReport, _drop, best_response, pair_row, pairs, ranked_row, unpaired_row
+from tempering.data.rendering import prompt_ids, text_segment
+from tempering.data.rows import RowReport, _done, _drop, best_response, pair_row, pairs, ranked_row, unpaired_row
+from tempering.items import duel
 from tempering.types import Message, Record, Response, Row, Segment
 
 QUALITY = "Answer as well as you can: helpful, correct and complete."
@@ -98,6 +102,112 @@ def rewarded_row(record: Record, tokenizer: Any, **how: Any) -> Row | None:
     """A pair, and both its answers as the part "train" too, for reward models that learn each answer's own rating."""
     made = pair_row(record, tokenizer, **how)
     return made and {**made, "train": (*made["chosen"], *made["rejected"])}
+
+
+def stepped_row(record: Record, tokenizer: Any, *, report: RowReport | None = None, **how: Any) -> Row | None:
+    """{"train": segments} with the column "label" [T]: a labelled step's at its last token, which alone is scored, or one outcome at every token of a
+    labelled answer (of both answers of a pair).
+
+    Raises:
+        DataError: there are no labels, or the template does not write the steps as they are.
+    """
+    report = report or RowReport()
+    if STEP_LABELS not in record.tags:
+        made = labelled_row(record, tokenizer, report=report, **how)
+        whole = made["train"] if made else ()
+        spread = (replace(s, extras={**s.extras, "label": np.full(len(s.ids), s.extras["label"], np.float32)}) for s in whole)
+        return made and {"train": tuple(spread)}
+    made = unpaired_row(record, tokenizer, label=True, report=report, **how)
+    if made is None:
+        return None
+    (segment,) = made["train"]
+    weight, label = np.zeros(len(segment.ids), np.float32), np.zeros(len(segment.ids), np.float32)
+    ends = _step_ends(record, segment, tokenizer)
+    weight[ends], label[ends] = 1.0, record.tags[STEP_LABELS]
+    report.trained_tokens += len(ends) - int(np.count_nonzero(segment.weight))
+    return {"train": (replace(segment, weight=weight, extras={**segment.extras, "label": label}),)}
+
+
+def _step_ends(record: Record, segment: Segment, tokenizer: Any) -> list[int]:
+    """Where the last token of each step stands: the first with which the whole of it has been said, white space apart."""
+    start = int(np.flatnonzero(segment.weight)[0])
+
+    def said(count: int) -> str:
+        # A character whose bytes are not all there yet does not count.
+        return "".join(tokenizer.decode(segment.ids[start : start + count]).rstrip("\ufffd").split())
+
+    steps = ["".join(step.split()) for step in record.tags[STEPS]]
+    begins = said(len(segment.ids) - start).find("".join(steps))
+    if begins < 0:
+        raise DataError(f"{record.source}: the chat template does not write the steps as they are; change them", code="steps", source=record.source)
+    lengths = np.cumsum([len(step) for step in steps]) + begins
+    counts = range(len(segment.ids) - start + 1)
+    return [start - 1 + bisect_left(counts, int(length), key=lambda count: len(said(count))) for length in lengths]
+
+
+def class_of(record: Record, field: str) -> str:
+    """A record's class: its field of that name, or else its one answer.
+
+    Raises:
+        DataError: it has neither.
+    """
+    if field in record.tags:
+        return str(record.tags[field])
+    if record.prompt and len(record.responses) == 1:
+        return record.responses[0].messages[-1].content.strip()
+    raise DataError(
+        f"{record.source}: has no field {field!r} that says its class; name it by --field, or give the class as the answer",
+        code="no_label",
+        source=record.source,
+    )
+
+
+def classed_row(
+    record: Record, tokenizer: Any, *, classes: Sequence[str], field: str, max_length: int | None = None, report: RowReport | None = None
+) -> Row | None:
+    """{"train": (segment,)} of a text or a prompt, scored at its last token alone, with its class's place in `classes` as the column "label".
+
+    None where it is too long or its class is not among them (counted in `report`).
+    """
+    report, name = report or RowReport(), class_of(record, field)
+    text = not record.prompt
+    turns = record.responses[0].messages if text else record.prompt
+    ids = np.asarray(text_segment(tokenizer, "".join(m.content for m in turns)).ids if text else prompt_ids(tokenizer, turns), np.int32)
+    if name not in classes or len(ids) < 2 or (max_length is not None and len(ids) > max_length):
+        return _drop(record, "too long" if name in classes else "a class that is not among those to learn", report)
+    weight = (np.arange(len(ids)) == len(ids) - 1).astype(np.float32)
+    return _done({"train": (Segment(ids, weight, {"label": float(classes.index(name))}, record.source),)}, record, report)
+
+
+def duel_row(record: Record, tokenizer: Any, *, max_length: int | None = None, report: RowReport | None = None) -> Row | None:
+    """{"chosen": (segment,), "rejected": (segment,)}: both of a pair in one prompt, the better one first, and second; the last token counts."""
+    report, found = report or RowReport(), pairs(record, "best_worst")
+    if not found:
+        raise DataError(f"{record.source}: has no preferred and rejected answer", code="no_pair", source=record.source)
+    better, worse = ("\n\n".join(m.content for m in record.responses[i].messages) for i in found[0])
+    row = {}
+    for side, order in (("chosen", (better, worse)), ("rejected", (worse, better))):
+        ids = np.asarray(prompt_ids(tokenizer, duel(record.prompt, *order)), np.int32)
+        row[side] = (Segment(ids, (np.arange(len(ids)) == len(ids) - 1).astype(np.float32), {}, record.source),)
+    if better == worse:
+        return _drop(record, "chosen and rejected are the same", report)
+    if max_length is not None and max(len(side[0].ids) for side in row.values()) > max_length:
+        return _drop(record, "too long", report)
+    return _done(row, record, report)
+
+
+class Again(Sequence[Row]):
+    """Rows whose pairs stand there twice, as parts "chosen_again" and "rejected_again" too: two passes under dropout."""
+
+    def __init__(self, rows: Any, held: bool) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: Any) -> Any:
+        row = self.rows[i]
+        return {**row, "chosen_again": row["chosen"], "rejected_again": row["rejected"]}
 
 
 def labelled_row(record: Record, tokenizer: Any, **how: Any) -> Row | None:

@@ -198,6 +198,15 @@ SHAPES: tuple[Shape, ...] = (
         context=_CONTEXT,
         system=_SYSTEM,
     ),
+    _make(
+        "stepwise",
+        "a prompt and the steps of an answer, each with its label",
+        convert.stepwise,
+        prompt=Slot(("prompt", "instruction", "question"), _said),
+        steps=Slot(("completions", "steps"), _many),
+        labels=Slot(("labels", "ratings"), _many),
+        system=_SYSTEM,
+    ),
     _make("text", "plain text, every token trained", convert.plain, text=Slot(("text", "content"))),
     _make(
         "prompt",

@@ -4,7 +4,7 @@
 
 Wang et al. 2024, arXiv 2401.06080 (Secrets of RLHF, part II), section 2: labels of the weakest pairs are swapped, labels are softened, and the margin
 that Bradley-Terry asks for is mu. The last two are options of the objective (`BradleyTerry(margin=1, soft=True)`) on columns that `with_strength`
-writes. Its contrastive loss and MetaRM are not here: one needs gradients across a step's rows, the other a step within the step.
+writes. Its contrastive loss is `methods/objectives/contrastive_reward.py`, MetaRM the recipe `meta_rm`.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def fit(
     if isinstance(objective, TaskVector):
         before = {name: p.detach().cpu().clone() for name, p in start.model.named_parameters()}
         return run.fit("fit", start, objective, going, watched, stream, ending=lambda tuned: negated(before, tuned, objective.factor))
-    return run.fit("fit", start, objective, going, watched, stream, until, others=others)
+    return run.fit("fit", start, objective, going, watched, stream, until, roles=others)
 
 
 def negated(start: dict[str, Tensor], tuned: Policy, factor: float) -> Policy:

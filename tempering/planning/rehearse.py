@@ -126,24 +126,16 @@ class Rehearsal(Experiment):
         fewer: dict[str, Any] = {**how, "limit": min(how["limit"] or SAMPLE, SAMPLE)}
         return super().rows(data, None, make_row, **fewer)
 
-    def cache_reference(self, policy: Policy, *groups: Rows) -> tuple[Any, ...]:
+    def cache_reference(self, policy: Policy, *groups: Rows, column: str = "reference.logp") -> tuple[Any, ...]:
         """The rows with a column of zeros: its size is what counts."""
         import numpy as np
 
         def with_column(s: Segment) -> Segment:
-            return Segment(s.ids, s.weight, {**s.extras, "reference.logp": np.zeros(len(s.ids), np.float32)}, s.source)
+            return Segment(s.ids, s.weight, {**s.extras, column: np.zeros(len(s.ids), np.float32)}, s.source)
 
         return tuple([{part: tuple(map(with_column, segments)) for part, segments in row.items()} for row in rows] for rows in groups)
 
-    def measure(
-        self,
-        name: str,
-        policy: Policy,
-        held: Sequence[Row],
-        objective: Objective | None = None,
-        watched: Sequence[Row] | None = None,
-        **how: Any,
-    ) -> Scores:
+    def measure(self, name: str, policy: Policy, held: Sequence[Row], *how: Any, **more: Any) -> Scores:
         """No scores."""
         return Scores(policy.name, ())
 
@@ -155,7 +147,7 @@ class Rehearsal(Experiment):
         train: Sequence[Row],
         held: Sequence[Row],
         stream: tuple[Stream, int] | None = None,
-        **after: Any,
+        **how: Any,
     ) -> Policy:
         """Ends the rehearsal, at the first training of a run.
 

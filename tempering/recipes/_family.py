@@ -6,7 +6,19 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
+from tempering.config import Budget
+from tempering.errors import UserError
 from tempering.experiment import Experiment, Report
+
+
+def writes_nothing(budget: Budget, what: str = "a reward model") -> None:
+    """Refuse a keep battery.
+
+    Raises:
+        UserError: one is asked for.
+    """
+    if budget.keep != "none":
+        raise UserError(f"--keep {budget.keep}: {what} writes nothing, so there is nothing of it to keep; leave --keep at none")
 
 
 def train(

@@ -17,10 +17,12 @@ from tempering.errors import UserError
 from tempering.experiment import Experiment, Report
 from tempering.methods.scopes import AnyScope
 from tempering.methods.scopes.lora import LoRA
-from tempering.recipes._family import train
+from tempering.recipes._family import train, writes_nothing
 
 FAMILY = "reward"
 if TYPE_CHECKING:
+    from tempering.types import Policy
+
     AnyReward = Any
 else:
     AnyReward = choices.family(FAMILY)
@@ -32,6 +34,7 @@ def reward(
     test: str | None = None,
     shape: str = "auto",
     template: str | None = None,
+    prior: str | None = None,
     max_length: int = 1024,
     limit: int | None = None,
     loss: AnyReward = choices.default(FAMILY, "bradley_terry"),
@@ -50,18 +53,43 @@ def reward(
         test: held-out pairs; by default 10% of the data, at most 200 pairs, chosen by seed.
         shape: how to read the rows; auto recognises it and says so.
         template: chat template instead of the model's own: a Jinja file, or plain (for base models); it is saved with the model.
+        prior: for segment_reward: the model whose next-token entropy says where an answer's segments begin, with the same tokenizer; by default the
+            start model.
         max_length: longest sequence in tokens; pairs over it are dropped and counted, never cut silently.
         limit: read at most this many rows.
         loss: what is wanted of the answers' rewards.
         scope: which weights of the body may move, full or lora; the new head always trains.
         seed: of shuffling, dropout, initialisation and sampling.
     """
-    from tempering.data import Numbered, rewarded_row
+    from tempering.data import Again, Numbered, rewarded_row
 
-    if budget.keep != "none":
-        raise UserError(f"--keep {budget.keep}: a reward model writes nothing, so there is nothing of it to keep; leave --keep at none")
+    writes_nothing(budget)
     loss = choices.value(loss)
     run = Experiment.begin(reward, {**locals(), "loss": loss})
     objective = loss.build()
     outputs = len(getattr(objective, "attributes", ())) or 1
-    return train(run, objective, rewarded_row, Numbered if "index" in objective.needs.get("chosen", ()) else None, outputs=outputs)
+
+    def hesitant(rows: Any, held: bool) -> Any:
+        return run.cache_reference(writer(run, prior or model), rows, column="prior.entropy")[0]
+
+    asked = frozenset().union(*objective.needs.values(), objective.needs)
+    views = {"index": Numbered, "prior.entropy": hesitant, "chosen_again": Again}
+    view = next((view for name, view in views.items() if name in asked), None)
+    return train(run, objective, rewarded_row, view, outputs=outputs)
+
+
+def writer(run: Experiment, spec: str) -> Policy:
+    """A language model beside a run's reward model, which reads the same tokens.
+
+    Raises:
+        UserError: it has no vocabulary, or another one.
+    """
+    from tempering import models
+    from tempering.types import Policy
+
+    found = models.load(spec, say=lambda _: None)
+    if hasattr(found.model, "value_head"):
+        raise UserError(f"{spec}: it is a reward model and writes nothing; name the language model that wrote the answers (--prior, --policy)")
+    if found.tokenizer.backend_tokenizer.to_str() != run.tokenizer.backend_tokenizer.to_str():
+        raise UserError(f"{spec}: its tokenizer is another than the reward model's; take a model of the same family")
+    return Policy(found.model, run.tokenizer, name=found.name, source=found.source)

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tempering.errors import UserError
-from tempering.types import Record
+from tempering.types import Message, Record
 from tempering.worlds.arithmetic import Arithmetic, WordProblems
+from tempering.worlds.base import says
 from tempering.worlds.instructions import Instructions
 from tempering.worlds.people import People
-from tempering.worlds.preferences import Preferences
+from tempering.worlds.preferences import TOPICS, Preferences
+from tempering.worlds.steps import step_records
 from tempering.worlds.tickets import Tickets
 
 if TYPE_CHECKING:
@@ -33,6 +35,21 @@ LEAVING, REMAINING = People(5, start=NEW.start), People(35, start=NEW.start + 5)
 """Of the new people: who is learned and then forgotten, beside an oracle that learned the rest alone."""
 GOING, STAYING = People(10), People(90, start=10)
 """Of those that it knows: whom it is to forget and whom it is to keep, when nothing else is named."""
+
+_STORIES = WordProblems(max_steps=3)
+
+
+def _topics(split: str, n: int) -> Iterator[Record]:
+    """Requests and their topic as the tag "label", each request once."""
+    seen: set[str] = set()
+    for item in Preferences().items(split):
+        if item["prompt"] not in seen and len(seen) < n:
+            seen.add(item["prompt"])
+            topic = next(topic for topic in TOPICS if says(item["prompt"], topic))
+            yield Record((Message("user", item["prompt"]),), (), id=item["id"], source=f"topics:{item['id']}", tags={"label": topic})
+        elif len(seen) == n:
+            return
+
 
 SETS: dict[str, tuple[str, Callable[[], Iterator[Record]]]] = {
     "demo": ("240 customer messages and the ticket lines to write for them", lambda: Tickets().records("train", 240)),
@@ -57,6 +74,10 @@ SETS: dict[str, tuple[str, Callable[[], Iterator[Record]]]] = {
         lambda: Preferences(noise=0.1).records("train", 400, view="ratings"),
     ),
     "demo-ratings-test": ("100 rated pairs about other requests, all scores right", lambda: Preferences().records("test", 100, view="ratings")),
+    "demo-steps": ("400 worked stories with a label for each step, half of them with a mistake", lambda: step_records(_STORIES, "train", 400)),
+    "demo-steps-test": ("100 others", lambda: step_records(_STORIES, "test", 100)),
+    "demo-classes": ("320 requests and which of sixteen topics they are about", lambda: _topics("train", 320)),
+    "demo-classes-test": ("80 other requests about the same topics", lambda: _topics("test", 80)),
 }
 """name -> (what it is, its records)."""
 
@@ -83,7 +104,7 @@ class DemoSource:
 
 
 def demo_records(name: str) -> DemoSource:
-    """The built-in set of that name ("builtin:demo", "builtin:demo-people", "builtin:demo-pairs", "builtin:demo-ratings", each also with "-test").
+    """The built-in set of that name ("builtin:demo", "builtin:demo-pairs", ..., each also with "-test").
 
     Raises:
         UserError: there is none.

@@ -192,6 +192,11 @@ SHAPES: dict[str, tuple[Any, str, tuple[Any, ...]]] = {
         ((m("u", "Hi"),), (Response((m("a", "Yo"),), 1.0), Response((m("a", "No"),), 0.0))),
     ),
     "one rated answer": ({"prompt": "Hi", "response": "Yo", "score": 0.5}, "rated", ((m("u", "Hi"),), (Response((m("a", "Yo"),), 0.5),))),
+    "labelled steps": (
+        {"prompt": "Hi", "completions": ["Yo.", "So 4."], "labels": [True, 0.25]},
+        "stepwise",
+        ((m("u", "Hi"),), (Response((m("a", "Yo.\nSo 4."),)),)),
+    ),
     "text": ({"text": "Once upon a time."}, "text", ((), (Response((m("x", "Once upon a time."),)),))),
     "prompts alone": ({"prompt": "Hi"}, "prompt", ((m("u", "Hi"),), ())),
     "null fields are absent": ({"prompt": "Hi", "completion": "Yo", "label": None, "chosen": None}, "prompt_completion", ANSWERED),
@@ -204,6 +209,7 @@ def test_shapes(case: str, tmp_path: Path) -> None:
     source = quiet(write(tmp_path / "train.jsonl", row))
     better = ((0, 1),) if shape == "pair" else ()
     tags = {k: v for k, v in row.items() if k.startswith("score_")}
+    tags |= {"steps": ("Yo.", "So 4."), "step_labels": (1.0, 0.25)} if shape == "stepwise" else {}
     assert source.shape == shape
     assert list(source) == [Record(prompt, responses, better, "train.jsonl:1", "train.jsonl:1", tags)]
 

@@ -242,6 +242,10 @@ def test_millions_come_lazily_and_without_repetition() -> None:
         ("demo-pairs-test", 100, 2),
         ("demo-ratings", 400, 2),
         ("demo-ratings-test", 100, 2),
+        ("demo-steps", 400, 1),
+        ("demo-steps-test", 100, 1),
+        ("demo-classes", 320, 0),
+        ("demo-classes-test", 80, 0),
     ],
 )
 def test_demo_sets_by_name(name: str, rows: int, responses: int) -> None:
@@ -253,6 +257,25 @@ def test_demo_sets_by_name(name: str, rows: int, responses: int) -> None:
     assert source.fingerprint == demo_records(f"builtin:{name}").fingerprint
     if not name.endswith("-test"):
         assert not {r.prompt for r in records} & {r.prompt for r in demo_records(f"builtin:{name}-test")}
+
+
+def test_a_mistake_makes_all_that_follows_wrong() -> None:
+    seen = set()
+    for r in demo_records("builtin:demo-steps"):
+        steps, labels = r.tags["steps"], r.tags["step_labels"]
+        assert r.responses[0].messages[0].content == "\n".join(steps) and list(labels) == sorted(labels, reverse=True)
+        seen.add(sum(labels) / len(labels))
+        for step, label in zip(steps[:-1], labels, strict=False):
+            a, sign, b, _, result = step.split()
+            right = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign] == int(result)
+            assert right or not label
+        # The first wrong step is the miscalculated one.
+        if 0 < sum(labels) < len(labels):
+            first = labels.index(0.0)
+            a, sign, b, _, result = steps[first].split() if first < len(steps) - 1 else (0, "+", 0, "=", 1)
+            assert {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign] != int(result)
+        assert steps[-1] == f"Answer: {steps[-2].split()[-1]}"
+    assert {0.0, 1.0} < seen
 
 
 def test_unknown_demo_set_names_the_nearest() -> None:

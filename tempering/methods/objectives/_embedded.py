@@ -45,12 +45,16 @@ class Embedded(Objective):
 
     def stats(self, parts: Parts, signals: Signals) -> Mapping[str, Tensor]:
         """Each answer's embedding, class, and whether it is scored at all."""
-        found = (self._embedding(parts, signals), signals["train"]["label"], segment_weight(parts["train"]) != 0)
+        found = (self._embedding(parts, signals), self.classes(parts, signals), segment_weight(parts[self.part]) != 0)
         return dict(zip(("embedding", "label", "scored"), found, strict=True))
 
     def _embedding(self, parts: Parts, signals: Signals) -> Tensor:
         pool = segment_mean if self.pool == "mean" else last
-        return F.normalize(pool(signals["train"]["hidden"], parts["train"]), dim=-1)
+        return F.normalize(pool(signals[self.part]["hidden"], parts[self.part]), dim=-1)
+
+    def classes(self, parts: Parts, signals: Signals) -> Tensor:
+        """The answers' classes [S]."""
+        return signals[self.part]["label"]
 
     def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
         embedding_SH = ctx.joined("embedding", self._embedding(parts, signals))
@@ -58,9 +62,16 @@ class Embedded(Objective):
         pair_SS = (scored_S[:, None] & scored_S[None]).fill_diagonal_(False)
         alike_SS = label_S[:, None] == label_S[None]
         losses_S = self.losses(embedding_SH @ embedding_SH.T, pair_SS & alike_SS, pair_SS & ~alike_SS)
-        # The value is that of this micro-batch's answers; the slope, which the first of them carries, that of all losses they appear in.
-        whole, mine_S = losses_S.sum(), scored_S[ctx.mine]
-        return losses_S[ctx.mine].detach() + torch.where(mine_S & (mine_S.cumsum(0) == mine_S), whole - whole.detach(), 0.0)
+        return own(losses_S, scored_S, ctx)
 
 
-EQUIVALENT = {"_embedding:negate:1": "a loss sees products of two embeddings, and both have the sign"}
+def own(losses_S: Tensor, scored_S: Tensor, ctx: Context) -> Tensor:
+    """This micro-batch's entries of the whole step's losses; the slope, which the first of them carries, is that of all losses they appear in."""
+    whole, mine_S = losses_S.sum(), scored_S[ctx.mine]
+    return losses_S[ctx.mine].detach() + torch.where(mine_S & (mine_S.cumsum(0) == mine_S), whole - whole.detach(), 0.0)
+
+
+EQUIVALENT = {
+    "_embedding:negate:1": "a loss sees products of two embeddings, and both have the sign",
+    "classes:negate:1": "classes are only compared with each other",
+}

@@ -13,14 +13,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tempering.cases import Case
 from tempering.methods.objectives._paired import softplus
+from tempering.reduce import segment_mean
 from tempering.types import Context, Norm, Objective, Parts, Signals
 
-FAMILY = "steps"  # no recipe yet: no row maker reads labels of steps
+FAMILY = "steps"
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class ProcessReward(Objective):
         label_T, reward_T = found["label"], found["reward"]
         if label_T.shape[0] != batch.num_tokens:
             label_T = label_T[batch.segment_T]
-        scored_T = batch.weight_T != 0
-        ctx.log(accuracy=((reward_T > 0) == (label_T > 0.5))[scored_T].float())
+        # Of an answer's labels, the share that is told; a reward of 0 says nothing.
+        ctx.log(accuracy=segment_mean(torch.where(reward_T == 0, 0.5, ((reward_T > 0) == (label_T > 0.5)).to(reward_T)), batch))
         return -label_T * F.logsigmoid(reward_T) - (1 - label_T) * F.logsigmoid(-reward_T)
 
 
@@ -55,17 +57,17 @@ CASES = (
     Case(
         "three labelled steps, one of them by chance and one of half weight",
         ProcessReward(),
-        {"train": _REWARDS | {"label": [[1.0, 9.0, 0.75], [0.0]]}},
+        {"train": _REWARDS | {"label": [[1.0, -9.0, 0.75], [0.0]]}},
         weights={"train": [[1.0, 0.0, 0.5], [1.0]]},
         loss=(softplus(-2.0) + 0.5 * (0.75 * softplus(1.0) + 0.25 * softplus(-1.0)) + softplus(0.5)) / 2.5,
         gradient={"train/reward": [[(_sigmoid(2.0) - 1) / 2.5, 0, 0.5 * (_sigmoid(-1.0) - 0.75) / 2.5], [_sigmoid(0.5) / 2.5]]},
-        logs={"accuracy": 1 / 3},
+        logs={"accuracy": (1.0 / 1.5 + 0) / 2},
     ),
     Case(
         "an outcome for every token of an answer, answers alike",
         ProcessReward("responses", norm="segment_mean"),
-        {"responses": _REWARDS | {"label": [0.0, 1.0]}},
-        loss=((softplus(2.0) + softplus(5.0) + softplus(-1.0)) / 3 + softplus(-0.5)) / 2,
-        logs={"accuracy": 0.5},
+        {"responses": {"reward": [[2.0, 5.0, -1.0], [0.5, 0.0]], "label": [0.0, 1.0]}},
+        loss=((softplus(2.0) + softplus(5.0) + softplus(-1.0)) / 3 + (softplus(-0.5) + math.log(2)) / 2) / 2,
+        logs={"accuracy": (1 / 3 + 1.5 / 2) / 2},
     ),
 )

@@ -22,7 +22,7 @@ from tempering.cases import Case
 from tempering.reduce import last
 from tempering.types import Context, Objective, Parts, Signals
 
-FAMILY = "classes"  # no recipe yet
+FAMILY = "classes"
 CATALOGUE = ("S154",)
 
 

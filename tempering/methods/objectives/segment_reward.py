@@ -3,9 +3,9 @@
     loss = - log sigmoid( f(y_w | x) - f(y_l | x) - margin ),   f = mean of the rewards at the segments' last tokens
 
 Yin et al. 2025, arXiv 2501.02790, section 3: a token begins a segment where the entropy of the next-token distribution that it was drawn from is
-above `cutoff` (1.75 to 2 in its experiments). The entropies come from a column "prior.entropy" [T] of the answers, or from a role "prior", the model
-that wrote them. A cutoff of infinity is Bradley-Terry, one of 0 a reward for every token. The policy's side is not here (location-aware normalisation
-and PPO).
+above `cutoff` (1.75 to 2 in its experiments). The entropies come from a column "prior.entropy" [T] of the answers, which `temper run segment_reward`
+computes once, or from a role "prior", the model that wrote them. A cutoff of infinity is Bradley-Terry, one of 0 a reward for every token. The
+policy's side: `methods/rewards/location_aware.py` (PPO itself is not here).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tempering.methods.objectives._paired import softplus
 from tempering.methods.objectives.bradley_terry import BradleyTerry
 from tempering.types import Batch
 
-FAMILY = "spans"  # no recipe yet: it wants a second frozen model, the role "prior"
+FAMILY = "reward"
 CATALOGUE = ("S160",)
 
 

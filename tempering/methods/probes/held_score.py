@@ -2,8 +2,9 @@
 
 Pairs ("margin"): is the chosen answer's score the higher one? Labelled answers ("reward"): is a desirable answer's above an undesirable one's? Each
 answer is in one comparison at most, with one of its own row where there is one, so that items are independent; the area under the ROC curve
-(Hanley & McNeil 1982), which compares all with all, is in the summary. Ranked answers ("value"): which share of a prompt's ordered pairs is right? A
-tie counts half: relative to itself a model prefers nothing, so where a loss asks for a reference, the score before training is 0.5.
+(Hanley & McNeil 1982), which compares all with all, is in the summary. Ranked answers ("value"): which share of a prompt's ordered pairs is right?
+Labels of steps and classes ("accuracy"): which share of an answer's does the loss's head tell? A tie counts half: relative to itself a model prefers
+nothing, so where a loss asks for a reference, the score before training is 0.5.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class HeldScore(ProbeValue):
     kind: Literal["held_score"] = "held_score"
     name: str = "held_score"
     side: Literal["target", "keep"] = "target"
-    logs: Literal["margin", "reward", "value"]
+    logs: Literal["margin", "reward", "value", "accuracy"]
     """The name that the objective logs its score under, and so what is compared."""
     objective: Any
     """An `Objective` with that log, one number for each segment of its part."""
@@ -34,6 +35,11 @@ class HeldScore(ProbeValue):
     start: bool = False
     """The policy is its own reference: log-ratios are 0 and rounding is not to be asked."""
 
+    members: Any = ()
+    """Policies of reward models whose scores of an answer count as one, instead of the policy's own; `objective` is then `scored.Rewards()`."""
+    combine: Any = None
+    """What makes the members' scores [members, N] one [N]."""
+
     def __call__(self, policy: Policy) -> ProbeScores:
         from tempering.scored import scored
 
@@ -43,9 +49,14 @@ class HeldScore(ProbeValue):
         asks = any("reference.logp" in names for names in self.objective.needs.values())
         if self.start and asks:
             found = [[0.0] * len(row[self.objective.part]) for row in rows]
+        elif self.members:
+            sides = [[scored(member, self.objective, rows, self.training, side) for member in self.members] for side in ("chosen", "rejected")]
+            chosen_N, rejected_N = (self.combine(np.array(side)[..., 0]) for side in sides)
+            found = (chosen_N - rejected_N)[:, None].tolist()
         else:
             found = scored(policy, self.objective, rows, self.training, self.logs)
-        return {"margin": self._pairs, "reward": self._labels, "value": self._lists}[self.logs](policy, rows, found)
+        how = {"margin": self._pairs, "reward": self._labels, "value": self._lists, "accuracy": self._rights}
+        return how[self.logs](policy, rows, found)
 
     def _pairs(self, policy: Policy, rows: list[Row], found: list[list[float]]) -> ProbeScores:
         margins = [margin for (margin,) in found]
@@ -54,6 +65,14 @@ class HeldScore(ProbeValue):
             taken = row["chosen" if margin > 0 else "rejected"][0]
             items.append(_item(f"pair:{i}", [margin], policy, row["chosen"][0], taken, {"margin": margin}))
         return self._scores("accuracy, ties half", items, {"margin": mean(margins)})
+
+    def _rights(self, policy: Policy, rows: list[Row], found: list[list[float]]) -> ProbeScores:
+        items = []
+        for i, (row, rights) in enumerate(zip(rows, found, strict=True)):
+            for j, (segment, right) in enumerate(zip(row[self.objective.part], rights, strict=True)):
+                text = policy.tokenizer.decode(segment.ids, skip_special_tokens=True)
+                items.append(ItemScore(f"answer:{i}.{j}", right, text))
+        return self._scores("accuracy", items, {})
 
     def _lists(self, policy: Policy, rows: list[Row], found: list[list[float]]) -> ProbeScores:
         items = []

@@ -29,7 +29,8 @@ class OverOptimisation(ProbeValue):
     items: str | tuple[OverOptimisationItem, ...]
     """A JSON-lines file, or items ({"prompt"})."""
     proxy: Any
-    """What selects: a folder of a reward model, several of them with commas between (their worst score counts), or any reward."""
+    """What selects: a folder of a reward model, several of them with commas between (their worst score counts), of an ensemble, or any
+    reward."""
     gold: Any
     """What judges: a folder of a reward model, or any reward."""
     n: int = Field(default=64, ge=1)
@@ -57,10 +58,10 @@ class OverOptimisation(ProbeValue):
 
 
 def _reward(given: Any) -> Reward:
+    from tempering.methods.rewards._saved import saved
     from tempering.methods.rewards.ensemble import Ensemble
-    from tempering.methods.rewards.reward_model import RewardModel
 
     if not isinstance(given, str):
         return given
-    members = tuple(RewardModel(folder.strip()) for folder in given.split(","))
+    members = tuple(saved(folder.strip()) for folder in given.split(","))
     return members[0] if len(members) == 1 else Ensemble(members, "worst")
