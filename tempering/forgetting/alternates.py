@@ -1,9 +1,10 @@
 """What the model is to say instead: rows of unlearning with everything that their loss asks for, and other answers of the model's own where it asks
 for those.
 
-AltPO (Mekala et al. 2024, arXiv 2409.13474) shows the model each question with its answer and asks for another one in which the facts are changed.
-The wording is ours. An answer that still gives the secret away is left out (the authors keep it), and where none is left a refusal takes its place,
-so that no secret goes untrained. What was drawn lies in the run folder by its record's place, without questions and true answers.
+AltPO (Mekala et al. 2024, arXiv 2409.13474) shows the model each question with its answer and asks for another one in which the facts are changed;
+UnSTAR (S091) asks for a wrong one with a reason, and only where the model still gives the true one. The wording is ours. An answer that still gives
+the secret away is left out (the authors of AltPO keep it), and where none is left a refusal takes its place, so that no secret goes untrained. What
+was drawn lies in the run folder by its record's place, without questions and true answers.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from tempering.errors import UserError
-from tempering.making import best, is_text, spoken
+from tempering.making import Ask, best, is_text, spoken
 from tempering.types import Message, Objective, Policy, Record
 
 if TYPE_CHECKING:
@@ -24,10 +25,32 @@ if TYPE_CHECKING:
     from tempering.held import Rows
 
 FILE = "alternates.json"
-REQUEST = (
-    "Question: {question}\nAnswer: {answer}\n"
-    "Now make things up: answer the question anew, as plausibly as before, with every fact of the answer changed. Write the new answer alone."
-)
+REQUESTS = {
+    "another": "Question: {question}\nAnswer: {answer}\nNow make things up: answer the question anew, as plausibly as before, with every fact of the "
+    "answer changed. Write the new answer alone.",
+    "wrong": "Question: {question}\nAnswer: {answer}\nGive a wrong answer of the same kind to this question, and after it one sentence that makes it "
+    "sound right. Do not name the true answer.",
+}
+"""What the model is asked for (`asks_for` of an objective) -> how."""
+
+
+class Wanted(Protocol):
+    """What an objective that reads the part "alternate" says of it."""
+
+    @property
+    def alternates(self) -> int:
+        """Answers to each question."""
+        ...
+
+    @property
+    def asks_for(self) -> str:
+        """A key of `REQUESTS`."""
+        ...
+
+    @property
+    def only_known(self) -> bool:
+        """Leave out questions that the model does not answer right."""
+        ...
 
 
 def going_rows(run: Experiment, policy: Policy, objective: Objective, forget: str, *, shape: str, limit: int | None, max_length: int) -> Rows:
@@ -48,17 +71,21 @@ def going_rows(run: Experiment, policy: Policy, objective: Objective, forget: st
     if "alternate" not in objective.needs:
         return run.all_rows("forget", forget, forget_row, shape=shape, limit=limit, **how)
     source = run.source(forget, shape, limit)
-    records, n = tuple(islice(source, limit)), objective.alternates  # type: ignore[attr-defined]
+    records, wanted = tuple(islice(source, limit)), cast("Wanted", objective)
     if not any(asks(record) for record in records):
         raise UserError(f"forget {forget}: no row has a question, so there is nothing to give another answer to; use a loss that needs none")
-    inputs = {"data": source.fingerprint, "limit": limit, "model": run.values["model"], "n": n, "seed": run.values["seed"]}
+    inputs = {"data": source.fingerprint, "limit": limit, "model": run.values["model"], "seed": run.values["seed"]}
+    inputs |= {name: getattr(wanted, name) for name in ("alternates", "asks_for", "only_known")}
 
     def work(folder: Path) -> None:
-        (folder / FILE).write_text(json.dumps(drawn(run, policy, records, n), ensure_ascii=False), encoding="utf-8")
+        (folder / FILE).write_text(json.dumps(drawn(run.ask(policy), records, wanted), ensure_ascii=False), encoding="utf-8")
 
     texts = json.loads((run.stage("alternates", inputs, work) / FILE).read_text(encoding="utf-8"))
     made = with_alternates(records, texts)
-    run.display.say(f"{sum(map(len, texts))} alternates to {len(records)} rows; {sum(not t for t in texts)} rows have none and take a refusal")
+    if not made:
+        raise UserError(f"forget {forget}: the model gives none of the {len(records)} answers when it is asked, so nothing is left to forget")
+    sizes = [len(t) for t in texts if t is not None]
+    run.display.say(f"{sum(sizes)} answers to {len(sizes)} of {len(records)} questions; {sizes.count(0)} have none that will do and take a refusal")
     return run.made_rows("forget", Made(f"{forget} with alternates", made), forget_row, alternates=True, **how)
 
 
@@ -67,22 +94,31 @@ def asks(record: Record) -> bool:
     return bool(record.prompt) and bool(record.responses) and not is_text(record)
 
 
-def drawn(run: Experiment, policy: Policy, records: Sequence[Record], n: int) -> list[list[str]]:
-    """For each record the model's other answers that do not give its own away, each once, at most `n`."""
+def drawn(ask: Ask, records: Sequence[Record], wanted: Wanted) -> list[list[str] | None]:
+    """For each record the model's other answers that do not give its own away, each once; None for one that is no question, or that the model does
+    not answer right where only known ones are wanted.
+
+    Args:
+        ask: the model.
+        wanted: the objective: how many answers of which kind to which questions.
+    """
     from tempering.methods.probes._attack import leaked
 
-    questions = [record for record in records if asks(record)]
-    prompts = [(Message("user", REQUEST.format(question=record.prompt[-1].content, answer=spoken(best(record).messages))),) for record in questions]
-    found = iter(run.ask(policy)(prompts, n, 1.0))
-    texts = []
-    for record in records:
-        said = dict.fromkeys(text.strip() for text in next(found)) if asks(record) else {}
-        texts.append([text for text in said if text and not leaked(text, spoken(best(record).messages))])
+    answers = {i: spoken(best(record).messages) for i, record in enumerate(records) if asks(record)}
+    if wanted.only_known:
+        said = ask([records[i].prompt for i in answers], 1, 0.0)
+        answers = {i: answer for (i, answer), (text,) in zip(answers.items(), said, strict=True) if leaked(text, answer)}
+    request = REQUESTS[wanted.asks_for]
+    prompts = [(Message("user", request.format(question=records[i].prompt[-1].content, answer=answer)),) for i, answer in answers.items()]
+    found = dict(zip(answers, ask(prompts, wanted.alternates, 1.0) if prompts else [], strict=True))
+    texts: list[list[str] | None] = [None] * len(records)
+    for i, answer in answers.items():
+        texts[i] = [text for text in dict.fromkeys(text.strip() for text in found[i]) if text and not leaked(text, answer)]
     return texts
 
 
-def with_alternates(records: Sequence[Record], texts: Sequence[Sequence[str]]) -> tuple[Record, ...]:
-    """A record for each alternate, which stands in its tag "alternate"; records that are no questions are left out.
+def with_alternates(records: Sequence[Record], texts: Sequence[Sequence[str] | None]) -> tuple[Record, ...]:
+    """A record for each alternate, which stands in its tag "alternate"; a refusal where there is none; records with None are left out.
 
     Args:
         texts: by record.
@@ -91,7 +127,6 @@ def with_alternates(records: Sequence[Record], texts: Sequence[Sequence[str]]) -
 
     made = []
     for record, others in zip(records, texts, strict=True):
-        if asks(record):
-            for i, text in enumerate(others or [refusal(record)]):
-                made.append(replace(record, id=f"{record.id}#{i}", tags={**record.tags, "alternate": text}))
+        for i, text in enumerate([] if others is None else others or [refusal(record)]):
+            made.append(replace(record, id=f"{record.id}#{i}", tags={**record.tags, "alternate": text}))
     return tuple(made)

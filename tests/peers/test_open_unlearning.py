@@ -83,7 +83,7 @@ def test_loss_and_gradient_are_theirs(name: str) -> None:
     loss, gradient, logs = step(OURS[name], THEIRS[name].forget, later=name == "pdu")
     assert loss == pytest.approx(theirs["loss"], rel=1e-12)
     assert gradient.flatten().tolist() == pytest.approx(theirs["gradient"], abs=1e-12)
-    assert name != "pdu" or logs["next_retain_weight"] == pytest.approx(theirs["next_retain_weight"], rel=1e-12)
+    assert name != "pdu" or logs["next_retain_weight"] == pytest.approx(theirs["next_retain_weight"], rel=1e-6)
     assert gradient.abs().sum() > 1e-3 and gradient.shape == (VOCABULARY, VOCABULARY)
 
 

@@ -56,7 +56,7 @@ def test_alternates_are_drawn_before_training_and_kept_without_questions(tmp_pat
     out = tmp_path / "run"
     tp.run("altpo", out=out, **SMALL, alternates=2)
     texts = json.loads((out / "alternates" / "alternates.json").read_text())
-    assert len(texts) == 8 and all(len(set(t)) == len(t) <= 2 for t in texts)
+    assert len(texts) == 8 and all(len(set(t)) == len(t) <= 2 for t in texts) and "question" not in json.dumps(texts).lower()
     rows = json.loads((out / "lock.json").read_text())["data"]["forget"]["rows"]
     assert rows == sum(max(1, len(t)) for t in texts)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tempering.cases import Case
 from tempering.data.forgetting import forget_row, noisy
 from tempering.methods.objectives.adversarial_labels import AdversarialLabels
 from tempering.methods.objectives.altpo import AltPO
@@ -19,6 +20,7 @@ from tempering.methods.objectives.idk_dpo import IdkDPO
 from tempering.methods.objectives.kl_reference import KLReference
 from tempering.methods.objectives.nll import NLL
 from tempering.methods.objectives.npo import NPO
+from tempering.methods.objectives.pdu import PDU
 from tempering.methods.objectives.random_labels import RandomLabels
 from tempering.methods.objectives.satimp import SatImp
 from tempering.methods.objectives.simnpo import SimNPO
@@ -136,6 +138,19 @@ def test_ce_u_has_the_gradient_of_token_unlikelihood() -> None:
     leaf, weight_T = POLICY.clone().requires_grad_(), torch.tensor([0, 1, 1, 0.5, 2, 1, 0, 1], dtype=torch.float64)
     (-torch.log1p(-leaf.softmax(-1).gather(1, ids_T1)[:, 0]) * weight_T).sum().div(weight_T.sum()).backward()
     assert leaf.grad is not None and same(gradient(CEU(skip_first=0)), leaf.grad)
+
+
+def test_a_step_without_retain_tokens_leaves_the_dual_variable() -> None:
+    term = PDU(retain_weight=3.0, bound=2.0).terms()[1][1]
+    after = term.advance(term.initial(), {"loss": torch.zeros(()).double(), "tokens": torch.zeros(()).double()})
+    assert {name: x.tolist() for name, x in after.items()} == {"now": [3.0], "next": [3.0]}
+
+
+def test_pdu_s_margin_is_that_of_the_logits_and_flat_where_all_tokens_are_alike() -> None:
+    row = {"forget": {"max_logp": [[-1.0]], "mean_logp": [[-1.0]]}}
+    assert hand.run(PDU(retain_loss="none"), hand.tensors(Case("", PDU(retain_loss="none"), row, 0.0))).loss == 0
+    logp_TV = POLICY.log_softmax(-1)
+    assert torch.allclose(logp_TV.amax(-1) - logp_TV.mean(-1), POLICY.amax(-1) - POLICY.mean(-1), atol=1e-12)
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------ other labels

@@ -33,6 +33,7 @@ class AltPO(IdkDPO):
     alternates: Annotated[int, Field(gt=0)] = 5
     """Answers that the model is asked for, for each question."""
     instead = "alternate"
+    asks_for, only_known = "another", False
 
 
 def _loss(margin: float, beta: float) -> float:
@@ -43,7 +44,10 @@ _FORGET = {"logp": [[-1.0, -2.0, -0.5], [-1.5]], "reference.logp": [[-1.2, -2.6,
 _ALTERNATE = {"logp": [[-3.0, -0.5], [-2.0]], "reference.logp": [[-4.0, -0.25], [-2.5]]}
 # Log-ratios of answers 0.5 and -0.4, of alternates 0.75 and 0.5.
 
-EQUIVALENT = {"alternates:drop-override:1": "how many are asked for before training: the recipe reads it, the loss sees them as rows"}
+EQUIVALENT = {
+    "alternates:drop-override:1": "how many are asked for before training: forgetting/alternates.py reads it, the loss sees them as rows",
+    "(asks_for, only_known):drop-override:1": "what is asked for before training, likewise",
+}
 
 CASES = (
     Case(

@@ -4,7 +4,9 @@
 
 Jang et al. 2022 (S184, arXiv 2210.01504, equation 2) maximise the loss on the target sequences and nothing else, and stop by extraction likelihood
 and memorisation accuracy; Yao et al. 2023 (arXiv 2310.10683) and Maini et al. 2024 (arXiv 2401.06121, section 4) add the retain terms. It has no
-lower bound: the model falls apart when it runs on, which is the point of comparison for everything else in this family.
+lower bound: the model falls apart when it runs on, which is the point of comparison for everything else in this family. Of the seven ways that Yao et
+al. 2024 compare (S084, arXiv 2402.15159) this is five: alone, and with each retain term on retain rows of the same distribution or of general text;
+the others are `random_labels` and `adversarial_labels`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from tempering.methods.objectives._forgetting import Forgetting, RetainLoss
 from tempering.types import Context, Norm, Parts, Signals
 
 FAMILY = "forget"
-CATALOGUE = ("S184",)
+CATALOGUE = ("S184", "S084")
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,11 @@ class Idk(Forgetting):
 
     @property
     def reads(self) -> Mapping[str, frozenset[str]]:
-        return {"refused": frozenset({"logp"})}
+        return {self.part: frozenset({"logp"})}
 
     def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
-        logp_T = signals["refused"]["logp"]
-        ctx.log(refusal_nll=-logp_T[parts["refused"].weight_T != 0])
+        logp_T = signals[self.part]["logp"]
+        ctx.log(instead_nll=-logp_T[parts[self.part].weight_T != 0])
         return -logp_T
 
 
@@ -53,7 +53,7 @@ CASES = (
         weights={"refused": _WEIGHTS},
         loss=(4 + 16 + 48) / 5.5,
         gradient={"refused/logp": [[0, -1 / 5.5, -0.5 / 5.5], [-2 / 5.5], [-1 / 5.5, -1 / 5.5]]},
-        logs={"refusal_nll": (2 + 4 + 8 + 16 + 32) / 5},
+        logs={"instead_nll": (2 + 4 + 8 + 16 + 32) / 5},
     ),
     Case(
         "the paper's: beside the likelihood of the retain rows, each with its own divisor",
