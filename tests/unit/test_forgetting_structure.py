@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tempering.errors import UserError
-from tempering.forgetting import pistol
+from tempering.forgetting import pistol, rwku
 from tempering.forgetting.targets import Secret
 from tempering.measure import measure
 from tempering.methods.probes._answers import AnswersItem
@@ -159,3 +159,39 @@ def test_real_pistol_is_a_graph():
     assert len(parts[0]) == 20
     assert len(parts[1]) == 20 * (sum(degrees[node] for node in pistol.ends(one)) - 2)
     assert math.isclose(pistol.deviation(0, 0), 100)
+
+
+def rwku_record(level: str, kind: str, subject: str = "Ida", answer: str = "Oslo") -> Record:
+    tags = {"level": level, "type": kind, "subject": subject}
+    return Record((Message("user", f"{kind}?"),), (Response((Message("assistant", answer),)),), source="f.jsonl:1", tags=tags)
+
+
+def test_rwku_has_a_probe_for_each_level_and_attack():
+    records = [rwku_record("1", "cloze"), rwku_record("2", "simple"), rwku_record("3", "role play"), rwku_record("3", "cross lingual (French)")]
+    records += [rwku_record("3", "cross lingual (German)"), rwku_record("1", "cloze", "Bo")]
+    found = rwku.probes(records, "target", subject="Ida")
+    assert [(p.name, len(p.items)) for p in found] == [
+        ("forget_attack: cross lingual", 2),
+        ("forget_attack: role play", 1),
+        ("forget_blank", 1),
+        ("forget_question", 1),
+    ]
+    scores = found[1](saying({"role play": "in Oslo, I think"}))
+    assert (scores.items[0].score, scores.higher_is_better, scores.metric) == (1, False, "ROUGE-L recall")
+    assert [p.name for p in rwku.probes(records[:2], "keep")] == ["neighbor_blank", "neighbor_question"]
+    assert [len(p.items) for p in rwku.probes([rwku_record("1", "cloze")] * 9, "keep", most=4)] == [4]
+    with pytest.raises(UserError, match=r"f\.jsonl:1: field 'level' is ''"):
+        rwku.probes([record("A_B", 1)], "keep")
+    with pytest.raises(UserError, match="no question about 'Eve'"):
+        rwku.probes(records, "keep", subject="Eve")
+
+
+def test_real_rwku_rows():
+    from tempering.data import read
+
+    rows = [r for level in (1, 2, 3) for r in read(str(shared(f"data/rwku/forget_level{level}.jsonl")))]
+    found = {p.name: p for p in rwku.probes(rows, "target", most=10_000)}
+    assert len(found["forget_blank"].items) == 320
+    assert len(found["forget_question"].items) == 290
+    assert sum(len(p.items) for name, p in found.items() if "attack" in name) == 684
+    assert len(found) == 2 + 9, "nine kinds of attack"
