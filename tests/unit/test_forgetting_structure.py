@@ -32,6 +32,9 @@ def test_two_questions_in_one_prompt():
     one, two = ([{"role": role, "content": content} for role, content in s.prompt] for s in (GOING[0], KEPT[0]))
     assert joined(one, two) == [{"role": "user", "content": "Answer both questions.\n1. Gone 0?\n2. Kept 0?"}]
     assert joined(two, one) == [two[0], {"role": "user", "content": "Answer both questions.\n1. Kept 0?\n2. Gone 0?"}]
+    assert joined(one, two, "{first} {second}!")[0]["content"] == "Gone 0? Kept 0?!"
+    with pytest.raises(ValueError, match="form"):
+        BothAsked(items=GOING, beside=KEPT, form="both")
     probe = BothAsked(items=GOING, beside=KEPT)
     asked = [probe.prompts(item)[0][-1]["content"].splitlines()[1] for item in GOING]
     assert asked == ["1. Gone 0?", "1. Kept 1?", "1. Gone 2?"], "which stands first alternates"
