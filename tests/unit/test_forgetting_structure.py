@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,6 +56,8 @@ def test_both_asked_of_models_that_know(said, secrets_kept, kept):
     assert [item.score for item in attack.items] == secrets_kept
     assert [item.score for item in beside.items] == kept
     assert (attack.side, beside.side, beside.probe) == ("target", "keep", "asked with a kept question: kept")
+    last = replace(attack, items=attack.items[2:])
+    assert BothAsked(items=GOING, beside=KEPT).derived(last)[0].items == beside.items[2:], "each with its own, also where only some are asked"
     assert not any("red" in item.output or "Gone" in item.prompt for item in beside.items), "this side is not redacted"
 
 

@@ -45,20 +45,24 @@ class BothAsked(Attack):
     form: str = Field(default=FORM, pattern=r"(?s)\{first\}.*\{second\}")
     """The words around the two questions."""
 
+    def places(self) -> dict[str, int]:
+        """id of a secret -> its number, whichever of them are asked."""
+        return {item.id: i for i, item in enumerate(self.items)}
+
     def kept(self, i: int) -> Any:
         """The kept question that is asked beside secret number `i`."""
         return self.beside[i * len(self.beside) // len(self.items)]
 
     def prompts(self, item: Any) -> Sequence[Turns]:
-        i = next(i for i, other in enumerate(self.items) if other.id == item.id)
+        i = self.places()[item.id]
         pair = (turns(item), turns(self.kept(i)))
         return (joined(*(pair if i % 2 == 0 else pair[::-1]), form=self.form),)
 
     def derived(self, scores: ProbeScores) -> tuple[ProbeScores, ...]:
         """The kept questions, without the outputs: those may hold what was to be forgotten, and this side is not redacted."""
-        found = []
-        for i, item in enumerate(scores.items):
-            kept = self.kept(i)
+        found, places = [], self.places()
+        for item in scores.items:
+            kept = self.kept(places[item.id])
             right = float(leaked(item.output, kept.answer))
             found.append(replace(item, score=right, prompt=turns(kept)[-1]["content"], output="", expected=kept.answer, extra={}))
         return (ProbeScores(f"{self.name}: kept", "accuracy", "binary", True, tuple(found), "keep"),)
