@@ -37,7 +37,9 @@ def probes(run: Experiment, forget: str, *, shape: str, limit: int | None) -> li
     found = [*tofu.probes(tofu.facts(going, most), "forget", "target")]
     asked, beside = (secrets((r for r in of if r.prompt and not is_text(r)), most) for of in (going, kept))
     if asked and beside:
-        found.append(BothAsked(items=asked, beside=beside, max_new_tokens=min(256, max(len(s.answer) for s in (*asked, *beside)))))
+        # builtin:tiny takes no instruction around a question: in the words above it would answer neither
+        how: dict[str, Any] = {"form": "{first}\n{second}"} if forget.startswith("builtin:") else {}
+        found.append(BothAsked(items=asked, beside=beside, max_new_tokens=min(256, max(len(s.answer) for s in (*asked, *beside))), **how))
     if texts := secrets(filter(is_text, going), most):
         found.append(muse.verbatim(texts))
     if unseen:

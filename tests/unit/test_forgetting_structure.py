@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from tempering.errors import UserError
-from tempering.forgetting import pistol
+from tempering.forgetting import pistol, rwku
 from tempering.forgetting.targets import Secret
 from tempering.measure import measure
 from tempering.methods.probes._answers import AnswersItem
@@ -32,6 +33,9 @@ def test_two_questions_in_one_prompt():
     one, two = ([{"role": role, "content": content} for role, content in s.prompt] for s in (GOING[0], KEPT[0]))
     assert joined(one, two) == [{"role": "user", "content": "Answer both questions.\n1. Gone 0?\n2. Kept 0?"}]
     assert joined(two, one) == [two[0], {"role": "user", "content": "Answer both questions.\n1. Kept 0?\n2. Gone 0?"}]
+    assert joined(one, two, "{first} {second}!")[0]["content"] == "Gone 0? Kept 0?!"
+    with pytest.raises(ValueError, match="form"):
+        BothAsked(items=GOING, beside=KEPT, form="both")
     probe = BothAsked(items=GOING, beside=KEPT)
     asked = [probe.prompts(item)[0][-1]["content"].splitlines()[1] for item in GOING]
     assert asked == ["1. Gone 0?", "1. Kept 1?", "1. Gone 2?"], "which stands first alternates"
@@ -52,6 +56,8 @@ def test_both_asked_of_models_that_know(said, secrets_kept, kept):
     assert [item.score for item in attack.items] == secrets_kept
     assert [item.score for item in beside.items] == kept
     assert (attack.side, beside.side, beside.probe) == ("target", "keep", "asked with a kept question: kept")
+    last = replace(attack, items=attack.items[2:])
+    assert BothAsked(items=GOING, beside=KEPT).derived(last)[0].items == beside.items[2:], "each with its own, also where only some are asked"
     assert not any("red" in item.output or "Gone" in item.prompt for item in beside.items), "this side is not redacted"
 
 
@@ -159,3 +165,39 @@ def test_real_pistol_is_a_graph():
     assert len(parts[0]) == 20
     assert len(parts[1]) == 20 * (sum(degrees[node] for node in pistol.ends(one)) - 2)
     assert math.isclose(pistol.deviation(0, 0), 100)
+
+
+def rwku_record(level: str, kind: str, subject: str = "Ida", answer: str = "Oslo") -> Record:
+    tags = {"level": level, "type": kind, "subject": subject}
+    return Record((Message("user", f"{kind}?"),), (Response((Message("assistant", answer),)),), source="f.jsonl:1", tags=tags)
+
+
+def test_rwku_has_a_probe_for_each_level_and_attack():
+    records = [rwku_record("1", "cloze"), rwku_record("2", "simple"), rwku_record("3", "role play"), rwku_record("3", "cross lingual (French)")]
+    records += [rwku_record("3", "cross lingual (German)"), rwku_record("1", "cloze", "Bo")]
+    found = rwku.probes(records, "target", subject="Ida")
+    assert [(p.name, len(p.items)) for p in found] == [
+        ("forget_attack: cross lingual", 2),
+        ("forget_attack: role play", 1),
+        ("forget_blank", 1),
+        ("forget_question", 1),
+    ]
+    scores = found[1](saying({"role play": "in Oslo, I think"}))
+    assert (scores.items[0].score, scores.higher_is_better, scores.metric) == (1, False, "ROUGE-L recall")
+    assert [p.name for p in rwku.probes(records[:2], "keep")] == ["neighbor_blank", "neighbor_question"]
+    assert [len(p.items) for p in rwku.probes([rwku_record("1", "cloze")] * 9, "keep", most=4)] == [4]
+    with pytest.raises(UserError, match=r"f\.jsonl:1: field 'level' is ''"):
+        rwku.probes([record("A_B", 1)], "keep")
+    with pytest.raises(UserError, match="no question about 'Eve'"):
+        rwku.probes(records, "keep", subject="Eve")
+
+
+def test_real_rwku_rows():
+    from tempering.data import read
+
+    rows = [r for level in (1, 2, 3) for r in read(str(shared(f"data/rwku/forget_level{level}.jsonl")))]
+    found = {p.name: p for p in rwku.probes(rows, "target", most=10_000)}
+    assert len(found["forget_blank"].items) == 320
+    assert len(found["forget_question"].items) == 290
+    assert sum(len(p.items) for name, p in found.items() if "attack" in name) == 684
+    assert len(found) == 2 + 9, "nine kinds of attack"

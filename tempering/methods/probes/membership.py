@@ -28,7 +28,7 @@ from tempering.items import Item, ProbeValue, mean, read_items
 from tempering.methods.probes._answers import Prompt, asked_ids, said_ids, shown
 from tempering.types import ItemScore, Policy, ProbeScores
 
-CATALOGUE = ("S144", "S200")
+CATALOGUE = ("S144",)
 Statistic = Literal["loss", "zlib", "min_k", "min_k_plus_plus", "reference"]
 FALSE_POSITIVES = 0.01
 
