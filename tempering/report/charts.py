@@ -183,7 +183,10 @@ def levels(now: float, before: float, low: float | None, high: float | None, nev
     def x(value: float) -> str:
         return f"{100 * min(1.0, max(0.0, value)):.2f}%"
 
-    parts = [Markup('<rect class="all" x="0" y="4" width="100%" height="20"/>'), Markup('<rect class="then" x="0" y="4" width="{}" height="5"/>').format(x(before))]
+    parts = [
+        Markup('<rect class="all" x="0" y="4" width="100%" height="20"/>'),
+        Markup('<rect class="then" x="0" y="4" width="{}" height="5"/>').format(x(before)),
+    ]
     parts.append(Markup('<rect class="now" x="0" y="10" width="{}" height="14"/>').format(x(now)))
     if low is not None and high is not None:
         ends = Markup("").join(Markup('<line x1="{0}" x2="{0}" y1="13" y2="21"/>').format(x(end)) for end in (low, high))

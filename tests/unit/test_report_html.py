@@ -210,7 +210,13 @@ def test_what_still_comes_out_stands_first_and_is_text(run: Path, oracle: int | 
     assert {tag for tag, _ in found.elements} <= ALLOWED
     bars = [attributes for tag, attributes in found.elements if tag == "svg" and attributes.get("class") == "levels"]
     assert len(bars) == 2 and "8 of 8 secrets come out now, 8 before" in (bars[1]["aria-label"] or "")
-    words = ["50% 95%: 22% to 78%", "after 5 steps: 25%, after 20 steps: 50%", "Beside the verdict", "by chance: 50%", "before 0 points, now +25 points"]
+    words = [
+        "50% 95%: 22% to 78%",
+        "after 5 steps: 25%, after 20 steps: 50%",
+        "Beside the verdict",
+        "by chance: 50%",
+        "before 0 points, now +25 points",
+    ]
     assert all(word in found.text for word in words)
     assert ("Never saw" in found.text) == (oracle is not None)
     assert sum(attributes.get("class") == "never" for tag, attributes in found.elements if tag == "line") == (2 if oracle is not None else 0)
