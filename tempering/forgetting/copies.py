@@ -144,21 +144,23 @@ def quantise(policy: Policy, bits: int) -> Policy:
 
 
 def towards(policy: Policy, start: Policy, share: float) -> Policy:
-    """A copy whose weights lie on the way back to `start`: (1 - share) * now + share * start.
+    """A copy whose weights lie on the way back to `start`: (1 - share) * now + share * start. What the start has not (a soft prompt) stays.
 
     Raises:
-        UserError: the two have other weights.
+        UserError: a weight of the start is missing or has another shape.
     """
     import torch
 
     changed = plain_copy(policy)
+    model: Any = changed.model
+    new = dict((model.get_base_model() if hasattr(model, "get_base_model") else model).named_parameters())
     old = dict(start.model.named_parameters())
-    new = dict(changed.model.named_parameters())
-    if {name: p.shape for name, p in old.items()} != {name: p.shape for name, p in new.items()}:
-        raise UserError(f"{policy.name or 'the model'} cannot be merged back: its weights have other names or shapes than those of {start.name}")
+    for name, p in old.items():
+        if name not in new or new[name].shape != p.shape:
+            raise UserError(f"{policy.name or 'the model'} cannot be merged back: it has no weight {name} like that of {start.name}")
     with torch.no_grad():
-        for name, p in new.items():
-            p.lerp_(old[name].to(p), share)
+        for name, p in old.items():
+            new[name].lerp_(p.to(new[name]), share)
     return changed
 
 

@@ -35,6 +35,7 @@ from tempering.methods.probes.reworded import FRAMES, Reworded
 from tempering.methods.probes.role_play import RolePlay
 from tempering.methods.probes.sampled import Sampled
 from tempering.methods.scopes.lora import LoRA
+from tempering.models import body_and_head
 from tempering.sample import sample
 from tempering.stats import share_interval
 from tempering.types import Policy
@@ -268,7 +269,7 @@ def test_the_way_back_is_a_straight_line():
     for share, end in ((0.0, whole), (1.0, old)):
         assert all(torch.allclose(v, end[n], atol=1e-6) for n, v in towards(now, start, share).model.named_parameters())
     with pytest.raises(UserError, match="cannot be merged back"):
-        towards(now, Policy(make_llama(layers=1), None, "other"), 0.5)
+        towards(now, Policy(make_llama(hidden=16), None, "other"), 0.5)
 
 
 def test_merged_back_goes_from_the_model_to_the_start(tiny_folder):
@@ -315,7 +316,7 @@ def test_the_last_layer_of_the_lens_is_the_model():
     p = policy()
     texts = [prompt_ids(p, turns(item)) for item in WORLD]
     with torch.no_grad():
-        read = lens(p)(last_states(p, texts, batch_size=2))
+        read = lens(p)(last_states(p, texts, batch_size=1))
         for ids, logits in zip(texts, read, strict=True):
             whole = p.model(torch.tensor([ids]), use_cache=False, output_hidden_states=True)
             assert torch.allclose(logits[-1], whole.logits[0, -1], atol=1e-4)
@@ -327,6 +328,16 @@ def test_the_last_layer_of_the_lens_is_the_model():
         ranks = [sorted(row.tolist(), reverse=True).index(float(row[token])) + 1 for row in logits]
         assert score.extra == {"rank": min(ranks), "layer": ranks.index(min(ranks))} and score.score == float(min(ranks) > 3)
     assert scores.metric == BESIDE and set(scores.summary) == {f"median rank, layer {i:02}" for i in range(3)}
+
+
+def test_states_and_lens_of_a_model_that_cannot_be_split():
+    whole, wrapped = policy(), policy()
+    hook = wrapped.model.register_forward_hook(lambda *_: None)
+    texts = [prompt_ids(whole, turns(item)) for item in WORLD]
+    assert body_and_head(wrapped.model) is None and body_and_head(whole.model) is not None
+    assert torch.equal(last_states(whole, texts), last_states(wrapped, texts))
+    assert torch.equal(lens(whole)(last_states(whole, texts)), lens(wrapped)(last_states(whole, texts)))
+    hook.remove()
 
 
 def test_a_linear_map_reads_what_is_there_and_no_more():
