@@ -108,7 +108,7 @@ def test_what_the_prompt_gives_away_does_not_count():
 
 def test_a_begun_turn_is_the_prompt_and_then_its_tokens():
     p = policy()
-    (ids,) = {Begun(items=(SON,))._ids(p, way, None) for way in Begun(items=(SON,), openings=("Sure",), share=0.0).prompts(SON)}
+    (ids,) = {Begun(items=(SON,)).ids(p, way) for way in Begun(items=(SON,), openings=("Sure",), share=0.0).prompts(SON)}
     assert ids == (*prompt_ids(p, turns(SON)), *answer_ids(p, "Sure"))
 
 
@@ -172,10 +172,15 @@ def test_examples_go_where_the_model_has_no_room():
     (way,) = probe.prompts(HAT)
     limit = p.model.config.max_position_embeddings
     assert len(prompt_ids(p, way)) > limit
-    ids = probe._ids(p, way, limit - 8)
+    ids = probe.ids(p, way)
     kept = next(n for n in range(8, -1, -1) if len(prompt_ids(p, way[2 * (8 - n) :])) <= limit - 8)
     assert 0 < kept < 8 and ids == prompt_ids(p, way[2 * (8 - kept) :])
     assert len(probe(p).items) == 1
+    # A question that has no room even alone is asked by its end.
+    book = text("and so on " * 400, "for ever")
+    whole = prompt_ids(p, turns(book))
+    assert len(whole) > limit and Asked(items=(book,), max_new_tokens=8).ids(p, turns(book)) == whole[-(limit - 8) :]
+    assert [len(probe(p).items) for probe in (Asked(items=(book,), max_new_tokens=8), LogitLens(items=(book,), max_new_tokens=8))] == [1, 1]
 
 
 def test_resupplied_puts_the_fact_before_the_question_and_is_told_beside():
@@ -398,6 +403,15 @@ def test_probes_of_the_inside_measure_pairs_and_say_chance():
 
 
 # ------------------------------------------------------------------------------------------------------------------------- battery and verdict
+
+
+def test_what_was_not_unlearned_gives_every_attack_what_it_gave(tiny_folder):
+    """The check of S027: each attack on the same weights has the same outcome, item by item, whatever ran before it."""
+    p, some = policy(), {"max_new_tokens": 6}
+    for probe in battery.attack_probes(WORLD, (), "all", known=WORLD, start=str(tiny_folder)):
+        quick = probe.model_copy(update={**some, **({"steps": (1, 2)} if isinstance(probe, Relearned) else {})})
+        first, second = (measure(q, (quick,)).probes[0] for q in (p, plain_copy(p)))
+        assert first == second, probe.name
 
 
 def test_the_halves_for_relearning_share_no_answer():
