@@ -29,7 +29,7 @@ def plain_copy(policy: Policy) -> Policy:
     return replace(policy, model=model, handle=None)
 
 
-def rows_of(secrets: Sequence[Secret], tokenizer: Any, max_length: int = 1024) -> list[Row]:
+def rows_of(secrets: Sequence[Secret], tokenizer: Any, max_length: int) -> list[Row]:
     """Rows of supervised fine-tuning that teach the secrets; those that are too long are left out."""
     from tempering.data import sft_row
 
@@ -89,10 +89,11 @@ def relearn(
     from tempering.fit import fit
     from tempering.methods.objectives.nll import NLL
     from tempering.methods.scopes.lora import LoRA
-    from tempering.sample import evaluating
+    from tempering.sample import evaluating, max_positions, models_of
     from tempering.types import Role, Scope
 
-    rows = rows_of(taught, policy.tokenizer) if max(at) else []
+    longest = min(1024, max_positions(models_of(policy)) or 1024)
+    rows = rows_of(taught, policy.tokenizer, longest) if max(at) else []
     if max(at) and not rows:
         raise UserError("relearning has no rows to teach: give facts that are not asked for")
     changed = plain_copy(policy)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def last_states(policy: Policy, texts: Sequence[Sequence[int]], batch_size: int = 32) -> Tensor:
     """The states after the last token of each text, of every layer: float32 [N, layers + 1, H] (0: the embeddings; the last: after the last norm).
 
-    Texts of one length go through together, so nothing is padded and any model will do.
+    Texts of one length go through together, so nothing is padded and any model will do; of one that is too long, the end.
 
     Args:
         texts: token ids, at least one each.
@@ -24,7 +24,10 @@ def last_states(policy: Policy, texts: Sequence[Sequence[int]], batch_size: int 
     import torch
 
     from tempering.models import body_and_head
+    from tempering.sample import max_positions, models_of
 
+    limit = max_positions(models_of(policy))
+    texts = [text[-limit:] for text in texts] if limit else texts
     split = body_and_head(policy.model)
     # Without the head where it can be left out.
     model = policy.model if split is None else split.inner
