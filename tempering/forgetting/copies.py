@@ -29,7 +29,7 @@ def plain_copy(policy: Policy) -> Policy:
     return replace(policy, model=model, handle=None)
 
 
-def rows_of(secrets: Sequence[Secret], tokenizer: Any, max_length: int = 1024) -> list[Row]:
+def rows_of(secrets: Sequence[Secret], tokenizer: Any, max_length: int) -> list[Row]:
     """Rows of supervised fine-tuning that teach the secrets; those that are too long are left out."""
     from tempering.data import sft_row
 
@@ -89,10 +89,11 @@ def relearn(
     from tempering.fit import fit
     from tempering.methods.objectives.nll import NLL
     from tempering.methods.scopes.lora import LoRA
-    from tempering.sample import evaluating
+    from tempering.sample import evaluating, max_positions, models_of
     from tempering.types import Role, Scope
 
-    rows = rows_of(taught, policy.tokenizer) if max(at) else []
+    longest = min(1024, max_positions(models_of(policy)) or 1024)
+    rows = rows_of(taught, policy.tokenizer, longest) if max(at) else []
     if max(at) and not rows:
         raise UserError("relearning has no rows to teach: give facts that are not asked for")
     changed = plain_copy(policy)
@@ -144,21 +145,23 @@ def quantise(policy: Policy, bits: int) -> Policy:
 
 
 def towards(policy: Policy, start: Policy, share: float) -> Policy:
-    """A copy whose weights lie on the way back to `start`: (1 - share) * now + share * start.
+    """A copy whose weights lie on the way back to `start`: (1 - share) * now + share * start. What the start has not (a soft prompt) stays.
 
     Raises:
-        UserError: the two have other weights.
+        UserError: a weight of the start is missing or has another shape.
     """
     import torch
 
     changed = plain_copy(policy)
+    model: Any = changed.model
+    new = dict((model.get_base_model() if hasattr(model, "get_base_model") else model).named_parameters())
     old = dict(start.model.named_parameters())
-    new = dict(changed.model.named_parameters())
-    if {name: p.shape for name, p in old.items()} != {name: p.shape for name, p in new.items()}:
-        raise UserError(f"{policy.name or 'the model'} cannot be merged back: its weights have other names or shapes than those of {start.name}")
+    for name, p in old.items():
+        if name not in new or new[name].shape != p.shape:
+            raise UserError(f"{policy.name or 'the model'} cannot be merged back: it has no weight {name} like that of {start.name}")
     with torch.no_grad():
-        for name, p in new.items():
-            p.lerp_(old[name].to(p), share)
+        for name, p in old.items():
+            new[name].lerp_(p.to(new[name]), share)
     return changed
 
 

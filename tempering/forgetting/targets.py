@@ -25,7 +25,7 @@ class Secret(Item):
 def secrets(records: Iterable[Record], most: int) -> tuple[Secret, ...]:
     """Questions and answers of the records, at most `most`, evenly spread over them; the same answer to the same prompt once.
 
-    A plain text is cut at a word: the first half is the prompt. Records without an answer are left out.
+    A plain text is cut at a word: the first half is the prompt. Records without a prompt or an answer are left out.
     """
     found: dict[tuple[object, str], Secret] = {}
     for record in records:
@@ -37,7 +37,7 @@ def secrets(records: Iterable[Record], most: int) -> tuple[Secret, ...]:
             prompt, answer = (("text", " ".join(words[:cut])),), " ".join(words[cut:])
         else:
             prompt, answer = tuple((m.role, m.content) for m in record.prompt), spoken(best(record).messages)
-        if answer.strip():
+        if prompt and answer.strip():
             found.setdefault((prompt, answer), Secret(id=f"secret:{len(found)}", prompt=prompt, answer=answer.strip(), source=record.source))
     every = list(found.values())
     return tuple(every[i * len(every) // most] for i in range(most)) if len(every) > most else tuple(every)

@@ -73,11 +73,11 @@ def forget(
         oracle: a model that never saw the forget rows (retrained without them), measured beside the other two.
         until: end training as soon as this holds of a probe, for example "asked >= 0.95", or "asked >= oracle"; looked at every `eval_every` steps.
         audit: append a record of this request to this file, whose lines are chained by hashes (`temper audit FILE`).
-        attacks: what is tried before and after. plain: the questions as they were taught, and as the held-out wordings put them. all: besides, on at
-            most 48 secrets, six rewordings, four role plays, begun answers, neighbours told and few-shot prompts (14 answers a secret), 8 sampled
-            answers, rounding to 8 and 4 bits (an answer each), and relearning by LoRA on other secrets, unrelated and retain rows (20 small steps
-            and two answers each); told beside the verdict: the fact in the prompt, merging back (two answers), the logit lens, a linear and an
-            unsupervised probe (a forward pass each). About 15 processor seconds a model on builtin:tiny, growing with the model. none: no attack.
+        attacks: what is tried before and after. plain: the questions as they were taught and in the held-out wordings. all: besides, on at most 48
+            secrets, six rewordings, four role plays, begun answers, neighbours told and few-shot (14 answers a secret), 8 sampled answers, rounding
+            to 8 and 4 bits (an answer each), relearning by LoRA on other secrets, unrelated and retain rows (20 small steps and 2 answers each);
+            and told beside the verdict: the fact in the prompt, merging back, the logit lens, a linear and an unsupervised probe (3 answers and some
+            forward passes). About 15 processor seconds for each model measured on builtin:tiny. none: no attack.
         redact: keep hashes instead of the words of forgotten rows in scores, samples and reports.
         scope: which weights may move: full or lora.
         seed: of shuffling, dropout, initialisation and sampling.

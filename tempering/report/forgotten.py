@@ -31,6 +31,8 @@ def _row(leak: Leak) -> dict[str, Any]:
     said = f"{leak.attack}: {leak.after} of {leak.n} secrets come out now, {leak.before} before"
     said += "" if leak.oracle is None else f", {leak.oracle} from a model that never saw them"
     notes = [", ".join(f"{name.removeprefix('out ')}: {percent(value)}" for name, value in leak.curve.items())] if leak.curve else []
+    if not leak.before and not leak.after:
+        notes.append("got nothing before either, so it says nothing here")
     notes += [] if leak.chance is None else [f"by chance: {percent(leak.chance)}"]
     return {
         "leak": leak,

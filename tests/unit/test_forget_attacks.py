@@ -35,6 +35,7 @@ from tempering.methods.probes.reworded import FRAMES, Reworded
 from tempering.methods.probes.role_play import RolePlay
 from tempering.methods.probes.sampled import Sampled
 from tempering.methods.scopes.lora import LoRA
+from tempering.models import body_and_head
 from tempering.sample import sample
 from tempering.stats import share_interval
 from tempering.types import Policy
@@ -107,7 +108,7 @@ def test_what_the_prompt_gives_away_does_not_count():
 
 def test_a_begun_turn_is_the_prompt_and_then_its_tokens():
     p = policy()
-    (ids,) = {Begun(items=(SON,))._ids(p, way, None) for way in Begun(items=(SON,), openings=("Sure",), share=0.0).prompts(SON)}
+    (ids,) = {Begun(items=(SON,)).ids(p, way) for way in Begun(items=(SON,), openings=("Sure",), share=0.0).prompts(SON)}
     assert ids == (*prompt_ids(p, turns(SON)), *answer_ids(p, "Sure"))
 
 
@@ -171,10 +172,15 @@ def test_examples_go_where_the_model_has_no_room():
     (way,) = probe.prompts(HAT)
     limit = p.model.config.max_position_embeddings
     assert len(prompt_ids(p, way)) > limit
-    ids = probe._ids(p, way, limit - 8)
+    ids = probe.ids(p, way)
     kept = next(n for n in range(8, -1, -1) if len(prompt_ids(p, way[2 * (8 - n) :])) <= limit - 8)
     assert 0 < kept < 8 and ids == prompt_ids(p, way[2 * (8 - kept) :])
     assert len(probe(p).items) == 1
+    # A question that has no room even alone is asked by its end.
+    book = text("and so on " * 400, "for ever")
+    whole = prompt_ids(p, turns(book))
+    assert len(whole) > limit and Asked(items=(book,), max_new_tokens=8).ids(p, turns(book)) == whole[-(limit - 8) :]
+    assert [len(probe(p).items) for probe in (Asked(items=(book,), max_new_tokens=8), LogitLens(items=(book,), max_new_tokens=8))] == [1, 1]
 
 
 def test_resupplied_puts_the_fact_before_the_question_and_is_told_beside():
@@ -268,7 +274,7 @@ def test_the_way_back_is_a_straight_line():
     for share, end in ((0.0, whole), (1.0, old)):
         assert all(torch.allclose(v, end[n], atol=1e-6) for n, v in towards(now, start, share).model.named_parameters())
     with pytest.raises(UserError, match="cannot be merged back"):
-        towards(now, Policy(make_llama(layers=1), None, "other"), 0.5)
+        towards(now, Policy(make_llama(hidden=16), None, "other"), 0.5)
 
 
 def test_merged_back_goes_from_the_model_to_the_start(tiny_folder):
@@ -315,7 +321,7 @@ def test_the_last_layer_of_the_lens_is_the_model():
     p = policy()
     texts = [prompt_ids(p, turns(item)) for item in WORLD]
     with torch.no_grad():
-        read = lens(p)(last_states(p, texts, batch_size=2))
+        read = lens(p)(last_states(p, texts, batch_size=1))
         for ids, logits in zip(texts, read, strict=True):
             whole = p.model(torch.tensor([ids]), use_cache=False, output_hidden_states=True)
             assert torch.allclose(logits[-1], whole.logits[0, -1], atol=1e-4)
@@ -327,6 +333,16 @@ def test_the_last_layer_of_the_lens_is_the_model():
         ranks = [sorted(row.tolist(), reverse=True).index(float(row[token])) + 1 for row in logits]
         assert score.extra == {"rank": min(ranks), "layer": ranks.index(min(ranks))} and score.score == float(min(ranks) > 3)
     assert scores.metric == BESIDE and set(scores.summary) == {f"median rank, layer {i:02}" for i in range(3)}
+
+
+def test_states_and_lens_of_a_model_that_cannot_be_split():
+    whole, wrapped = policy(), policy()
+    hook = wrapped.model.register_forward_hook(lambda *_: None)
+    texts = [prompt_ids(whole, turns(item)) for item in WORLD]
+    assert body_and_head(wrapped.model) is None and body_and_head(whole.model) is not None
+    assert torch.equal(last_states(whole, texts), last_states(wrapped, texts))
+    assert torch.equal(lens(whole)(last_states(whole, texts)), lens(wrapped)(last_states(whole, texts)))
+    hook.remove()
 
 
 def test_a_linear_map_reads_what_is_there_and_no_more():
@@ -387,6 +403,15 @@ def test_probes_of_the_inside_measure_pairs_and_say_chance():
 
 
 # ------------------------------------------------------------------------------------------------------------------------- battery and verdict
+
+
+def test_what_was_not_unlearned_gives_every_attack_what_it_gave(tiny_folder):
+    """The check of S027: each attack on the same weights has the same outcome, item by item, whatever ran before it."""
+    p, some = policy(), {"max_new_tokens": 6}
+    for probe in battery.attack_probes(WORLD, (), "all", known=WORLD, start=str(tiny_folder)):
+        quick = probe.model_copy(update={**some, **({"steps": (1, 2)} if isinstance(probe, Relearned) else {})})
+        first, second = (measure(q, (quick,)).probes[0] for q in (p, plain_copy(p)))
+        assert first == second, probe.name
 
 
 def test_the_halves_for_relearning_share_no_answer():

@@ -141,11 +141,9 @@ class Attack(ProbeValue):
 
     def outputs(self, policy: Policy, items: Sequence[Secret]) -> list[list[tuple[str, str]]]:
         """What the model says, for each secret: (an answer, what of the secret it had to bring), for every answer to every way of asking."""
-        from tempering.sample import max_positions, models_of, sample
+        from tempering.sample import sample
 
-        limit = max_positions(models_of(policy))
-        room = None if limit is None else limit - self.max_new_tokens
-        asked = [(i, self._ids(policy, way, room), way) for i, item in enumerate(items) for way in self.prompts(item)]
+        asked = [(i, self.ids(policy, way), way) for i, item in enumerate(items) for way in self.prompts(item)]
         how: dict[str, Any] = {"n": self.samples, "temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
         answers = sample(policy, [ids for _, ids, _ in asked], **how)
         found: list[list[tuple[str, str]]] = [[] for _ in items]
@@ -154,15 +152,21 @@ class Attack(ProbeValue):
             found[i] += [(episode.text, wanted) for episode in episodes]
         return found
 
-    def _ids(self, policy: Policy, way: Turns, room: int | None) -> tuple[int, ...]:
-        """A way of asking as tokens; examples at its beginning go where it is too long for the model."""
+    def ids(self, policy: Policy, way: Turns) -> tuple[int, ...]:
+        """A way of asking as tokens. Where it is too long for the model, examples at its beginning go first, then what stands furthest back."""
+        from tempering.sample import max_positions, models_of
+
+        limit = max_positions(models_of(policy))
+        room = None if limit is None else max(1, limit - self.max_new_tokens)
         while True:
             begun = _begun(way)
             ids = prompt_ids(policy, way[:-1] if begun else way, chat=self.chat)
             ids = (*ids, *answer_ids(policy, begun)) if begun else ids
-            shorter = _shorter(way) if room is not None and len(ids) > room else None
-            if shorter is None:
+            if room is None or len(ids) <= room:
                 return ids
+            shorter = _shorter(way)
+            if shorter is None:
+                return ids[-room:]
             way = shorter
 
     def scored(self, item: Secret, said: Sequence[tuple[str, str]], extra: Mapping[str, float] | None = None) -> ItemScore:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tempering.errors import UserError
 from tempering.forgetting.targets import Secret
-from tempering.items import answer_ids, prompt_ids
+from tempering.items import answer_ids
 from tempering.methods.probes._attack import BESIDE, Attack, plain, turns
 from tempering.methods.probes.linear_probe import NOTE, paired, told_apart
 from tempering.types import Policy, ProbeScores
@@ -53,7 +53,7 @@ class ContrastProbe(Attack):
 
         texts = []
         for secret, wrong in pairs:
-            ids, space = prompt_ids(policy, turns(secret), chat=self.chat), " " if plain(secret) else ""
+            ids, space = self.ids(policy, turns(secret)), " " if plain(secret) else ""
             texts += [(*ids, *answer_ids(policy, space + answer)) for answer in (secret.answer, wrong)]
         states = last_states(policy, texts).double().numpy()
         return states[0::2] - states[1::2]

@@ -15,7 +15,6 @@ from pydantic import Field
 
 from tempering.errors import UserError
 from tempering.forgetting.targets import Secret
-from tempering.items import prompt_ids
 from tempering.methods.probes._attack import BESIDE, Attack, near, turns
 from tempering.types import ItemScore, Policy, ProbeScores
 
@@ -56,7 +55,7 @@ class LinearProbe(Attack):
         """States after the questions [N, layers + 1, H], embeddings of the right and of the wrong answers [N, E]."""
         from tempering.forgetting.states import embedded, last_states
 
-        states = last_states(policy, [prompt_ids(policy, turns(secret), chat=self.chat) for secret, _ in pairs])
+        states = last_states(policy, [self.ids(policy, turns(secret)) for secret, _ in pairs])
         right, wrong = (embedded(policy, texts) for texts in ([s.answer for s, _ in pairs], [answer for _, answer in pairs]))
         return states.double().numpy(), right.double().numpy(), wrong.double().numpy()
 

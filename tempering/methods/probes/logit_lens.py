@@ -31,10 +31,9 @@ class LogitLens(Attack):
 
     def __call__(self, policy: Policy) -> ProbeScores:
         from tempering.forgetting.states import last_states, lens
-        from tempering.items import prompt_ids
 
         items = self.chosen
-        states_NLH = last_states(policy, [prompt_ids(policy, turns(item), chat=self.chat) for item in items])
+        states_NLH = last_states(policy, [self.ids(policy, turns(item)) for item in items])
         read = lens(policy)
         scored, ranks = [], []
         for item, states_LH in zip(items, states_NLH, strict=True):
