@@ -30,15 +30,25 @@ class Renamed(Sequence[Row]):
 
 
 def probes(
-    run: Experiment, forget: str, forget_test: str | None, held: Sequence[Row], *, attacks: Attacks, shape: str, limit: int | None
+    run: Experiment,
+    forget: str,
+    forget_test: str | None,
+    held: Sequence[Row],
+    *,
+    attacks: Attacks,
+    shape: str,
+    limit: int | None,
+    decodes: bool = False,
 ) -> tuple[Probe, ...]:
     """The probes of a run: attacks on the target side, the retain rows on the keep side.
 
     Args:
         forget, forget_test: what data was named: the rows that are to go, and the same facts in other words.
         held: retain rows that are not trained on.
+        decodes: whether the method acts while decoding, so that its weights are attacked alone as well, always.
     """
     from tempering.held import target_probes
+    from tempering.methods.probes.weights_alone import WeightsAlone
 
     most = run.budget.max_test
     found: list[Probe] = []
@@ -46,6 +56,8 @@ def probes(
         of = secrets(islice(run.source(forget, shape, limit), limit), most)
         reworded = secrets(islice(run.source(forget_test, shape, None), None), most) if forget_test else ()
         found += attack_probes(of, reworded, attacks)
+        if decodes:
+            found.append(WeightsAlone(items=of, **room(of)))
     kept = target_probes(Renamed(held, "retain"), most)
     return (*found, *(probe.model_copy(update={"name": probe.name.replace("held", "retain"), "side": "keep"}) for probe in kept))  # type: ignore[attr-defined]
 
@@ -59,12 +71,15 @@ def attack_probes(of: tuple[Secret, ...], reworded: tuple[Secret, ...], attacks:
     """
     from tempering.methods.probes.asked import Asked
 
-    longest = max(len(secret.answer) for secret in of)
-    room: dict[str, Any] = {"max_new_tokens": min(256, max(16, longest // 2))}
-    found: list[Probe] = [Asked(items=of, **room)]
+    found: list[Probe] = [Asked(items=of, **room(of))]
     if reworded:
-        found.append(Asked(name="asked in other words", items=reworded, **room))
+        found.append(Asked(name="asked in other words", items=reworded, **room(of)))
     return found
+
+
+def room(of: Sequence[Secret]) -> dict[str, Any]:
+    """How long answers may be, so that the longest secret fits."""
+    return {"max_new_tokens": min(256, max(16, max(len(secret.answer) for secret in of) // 2))}
 
 
 def beside(going: Sequence[Row], held: Sequence[Row], most: int = 64) -> list[Row]:

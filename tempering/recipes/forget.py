@@ -81,7 +81,7 @@ def forget(
     run.check(objective, [{**going[0], **staying[0]}])
     if forget_test is None and forget.startswith("builtin:"):
         forget_test = f"{forget}-test"
-    asked = battery.probes(run, forget, forget_test, held, attacks=attacks, shape=shape, limit=limit)
+    asked = battery.probes(run, forget, forget_test, held, attacks=attacks, shape=shape, limit=limit, decodes=objective.decodes)
     hide = redacted if redact else lambda scores: scores
     before = run.measure("before", policy, held, probes=asked, hide=hide)
     never = run.measure("oracle", models.load(oracle, say=run.display.say), held, probes=asked, hide=hide) if oracle else None
