@@ -217,6 +217,7 @@ class Experiment(Feed):
         *,
         others: Mapping[str, Role] | None = None,
         ending: Callable[[Policy], Policy] | None = None,
+        scope: Any = None,
     ) -> Policy:
         """Train, save the model, and give back the tuned policy. A model that a resumed run has saved already is loaded instead.
 
@@ -225,6 +226,7 @@ class Experiment(Feed):
             stream: what gives the rows, and for how many steps; by default all of `train` in a new order each epoch, as the settings say.
             others: further models of the run by role, for example a frozen teacher.
             ending: what becomes of the tuned policy before it is saved.
+            scope: instead of the one asked for.
         """
         from tempering import models
         from tempering.data.streams import Shuffled, passes
@@ -241,7 +243,7 @@ class Experiment(Feed):
         training, seed = self.values["training"], int(self.values.get("seed", 0))
         steps = stream[1] if stream else training.steps or max(1, math.ceil(training.epochs * len(train) / training.batch_size))
         rows = stream[0] if stream else Shuffled(train, training.batch_size, seed)
-        scope = self._scope(policy)
+        scope = scope or self._scope(policy)
         self.display.say(f"training {'' if own else f'{name}, '}{len(train)} rows, {steps} steps of {training.batch_size}, scope {scope.kind}")
         self.stopper = Stopper()
         with watching(
