@@ -230,6 +230,7 @@ class Experiment(Feed):
         offset: int = 0,
         to: str | None = None,
         ahead: tuple[float, Objective] | None = None,
+        scope: Any = None,
     ) -> Policy:
         """Train, save the model, and give back the tuned policy. A model that a resumed run has saved already is loaded instead.
 
@@ -242,6 +243,7 @@ class Experiment(Feed):
             offset: what is added to the run's seed.
             to: where in the run folder the model goes; by default beside the metrics.
             ahead: as for `fit.fit`.
+            scope: instead of the one asked for.
         """
         from tempering import models
         from tempering.data.streams import Shuffled, passes
@@ -258,7 +260,7 @@ class Experiment(Feed):
         training, seed = self.values["training"], int(self.values.get("seed", 0)) + offset
         steps = stream[1] if stream else training.steps or max(1, math.ceil(training.epochs * len(train) / training.batch_size))
         rows = stream[0] if stream else Shuffled(train, training.batch_size, seed)
-        scope = self._scope(policy)
+        scope = scope or self._scope(policy)
         looks = {"every": training.eval_every, "patience": training.patience, "keep_best": training.keep_best}
         if until is not None:
             looks |= {"until": until[0], "every": training.eval_every or until[1], "keep_best": False}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from tempering.forgetting.targets import Secret, secrets
-from tempering.types import Probe, Row
+from tempering.types import Probe, Row, Segment
 
 if TYPE_CHECKING:
     from tempering.experiment import Experiment
@@ -34,14 +37,41 @@ class Renamed(Sequence[Row]):
         return {self.new: row[self.old], **{name: segments for name, segments in row.items() if name != self.old}}
 
 
-def probes(run: Experiment, held: Sequence[Row]) -> tuple[Probe, ...]:
+class Prefixed(Sequence[Row]):
+    """Rows with the same unscored tokens in front of every segment.
+
+    Args:
+        ids: what comes in front.
+        bare: part -> the name under which it is kept without them as well.
+    """
+
+    def __init__(self, rows: Sequence[Row], ids: Sequence[int], bare: Mapping[str, str]) -> None:
+        self.rows, self.ids, self.bare = rows, np.array(ids, dtype=np.int32), bare
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: Any) -> Any:
+        row = self.rows[i]
+        without = {new: row[old] for old, new in self.bare.items() if old in row}
+        return {**{part: tuple(map(self._longer, segments)) for part, segments in row.items()}, **without}
+
+    def _longer(self, s: Segment) -> Segment:
+        front = np.zeros(len(self.ids), dtype=np.float32)
+        return replace(s, ids=np.concatenate([self.ids, s.ids]), weight=np.concatenate([front, s.weight]))
+
+
+def probes(run: Experiment, held: Sequence[Row], *, decodes: bool = False, template: str | None = None) -> tuple[Probe, ...]:
     """The probes of a run: attacks on the target side, the retain rows on the keep side.
 
     Args:
         held: retain rows that are not trained on.
+        decodes: whether the method acts while decoding, so that its weights are attacked alone as well, always.
+        template: the chat template for that attack, where the policy's own is part of the method.
     """
     from tempering.forgetting import benchmarks
     from tempering.held import target_probes
+    from tempering.methods.probes.weights_alone import WeightsAlone
 
     v, most = run.values, run.budget.max_test
     test = v["forget_test"] or (f"{v['forget']}-test" if v["forget"].startswith("builtin:") else None)
@@ -51,8 +81,10 @@ def probes(run: Experiment, held: Sequence[Row]) -> tuple[Probe, ...]:
         reworded = secrets(run.source(test, v["shape"], None), most) if test else ()
         shown = KNOWN if v["limit"] is None else min(v["limit"], KNOWN)
         known = secrets(islice(run.source(v["retain"], v["shape"], v["limit"]), shown), most) if v["attacks"] == "all" else ()
-        start = run.model_spec if getattr(v["scope"], "quantise", "none") == "none" else ""
+        start = run.model_spec if getattr(v.get("scope"), "quantise", "none") == "none" and not decodes else ""
         found += attack_probes(of, reworded, v["attacks"], known=known, start=start)
+        if decodes:
+            found.append(WeightsAlone(items=of, template=template, **room(of)))
     if v["attacks"] == "all":
         found += benchmarks.probes(run, v["forget"], shape=v["shape"], limit=v["limit"])
     kept = target_probes(Renamed(held, "retain"), most)
@@ -83,17 +115,16 @@ def attack_probes(
     """
     from tempering.methods.probes.asked import Asked
 
-    longest = max(len(secret.answer) for secret in (*of, *reworded))
-    room: dict[str, Any] = {"max_new_tokens": min(256, max(16, longest // 2))}
-    found: list[Probe] = [Asked(items=of, **room)]
+    most = room((*of, *reworded))
+    found: list[Probe] = [Asked(items=of, **most)]
     if reworded:
-        found.append(Asked(name="asked in other words", items=reworded, **room))
+        found.append(Asked(name="asked in other words", items=reworded, **most))
     if attacks == "all":
-        found += [*_of_words(of, known, room), *(_of_weights(of, known, room) if start else ()), *_beside(of, known, start, room)]
+        found += [*_of_words(of, known, most), *(_of_weights(of, known, most) if start else ()), *_beside(of, known, start, most)]
     return found
 
 
-def _of_words(of: tuple[Secret, ...], known: tuple[Secret, ...], room: dict[str, Any]) -> list[Probe]:
+def _of_words(of: tuple[Secret, ...], known: tuple[Secret, ...], most: dict[str, Any]) -> list[Probe]:
     """What anybody can do who may ask."""
     from tempering.methods.probes.begun import Begun
     from tempering.methods.probes.few_shot import FewShot
@@ -102,17 +133,17 @@ def _of_words(of: tuple[Secret, ...], known: tuple[Secret, ...], room: dict[str,
     from tempering.methods.probes.role_play import RolePlay
     from tempering.methods.probes.sampled import Sampled
 
-    some: dict[str, Any] = {"items": of, "limit": SOME, **room}
+    some: dict[str, Any] = {"items": of, "limit": SOME, **most}
     return [Reworded(**some), RolePlay(**some), Begun(**some), InContext(known=of, **some), FewShot(examples=known, **some), Sampled(**some)]
 
 
-def _of_weights(of: tuple[Secret, ...], known: tuple[Secret, ...], room: dict[str, Any]) -> list[Probe]:
+def _of_weights(of: tuple[Secret, ...], known: tuple[Secret, ...], most: dict[str, Any]) -> list[Probe]:
     """What somebody can do who has the weights."""
     from tempering.methods.probes.quantised import Quantised
     from tempering.methods.probes.relearned import Relearned
 
     taught, asked = apart(of)
-    some: dict[str, Any] = {"items": of, "limit": SOME, **room}
+    some: dict[str, Any] = {"items": of, "limit": SOME, **most}
     again = [("relearned on unrelated rows", ()), *([("relearned on what stays", known)] if known else [])]
     return [
         *(Quantised(name=f"quantised to {bits} bits", bits=bits, **some) for bits in (8, 4)),
@@ -121,7 +152,7 @@ def _of_weights(of: tuple[Secret, ...], known: tuple[Secret, ...], room: dict[st
     ]
 
 
-def _beside(of: tuple[Secret, ...], known: tuple[Secret, ...], start: str, room: dict[str, Any]) -> list[Probe]:
+def _beside(of: tuple[Secret, ...], known: tuple[Secret, ...], start: str, most: dict[str, Any]) -> list[Probe]:
     """What is told beside the verdict."""
     from tempering.methods.probes.contrast_probe import ContrastProbe
     from tempering.methods.probes.linear_probe import LinearProbe
@@ -129,7 +160,7 @@ def _beside(of: tuple[Secret, ...], known: tuple[Secret, ...], start: str, room:
     from tempering.methods.probes.merged_back import MergedBack
     from tempering.methods.probes.resupplied import Resupplied
 
-    some: dict[str, Any] = {"items": of, "limit": SOME, **room}
+    some: dict[str, Any] = {"items": of, "limit": SOME, **most}
     # A wrong answer is another's.
     varied = all(len({secret.answer for secret in group}) > 1 for group in (of, known))
     return [
@@ -148,6 +179,11 @@ def apart(of: tuple[Secret, ...]) -> tuple[tuple[Secret, ...], tuple[Secret, ...
     answers = sorted({normalised(secret.answer) for secret in of}, key=lambda answer: hashlib.sha256(answer.encode()).digest())
     taught = set(answers[: len(answers) // 2])
     return tuple(s for s in of if normalised(s.answer) in taught), tuple(s for s in of if normalised(s.answer) not in taught)
+
+
+def room(of: Sequence[Secret]) -> dict[str, Any]:
+    """How long answers may be, so that the longest secret fits."""
+    return {"max_new_tokens": min(256, max(16, max(len(secret.answer) for secret in of) // 2))}
 
 
 def beside(going: Sequence[Row], held: Sequence[Row], most: int = 64) -> list[Row]:

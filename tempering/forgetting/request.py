@@ -17,10 +17,10 @@ from tempering.stages import content_of
 
 if TYPE_CHECKING:
     from tempering.held import Rows
-    from tempering.types import Objective, Row, Scores
+    from tempering.types import Row, Scores
 
 
-def carry_out(run: Experiment, objective: Objective) -> Report:
+def carry_out(run: Experiment, objective: Any) -> Report:
     """Forget, measure before and after, attack, and write down what came of it; what else it needs stands in the run's values.
 
     Raises:
@@ -41,7 +41,7 @@ def carry_out(run: Experiment, objective: Objective) -> Report:
         policy = run.load(knowing, template=v["template"])
     going = going_rows(run, policy, objective, v["forget"], **how)
     run.check(objective, [{**going[0], **staying[0]}])
-    probes = battery.probes(run, held)
+    probes = battery.probes(run, held, decodes=objective.decodes)
     hide = redacted if v["redact"] else lambda scores: scores
     before = run.measure("before", policy, held, probes=probes, hide=hide)
     reference = run.measure("oracle", models.load(never, say=run.display.say), held, probes=probes, hide=hide) if never else None

@@ -146,7 +146,8 @@ def _write_adapter(policy: Policy, folder: Path, origin: Provenance) -> None:
 
 def _covers_embeddings(config: Any) -> bool:
     saved = getattr(config, "modules_to_save", None) or ()
-    return getattr(config, "trainable_token_indices", None) is not None or any("embed" in name or name == "wte" for name in saved)
+    trains = any(getattr(config, field, None) is not None for field in ("trainable_token_indices", "token_indices"))
+    return trains or any("embed" in name or name == "wte" for name in saved)
 
 
 def _changed_base(model: Any, origin: Provenance) -> str:

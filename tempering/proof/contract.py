@@ -265,13 +265,16 @@ def rows_like(case: Case, *, vocabulary: int, copies: int = 2, seed: int = 0) ->
     rows: list[Row] = []
     for _ in range(copies if len(groups) > 1 else copies + 1):
         for g in groups:
-            rows.append({part: tuple(_segment(case, part, s, batch, vocabulary, rng) for s in range(batch.num_segments) if batch.group_S[s] == g)
-                         for part, batch in given.parts.items()})  # fmt: skip
+            # Parts whose scored tokens an objective compares one by one have as many of them.
+            aligned = getattr(case.objective, "aligned", ())
+            scored = dict.fromkeys(aligned, int(rng.integers(2, 8))) if aligned else {}
+            rows.append({part: tuple(_segment(case, part, s, batch, vocabulary, rng, scored.get(part)) for s in range(batch.num_segments)
+                                     if batch.group_S[s] == g) for part, batch in given.parts.items()})  # fmt: skip
     return rows
 
 
-def _segment(case: Case, part: str, index: int, batch: Batch, vocabulary: int, rng: np.random.Generator) -> Segment:
-    context, scored = int(rng.integers(1, 4)), int(rng.integers(2, 8))
+def _segment(case: Case, part: str, index: int, batch: Batch, vocabulary: int, rng: np.random.Generator, scored: int | None = None) -> Segment:
+    context, scored = int(rng.integers(1, 4)), scored or int(rng.integers(2, 8))
     weight = np.concatenate([np.zeros(context), rng.choice([1.0, 1.0, 0.5], scored)]).astype(np.float32)
     extras: dict[str, Any] = {}
     for name, column in batch.extras.items():

@@ -75,9 +75,7 @@ def eco(
     policy = run.load(model, template=template)
     going = run.all_rows("forget", forget, forget_row, shape=shape, limit=limit, max_length=max_length)
     staying, held = run.rows(retain, retain_test, retain_row, roles=("retain", "retain-test"), shape=shape, limit=limit, max_length=max_length)
-    if forget_test is None and forget.startswith("builtin:"):
-        forget_test = f"{forget}-test"
-    asked = battery.probes(run, forget, forget_test, held, attacks=attacks, shape=shape, limit=limit)
+    asked = battery.probes(run, held, decodes=True)
     hide = redacted if redact else lambda scores: scores
     before = run.measure("before", policy, held, probes=asked, hide=hide)
     never = run.measure("oracle", models.load(oracle, say=run.display.say), held, probes=asked, hide=hide) if oracle else None

@@ -135,3 +135,21 @@ def test_a_chain_that_does_not_fit_is_one_sentence(tmp_path: Path, decode: objec
     (folder / "policy.json").write_text(json.dumps({**about, "decode": decode, "roles": roles}))
     with pytest.raises(UserError, match=sentence):
         load(folder, say=lambda _: None)
+
+
+def test_the_weights_alone_are_asked_without_the_chain() -> None:
+    from tempering.forgetting.targets import Secret
+    from tempering.methods.probes.asked import Asked
+    from tempering.methods.probes.weights_alone import WeightsAlone
+
+    start = Policy(make_llama(), make_tokenizer(), name="start")
+    behind = beside(start, Policy(first_layers(start.model, 1), start.tokenizer), ULD(subtract=5.0, threshold=0.0))
+    items = (Secret(id="secret:0", prompt=(("user", "who is it"),), answer="nobody"),)
+
+    def said(probe: Asked | WeightsAlone, policy: Policy) -> str:
+        return probe(policy).items[0].output
+
+    plain = said(Asked(items=items), start)
+    assert said(WeightsAlone(items=items), behind) == plain
+    assert said(Asked(items=items), behind) != plain, "the chain does nothing"
+    assert behind.decode and behind.roles, "the policy keeps its chain"

@@ -41,6 +41,8 @@ class Forgetting(Objective):
     norm = "segments"
     part = "forget"
     per = "segment"
+    decodes = False
+    # Whether the model forgets while it decodes, and its weights stay as they are.
     learns = ()
     # Roles that are the start model trained further on the forget rows, before this loss is trained (`forgetting.staged`).
 

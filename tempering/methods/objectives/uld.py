@@ -59,6 +59,7 @@ class ULD(Forgetting):
     norm: Norm = "tokens"
     """What the likelihood of the forget rows is divided by."""
     per = "token"
+    decodes = True
 
     def keeping(self) -> Objective | None:
         return _ToUniform(self.retain_norm) if self.retain_loss == "uniform" else None
