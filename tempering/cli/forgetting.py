@@ -36,8 +36,9 @@ def trade(
     from tempering.home import write_atomic
 
     tried, known = parse_rates(rates), {entry.name: entry for entry in index.methods("objective") if entry.family == "forget"}
-    if not methods or (unknown := next((name for name in methods if name not in known), None)):
-        raise UserError(f"temper trade: {f'{unknown!r} is no way to forget' if methods else 'no method is named'}; there are {', '.join(known)}")
+    wrong = "no method is named" if not methods else next((f"{name!r} is no way to forget" for name in methods if name not in known), "")
+    if wrong:
+        raise UserError(f"temper trade: {wrong}; there are {', '.join(known)}")
     recipe, values = _values(set_ or [], ("method", "optimizer.lr", "lr", "audit"))
     if values["attacks"] == "none":
         raise UserError("--set attacks=none: a trade is judged by what attacks get out; take all or plain")

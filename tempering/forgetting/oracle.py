@@ -76,10 +76,11 @@ def learned(run: Experiment, name: str, base: str, rows: Sequence[Row], how: Lea
     policy = models.load(base, say=lambda _: None)
     steps = max(1, math.ceil(how.learn_epochs * len(rows) / how.learn_batch_size))
     own: Training = run.values["training"]
+    scope: Any = Full()
     training = Training(batch_size=how.learn_batch_size, micro_tokens=own.micro_tokens, precision=own.precision)
     with run.display.phase(f"training the {name} model", steps) as phase:
         fitted = fit(
-            {"policy": Role(policy.model, Full())}, NLL(), Shuffled(rows, how.learn_batch_size, seed),
+            {"policy": Role(policy.model, scope)}, NLL(), Shuffled(rows, how.learn_batch_size, seed),
             steps=steps, optimizer=Optimizer(lr=how.learn_lr), schedule=Schedule(name="cosine", warmup=0.05), training=training, seed=seed,
             say=lambda _: None, on_metrics=lambda m: phase.advance(int(m["step"]), steps),
         )  # fmt: skip
