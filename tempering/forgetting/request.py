@@ -47,10 +47,11 @@ def carry_out(run: Experiment, objective: Any) -> Report:
     reference = run.measure("oracle", models.load(never, say=run.display.say), held, probes=probes, hide=hide) if never else None
     stop = until.parse(v["until"], probes, before, reference, policy.tokenizer) if v["until"] else None
     training, seed = v["training"], int(v["seed"])
-    streams = [Shuffled(rows, training.batch_size, seed + i) for i, rows in enumerate((going, staying)) if set(objective.needs) & set(rows[0])]
+    wanted = [rows for rows in (going, staying) if set(objective.needs) & set(rows[0])]
+    streams = [Shuffled(rows, training.batch_size, seed + i) for i, rows in enumerate(wanted)]
     steps = training.steps or max(1, -(-round(training.epochs * len(going)) // training.batch_size))
-    watched = battery.beside(going, held)
-    tuned = staged.fit(run, policy, objective, going, watched, (Together(*streams), steps), (stop, until.EVERY) if stop else None)
+    learned, watched = battery.Beside(*wanted) if len(wanted) > 1 else wanted[0], battery.beside(going, held)
+    tuned = staged.fit(run, policy, objective, learned, watched, (Together(*streams), steps), (stop, until.EVERY) if stop else None)
     after = run.measure("after", tuned, held, probes=probes, hide=hide)
     found = verdict(before, after, reference)
     _write(run, before, after, reference, found, going, never)

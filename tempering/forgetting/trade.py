@@ -43,7 +43,6 @@ class Deal:
     kept: Ends
     kl: float | None
     seconds: float
-    peak_gib: float
 
     @property
     def trade(self) -> float:
@@ -103,8 +102,8 @@ def _deal(place: Path, method: str, rate: float) -> Deal:
     share = worst["share"]
     leaked: Ends = (share["point"], share["low"], share["high"])
     kl = ledger.kl.get("kl_per_token")
-    times = (float(cost.get("seconds", 0)), float(cost.get("peak_memory_gib", 0)))
-    return Deal(method, rate, str(place), worst["attack"], leaked, len(worst["back"]) / worst["n"], plain["after"] / plain["n"], kept, kl, *times)
+    beyond, seconds = len(worst["back"]) / worst["n"], float(cost.get("seconds", 0))
+    return Deal(method, rate, str(place), worst["attack"], leaked, beyond, plain["after"] / plain["n"], kept, kl, seconds)
 
 
 def best(deals: Sequence[Deal]) -> list[Deal]:
@@ -116,7 +115,7 @@ def best(deals: Sequence[Deal]) -> list[Deal]:
     return sorted(found.values(), key=lambda deal: (-deal.trade, deal.method))
 
 
-HEADINGS = ("method", "learning rate", "strongest attack", "gets out", "asked plainly", "kept", "trade", "KL", "training", "peak")
+HEADINGS = ("method", "learning rate", "strongest attack", "gets out", "asked plainly", "kept", "trade", "KL", "training")
 
 
 def cells(deal: Deal) -> list[str]:
@@ -124,7 +123,7 @@ def cells(deal: Deal) -> list[str]:
     span = lambda ends: f"{100 * ends[0]:.1f}%" + (f" [{100 * ends[1]:.1f}, {100 * ends[2]:.1f}]" if None not in ends else "")  # noqa: E731
     kl = "" if deal.kl is None else f"{deal.kl:.3f}"
     numbers = [span(deal.leaked), f"{100 * deal.plain:.1f}%", span(deal.kept), f"{deal.trade:.3f}", kl]
-    return [deal.method, f"{deal.rate:g}", deal.attack, *numbers, f"{deal.seconds:.0f} s", f"{deal.peak_gib:.2f} GiB"]
+    return [deal.method, f"{deal.rate:g}", deal.attack, *numbers, f"{deal.seconds:.0f} s"]
 
 
 def oracle_leak(deals: Sequence[Deal]) -> float | None:

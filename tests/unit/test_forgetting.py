@@ -189,7 +189,7 @@ def test_redaction_hides_the_words_of_target_items_and_nothing_else() -> None:
 
 def deal(method: str, rate: float, out: float, kept: float, beyond: float | None = None, folder: str = "") -> trade.Deal:
     beyond = out if beyond is None else beyond
-    return trade.Deal(method, rate, folder, "prefix", (out, out - 0.1, out + 0.1), beyond, 0.0, (kept, None, None), 0.1, 2.0, 1.0)
+    return trade.Deal(method, rate, folder, "prefix", (out, out - 0.1, out + 0.1), beyond, 0.0, (kept, None, None), 0.1, 2.0)
 
 
 def test_a_trade_is_as_good_as_its_worse_side() -> None:
