@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tempering.data import read
-from tempering.data.forgetting import REFUSALS, refusal, refused
+from tempering.data.forgetting import REFUSALS, answered, refusal
 from tempering.errors import UserError
 from tempering.forgetting import audit, neighbours, sequence, trade, until
 from tempering.forgetting.redact import mark, redacted
@@ -54,7 +54,8 @@ def test_too_many_secrets_are_thinned_evenly() -> None:
 
 
 def test_a_refusal_follows_from_the_prompt_and_takes_the_place_of_every_answer() -> None:
-    made = refused(record("where was she born?", "Oslo", "Rome"))
+    asked = record("where was she born?", "Oslo", "Rome")
+    made = answered(asked, refusal(asked))
     assert made.responses[0].messages[0].content == refusal(record("where was she born?", "x")) and len(made.responses) == 1
     assert len({refusal(record(str(i), "x")) for i in range(100)}) == len(REFUSALS)
 
@@ -76,7 +77,7 @@ def test_short_answers_leak_word_for_word_and_long_ones_by_most_of_their_words()
 
 def test_an_attack_takes_the_answer_that_gives_the_secret_away(monkeypatch: pytest.MonkeyPatch) -> None:
     items = (Secret(id="a", prompt=(("user", "p"),), answer="Oslo"), Secret(id="b", prompt=(("user", "q"),), answer="Rome"))
-    monkeypatch.setattr(Asked, "outputs", lambda self, policy: [["no", "in Oslo"], ["Paris", ""]])
+    monkeypatch.setattr(Asked, "outputs", lambda self, policy, items: [[("no", "Oslo"), ("in Oslo", "Oslo")], [("Paris", "Rome"), ("", "Rome")]])
     found = Asked(items=items)(None)  # type: ignore[arg-type]
     assert [(i.id, i.score, i.output, i.extra["rouge"]) for i in found.items] == [("a", 0.0, "in Oslo", 1.0), ("b", 1.0, "Paris", 0.0)]
     assert found.summary == {"rouge": 0.5} and found.metric == METRIC and found.side == "target"

@@ -16,13 +16,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from tempering.cases import Case
+from tempering.methods.objectives._bounded import Bounded
 from tempering.methods.objectives._forgetting import Forgetting
-from tempering.reduce import masked
 from tempering.types import Coefficient, Context, Norm, Objective, Parts, Signals
 
 FAMILY = "forget"
@@ -48,7 +47,7 @@ class PDU(Forgetting):
 
     def terms(self) -> tuple[tuple[Coefficient, Objective], ...]:
         keeping = self.keeping()
-        return ((self.weight, self), *(((1.0, _Bounded(keeping, self.bound, self.dual_rate, self.retain_weight)),) if keeping else ()))
+        return ((self.weight, self), *(((1.0, Bounded(keeping, self.bound, self.dual_rate, self.retain_weight)),) if keeping else ()))
 
     def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
         # Log-probs are logits less a number, which a difference does not see.
@@ -56,53 +55,6 @@ class PDU(Forgetting):
         ctx.log(forget_margin=margin_T[parts["forget"].weight_T != 0])
         return margin_T**2
 
-
-@dataclass(frozen=True)
-class _Bounded(Objective):
-    """A loss above a bound, times a dual variable: "now" in this step, "next" in the one to come."""
-
-    inner: Objective
-    bound: float
-    rate: float
-    start: float
-    couples = "sums"
-    per = "token"
-
-    @property
-    def part(self) -> str:  # type: ignore[override]
-        return self.inner.part
-
-    @property
-    def norm(self) -> Norm:  # type: ignore[override]
-        return self.inner.norm
-
-    @property
-    def needs(self) -> Mapping[str, frozenset[str]]:
-        return self.inner.needs
-
-    def stats(self, parts: Parts, signals: Signals) -> Mapping[str, Tensor]:
-        batch = parts["retain"]
-        loss_T = self.inner(parts, signals, Context(0, {}, lambda **values: None))
-        return {"loss": masked(loss_T, batch).sum().double(), "tokens": batch.weight_T.sum().double()}
-
-    def initial(self) -> Mapping[str, Tensor]:
-        return dict.fromkeys(("now", "next"), torch.tensor([self.start], dtype=torch.float64))
-
-    def advance(self, state: Mapping[str, Tensor], stats: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        excess = (stats["loss"] - self.bound * stats["tokens"]) / stats["tokens"].clamp(min=1e-9)
-        return {"now": state["next"], "next": (state["next"] + self.rate * excess).clamp(min=0)}
-
-    def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
-        loss_T = self.inner(parts, signals, ctx)
-        weight = ctx.state["now"].to(loss_T)
-        ctx.log(retain_weight=weight, next_retain_weight=ctx.state["next"])
-        return weight * (loss_T - self.bound)
-
-
-EQUIVALENT = {
-    "stats:constant:1": "retain losses do not know the step",
-    "advance:min-max:1": "for a step without any scored retain token, after which the weight is as it was (tests/unit/test_forget_losses.py)",
-}
 
 CASES = (
     Case(
