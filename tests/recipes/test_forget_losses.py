@@ -35,7 +35,7 @@ def test_the_family_is_walked() -> None:
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_every_loss_runs_by_its_name(name: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    alone = {"retain_loss": "none"} if name in AT_START else {}
+    alone: dict[str, Any] = {"retain_loss": "none"} if name in AT_START else {}
     report = tp.run(name, out=out, **SMALL, **alone)
     metrics = steps_of(out)
     assert len(metrics) == 2 and all(math.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in metrics)
@@ -67,3 +67,9 @@ def test_texts_have_no_alternates_and_no_refusals(tmp_path: Path) -> None:
         tp.run("altpo", out=tmp_path / "a", **SMALL, forget=str(tmp_path / "f.jsonl"))
     with pytest.raises(UserError, match="loss idk asks for a part 'refused', which rows made of this data do not have"):
         tp.run("idk", out=tmp_path / "b", **SMALL, forget=str(tmp_path / "f.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["npo", "altpo"])
+def test_a_run_can_be_planned(name: str) -> None:
+    small = {key: SMALL[key] for key in ("model", "limit", "steps", "batch_size", "max_new_tokens")}
+    assert tp.plan(name, **small).peak > 0
