@@ -145,6 +145,10 @@ class Rehearsal(Experiment):
         """No scores."""
         return Scores(policy.name, ())
 
+    def trains_nothing(self) -> None:
+        """Ends the rehearsal: there is no step to trace."""
+        raise UserError(f"{self.recipe} trains nothing, so there is nothing to plan; it takes what measuring the model takes")
+
     def fit(
         self,
         name: str,
@@ -160,15 +164,20 @@ class Rehearsal(Experiment):
         Raises:
             Rehearsed: always.
         """
+        from tempering.data.streams import Shuffled
         from tempering.planning.trace import Work
 
         training: Training = self.values["training"]
         steps = stream[1] if stream else training.steps or max(1, math.ceil(training.epochs * len(train) / training.batch_size))
         # The run may have more rows than were looked at.
         more = training.steps is None and len(train) + len(held) >= SAMPLE and (self.wanted or math.inf) > SAMPLE
-        micro, several = _largest(train, training, min(steps, STEPS), int(self.values.get("seed", 0)))
+        seed = int(self.values.get("seed", 0))
+        rows = stream[0] if stream else Shuffled(train, training.batch_size, seed)
+        micro, several = _largest(rows, training, min(steps, STEPS), seed)
         raise Rehearsed(
-            Work(self.config, self.values["scope"], objective, self.values["optimizer"], training, micro, self._quantise),
+            Work(
+                policy.model.config, after.get("scope") or self.values["scope"], objective, self.values["optimizer"], training, micro, self._quantise
+            ),
             self.model_spec,
             sum(batch.num_tokens for batch in micro.values()),
             several,
@@ -177,13 +186,11 @@ class Rehearsal(Experiment):
         )
 
 
-def _largest(train: Sequence[Row], training: Training, steps: int, seed: int) -> tuple[Parts, bool]:
+def _largest(stream: Stream, training: Training, steps: int, seed: int) -> tuple[Parts, bool]:
     """The micro-batch with the most tokens among the first steps, and whether any step has several."""
-    from tempering.data.streams import Shuffled
     from tempering.layout import split
     from tempering.types import Run
 
-    stream = Shuffled(train, training.batch_size, seed)
     largest: Parts = {}
     most, several = -1, False
     for step in range(steps):
