@@ -215,6 +215,9 @@ class Experiment(Feed):
         if self.budget.gate:
             check(compare(scores, scores), self.budget.gate)
 
+    def trains_nothing(self) -> None:
+        """Said by a recipe that changes the model without training, before it looks at the model's numbers."""
+
     def fit(
         self,
         name: str,

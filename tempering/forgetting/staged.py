@@ -63,7 +63,7 @@ def fit(
         assistant = Policy(first_layers(start.model, objective.layers), start.tokenizer, name=start.name, source=start.source)
         return run.fit("fit", assistant, objective, going, watched, stream, ending=lambda tuned: beside(start, tuned, objective))
     if isinstance(objective, TaskVector):
-        before = {name: p.detach().cpu().clone() for name, p in start.model.named_parameters()}
+        before = {name: p.detach().clone() for name, p in start.model.named_parameters()}
         return run.fit("fit", start, objective, going, watched, stream, ending=lambda tuned: negated(before, tuned, objective.factor))
     return run.fit("fit", start, objective, going, watched, stream, until, roles=others)
 

@@ -139,6 +139,10 @@ class Rehearsal(Experiment):
         """No scores."""
         return Scores(policy.name, ())
 
+    def trains_nothing(self) -> None:
+        """Ends the rehearsal: there is no step to trace."""
+        raise UserError(f"{self.recipe} trains nothing, so there is nothing to plan; it takes what measuring the model takes")
+
     def fit(
         self,
         name: str,
@@ -166,7 +170,9 @@ class Rehearsal(Experiment):
         rows = stream[0] if stream else Shuffled(train, training.batch_size, seed)
         micro, several = _largest(rows, training, min(steps, STEPS), seed)
         raise Rehearsed(
-            Work(self.config, self.values["scope"], objective, self.values["optimizer"], training, micro, self._quantise),
+            Work(
+                policy.model.config, after.get("scope") or self.values["scope"], objective, self.values["optimizer"], training, micro, self._quantise
+            ),
             self.model_spec,
             sum(batch.num_tokens for batch in micro.values()),
             several,

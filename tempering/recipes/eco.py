@@ -80,6 +80,7 @@ def eco(
     before = run.measure("before", policy, held, probes=asked, hide=hide)
     never = run.measure("oracle", models.load(oracle, say=run.display.say), held, probes=asked, hide=hide) if oracle else None
 
+    run.trains_nothing()
     gone: list[Segment] = [s for row in going for s in row["forget"]]
     calm: list[Segment] = [s for row in staying for s in row["retain"]]
     apart = min(500, max(1, len(calm) // 5))
