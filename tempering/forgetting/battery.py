@@ -186,19 +186,6 @@ def room(of: Sequence[Secret]) -> dict[str, Any]:
     return {"max_new_tokens": min(256, max(16, max(len(secret.answer) for secret in of) // 2))}
 
 
-class Beside(Sequence[Row]):
-    """Forget rows with a retain row each, as many as there are forget rows: what a step of both is made of."""
-
-    def __init__(self, going: Sequence[Row], staying: Sequence[Row]) -> None:
-        self.going, self.staying = going, staying
-
-    def __len__(self) -> int:
-        return len(self.going)
-
-    def __getitem__(self, i: Any) -> Any:
-        return {**self.going[i], **self.staying[i % len(self.staying)]}
-
-
 def beside(going: Sequence[Row], held: Sequence[Row], most: int = 64) -> list[Row]:
     """Rows with forget and retain parts side by side, for the loss that is watched while training."""
     size = min(most, len(going), len(held))

@@ -55,6 +55,9 @@ def _weights(folder: Path, lock: dict[str, Any]) -> Iterator[str]:
     for inner in sorted(path for path in folder.iterdir() if path.name != "model" and (path / "model").is_dir()):
         shutil.rmtree(inner)
         yield f"the model {inner.name!r} that was trained on the forget rows on the way"
+    if (folder / "alternates").is_dir():
+        shutil.rmtree(folder / "alternates")
+        yield "the other answers that the model was asked for"
     made = store_dir("learned") / Path(str(lock.get("knowing", ""))).name
     if lock.get("knowing") and made.is_dir():
         shutil.rmtree(made)

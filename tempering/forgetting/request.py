@@ -50,8 +50,8 @@ def carry_out(run: Experiment, objective: Any) -> Report:
     wanted = [rows for rows in (going, staying) if set(objective.needs) & set(rows[0])]
     streams = [Shuffled(rows, training.batch_size, seed + i) for i, rows in enumerate(wanted)]
     steps = training.steps or max(1, -(-round(training.epochs * len(going)) // training.batch_size))
-    learned, watched = battery.Beside(*wanted) if len(wanted) > 1 else wanted[0], battery.beside(going, held)
-    tuned = staged.fit(run, policy, objective, learned, watched, (Together(*streams), steps), (stop, until.EVERY) if stop else None)
+    watched = battery.beside(going, held)
+    tuned = staged.fit(run, policy, objective, going, watched, (Together(*streams), steps), (stop, until.EVERY) if stop else None)
     after = run.measure("after", tuned, held, probes=probes, hide=hide)
     found = verdict(before, after, reference)
     _write(run, before, after, reference, found, going, never)

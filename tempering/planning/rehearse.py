@@ -151,7 +151,7 @@ class Rehearsal(Experiment):
         train: Sequence[Row],
         held: Sequence[Row],
         stream: tuple[Stream, int] | None = None,
-        *more: Any,
+        *others: Any,
         **how: Any,
     ) -> Policy:
         """Ends the rehearsal, at the first training of a run.
