@@ -170,9 +170,7 @@ class Rehearsal(Experiment):
         rows = stream[0] if stream else Shuffled(train, training.batch_size, seed)
         micro, several = _largest(rows, training, min(steps, STEPS), seed)
         raise Rehearsed(
-            Work(
-                policy.model.config, after.get("scope") or self.values["scope"], objective, self.values["optimizer"], training, micro, self._quantise
-            ),
+            Work(policy.model.config, how.get("scope") or self.values["scope"], objective, self.values["optimizer"], training, micro, self._quantise),
             self.model_spec,
             sum(batch.num_tokens for batch in micro.values()),
             several,
