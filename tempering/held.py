@@ -63,10 +63,10 @@ def own_probes(objective: Objective, rows: Sequence[Row], most: int, training: T
     if any(name in ("reward", "rewards") for names in needs.values() for name in names):
         from tempering.scored import Rewards
 
-        if "chosen" not in needs:
+        if "chosen" not in rows[0]:
             return (HeldScore(name="held_labels", logs="accuracy", objective=objective, rows=rows, training=training, limit=most),)
         # Its own reward where that is read elsewhere than at an answer's end.
-        reward = objective if "prior.entropy" in needs["chosen"] else Rewards()
+        reward = objective if "prior.entropy" in needs.get("chosen", ()) else Rewards()
         return (HeldScore(name="held_reward", logs="margin", objective=reward, rows=rows, training=training, limit=most),)
     # Labelled answers have a reward where a reference gives them one.
     labelled = {"label", "reference.logp"} <= needs.get("train", frozenset())

@@ -18,8 +18,6 @@ from torch import Tensor
 from tempering.cases import Case
 from tempering.types import Context, Norm, Objective, Parts, Signals
 
-FAMILY = "tokens"
-
 
 @dataclass(frozen=True)
 class HiddenReference(Objective):

@@ -1,4 +1,4 @@
-"""KL divergence from the starting model on rows that it should go on treating as it did: the retain term "kl" of unlearning, and a way of its own.
+"""KL divergence from the starting model on rows that it should go on treating as it did: the retain term "kl" of unlearning.
 
     loss_t = sum_v p_ref(v | y_<t) [ log p_ref(v | y_<t) - log p(v | y_<t) ]
 
@@ -18,8 +18,6 @@ from torch import Tensor
 
 from tempering.cases import Case
 from tempering.types import Context, Norm, Objective, Parts, Signals
-
-FAMILY = "tokens"
 
 
 @dataclass(frozen=True)
