@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from tempering.types import Objective, Policy, Probe, Role, Row, Scores, Stream
 
 
+SPENT = "spent.json"
+"""What one training took; cost.json is the sum over those of a run."""
+
+
 class Experiment(Feed):
     """One run of a recipe. `begin` opens it; the methods are its steps."""
 
@@ -258,7 +262,7 @@ class Experiment(Feed):
         target = folder / "model" if to is None else self.folder.path / to
         world = world_of_run()
         if world.share((target / "policy.json").exists()):
-            self._spend(json.loads((folder / "cost.json").read_text()))
+            self._spend(json.loads((folder / SPENT).read_text()))
             return models.load(str(target), quantise=self._quantise, say=self.display.say)
         training, seed = self.values["training"], int(self.values.get("seed", 0)) + offset
         steps = stream[1] if stream else training.steps or max(1, math.ceil(training.epochs * len(train) / training.batch_size))
@@ -291,7 +295,7 @@ class Experiment(Feed):
         from tempering.measure import peak_memory_gib
 
         cost = {"tokens": fitted.tokens, "seconds": fitted.seconds, "peak_memory_gib": max(world.gather(peak_memory_gib()))}
-        write_atomic(folder / "cost.json", json.dumps(cost, indent=2))
+        write_atomic(folder / SPENT, json.dumps(cost, indent=2))
         self._spend(cost)
 
         def save() -> None:
@@ -307,6 +311,7 @@ class Experiment(Feed):
         for name, value in cost.items():
             spent = self.cost.get(name, 0)
             self.cost[name] = max(spent, value) if name.startswith("peak") else spent + value
+        self.folder.write("cost.json", self.cost)
 
     def _kind(self, otherwise: str) -> str:
         """The name of the loss that was chosen."""

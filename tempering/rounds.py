@@ -35,7 +35,7 @@ class Rounds:
         """The next step's parts; at the first step of a round the live policy is asked."""
         number, place = divmod(self.taken, self.every)
         if self._stream is None or number != self._round:
-            rows = self.first if number == 0 else self.again(number, run.roles["policy"])
+            rows = self.first if number == 0 else self.again(number, run.roles.get("policy"))
             self._round, self._stream = number, Shuffled(rows, self.batch_size, self.seed + number)
             self._stream.taken = place * self.batch_size
         self.taken += 1

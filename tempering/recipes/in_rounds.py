@@ -83,7 +83,9 @@ def in_rounds(
     before = run.measure("before", policy, held)
     if asks and reference == "round":
         first, held = run.cache_reference(policy, first, held)
-    stream = Rounds(first, makers.again, every, training.batch_size, seed)
+    # A plan has no live model to ask again: every round looks like the first.
+    again = (lambda number, live: first) if run.rehearses else makers.again
+    stream = Rounds(first, again, every, training.batch_size, seed)
     tuned = run.fit("fit", policy, objective, first, held, (stream, rounds * every))
     after = run.measure("after", tuned, held)
     return run.finish(tuned, before, after)
