@@ -11,6 +11,7 @@ OpenUnlearning also stem them with Porter's stemmer ("stemmed", which needs nltk
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -39,10 +40,9 @@ def words(text: str, how: Words = "any") -> list[str]:
     if how == "ascii":
         return found
     try:
-        from nltk.stem.porter import PorterStemmer
+        stem = importlib.import_module("nltk.stem.porter").PorterStemmer().stem
     except ImportError as error:
         raise UserError('words "stemmed" need Porter\'s stemmer: install nltk, or take words "any"') from error
-    stem = PorterStemmer().stem
     return [stem(word) if len(word) > 3 else word for word in found]
 
 
