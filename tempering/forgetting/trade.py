@@ -8,6 +8,7 @@ says too), and what was kept. Their harmonic mean is 1 where nothing comes out a
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -41,8 +42,11 @@ class Deal:
     plain: float
     """Share that comes out when asked for plainly."""
     kept: Ends
+    """Share of the items right before that are still right; where no probe has such items, see `likelihood`."""
     kl: float | None
     seconds: float
+    likelihood: bool = False
+    """Whether `kept` is how likely a token of the retain rows is after, against before."""
 
     @property
     def trade(self) -> float:
@@ -98,12 +102,20 @@ def _deal(place: Path, method: str, rate: float) -> Deal:
     found, ledger = json.loads((place / "forgetting.json").read_text()), Ledger.read(place / "ledger.json")
     worst, cost = found["leaks"][0], found["cost"]["unlearning"]
     plain = next((leak for leak in found["leaks"] if leak["attack"] == "asked"), worst)
-    kept: Ends = (ledger.keep.point, ledger.keep.low, ledger.keep.high) if ledger.keep else (1.0, None, None)
     share = worst["share"]
     leaked: Ends = (share["point"], share["low"], share["high"])
     kl = ledger.kl.get("kl_per_token")
     beyond, seconds = len(worst["back"]) / worst["n"], float(cost.get("seconds", 0))
-    return Deal(method, rate, str(place), worst["attack"], leaked, beyond, plain["after"] / plain["n"], kept, kl, seconds)
+    return Deal(method, rate, str(place), worst["attack"], leaked, beyond, plain["after"] / plain["n"], _kept(ledger), kl, seconds, not ledger.keep)
+
+
+def _kept(ledger: Ledger) -> Ends:
+    """See `Deal.kept`."""
+    if ledger.keep:
+        return ledger.keep.point, ledger.keep.low, ledger.keep.high
+    change = ledger.probe("retain_loss").difference
+    low, high = (None if end is None else min(1.0, math.exp(-end)) for end in (change.high, change.low))
+    return min(1.0, math.exp(-change.point)), low, high
 
 
 def best(deals: Sequence[Deal]) -> list[Deal]:
@@ -167,6 +179,8 @@ def notes(deals: Sequence[Deal]) -> list[str]:
     told = [
         "“gets out” is the share of secrets that the strongest attack brings; intervals are over the secrets and items of one run, not over seeds."
     ]
+    if any(d.likelihood for d in deals):
+        told.append("“kept” is how likely a token of the retain rows is, against before: nothing on the keep side has right and wrong answers.")
     never = oracle_leak(deals)
     if never is None:
         told.append("There is no oracle: what any model would say counts as a leak here.")

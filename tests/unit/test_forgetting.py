@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tempering.forgetting import audit, neighbours, sequence, trade, until
 from tempering.forgetting.redact import mark, redacted
 from tempering.forgetting.targets import Secret, secrets
 from tempering.forgetting.verdict import METRIC, verdict
+from tempering.ledger import compare
 from tempering.methods.probes._attack import leaked, rouge_l_recall
 from tempering.methods.probes.asked import Asked
 from tempering.types import ItemScore, Message, ProbeScores, Record, Response, Scores
@@ -230,3 +232,13 @@ def test_drift_is_told_against_the_first_model() -> None:
     start, later = sequence.Step(0, "", None, None, {"retain_answer": 0.9}), sequence.Step(2, "x", 0.25, 0.5, {"retain_answer": 0.8})
     assert sequence.cells(start, start) == ["start", "", "", "0.900"]
     assert sequence.cells(later, start) == ["2", "25.0%", "50.0%", "0.800 (-0.100)"]
+
+
+def test_without_items_kept_is_the_likelihood_of_what_stays() -> None:
+    def loss(*values: float) -> Scores:
+        items = tuple(ItemScore(str(i), v) for i, v in enumerate(values))
+        return scores(ProbeScores("retain_loss", "nll per token", "continuous", False, items, "keep"))
+
+    point, low, high = trade._kept(compare(loss(1.0, 2.0, 3.0), loss(1.5, 2.4, 3.6)))
+    assert point == pytest.approx(math.exp(-0.5)) and low is not None and high is not None and low < point < high < 1
+    assert trade._kept(compare(loss(1.0, 2.0), loss(0.5, 1.0)))[0] == 1.0
