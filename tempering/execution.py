@@ -146,3 +146,18 @@ def _signals(held: list[Experiment]) -> Iterator[None]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def leg(recipe: Callable[..., Report], arguments: Mapping[str, Any], place: Path, command: str) -> bool:
+    """One of several runs that a program makes, in a folder of its own and without a word: not run again where it has finished there, gone on with
+    where it was begun. Returns whether it was there already.
+
+    Args:
+        command: what the run's folder says it was started by.
+    """
+    there = place.is_dir() and any(place.iterdir())
+    if there and (place / "ledger.json").is_file() and RunFolder(place, follow=True).read("status.json").get("state") == "done":
+        return True
+    quiet = Display(Console(quiet=True))
+    execute(recipe, arguments, Options(out=None if there else place, resume=place if there else None, display=quiet, command=command))
+    return False

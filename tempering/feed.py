@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from tempering.types import Message, Policy, Row
 
 
+def source(data: str, shape: str, limit: int | None, say: Callable[[str], None]) -> Any:
+    """The records that `data` names: a built-in set, a file, a folder, a hub id."""
+    from tempering.data import read
+    from tempering.worlds.demo import demo_records
+
+    return demo_records(data) if data.startswith("builtin:") else read(data, shape=shape, limit=limit, say=say)
+
+
 class Feed:
     """Base of `Experiment`, which sets these."""
 
@@ -43,22 +51,8 @@ class Feed:
         return self._tokenizer
 
     def source(self, data: str, shape: str, limit: int | None) -> Any:
-        """The records that `data` names: a built-in set, a file, a folder, a hub id."""
-        from tempering.data import read
-        from tempering.worlds.demo import demo_records
-
-        return demo_records(data) if data.startswith("builtin:") else read(data, shape=shape, limit=limit, say=self.display.say)
-
-    def judge(self) -> Callable[[str, Sequence[tuple[Message, ...]], Sequence[str]], Sequence[float]]:
-        """(a reward model, prompts, an answer to each) -> its scores, as `making.Judge`; each model is loaded once."""
-        from tempering.methods.rewards.reward_model import RewardModel
-
-        loaded: dict[str, RewardModel] = {}
-
-        def judged(name: str, prompts: Sequence[tuple[Message, ...]], answers: Sequence[str]) -> Sequence[float]:
-            return loaded.setdefault(name, RewardModel(name))(prompts, answers).tolist()
-
-        return judged
+        """The records that `data` names (`source`)."""
+        return source(data, shape, limit, self.display.say)
 
     def ask(self, policy: Policy, *, quiet: bool = False) -> Callable[[Sequence[tuple[Message, ...]], int, float], list[list[str]]]:
         """(prompts, answers to each, temperature) -> the policy's own answers, of at most `max_new_tokens` tokens, as `making.Ask`.

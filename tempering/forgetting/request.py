@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from tempering.experiment import Experiment, Report
 from tempering.forgetting import audit, battery, benchmarks, neighbours, oracle, staged, until
 from tempering.forgetting.alternates import going_rows
 from tempering.forgetting.redact import redacted
-from tempering.forgetting.verdict import Verdict, verdict
+from tempering.forgetting.verdict import Verdict, tell
 from tempering.stages import content_of
 
 if TYPE_CHECKING:
@@ -53,8 +52,7 @@ def carry_out(run: Experiment, objective: Any) -> Report:
     watched = battery.beside(going, held)
     tuned = staged.fit(run, policy, objective, going, watched, (Together(*streams), steps), (stop, until.EVERY) if stop else None)
     after = run.measure("after", tuned, held, probes=probes, hide=hide)
-    found = verdict(before, after, reference)
-    _write(run, before, after, reference, found, going, never)
+    found = _write(run, before, after, reference, going, never)
     report = run.finish(tuned, before, after)
     if v["audit"]:
         _audit(run, report, before, after, reference, found)
@@ -74,22 +72,18 @@ def _made(run: Experiment, going: Rows, staying: Rows) -> tuple[str, str]:
     return str(knowing), str(alone)
 
 
-def _write(
-    run: Experiment, before: Scores, after: Scores, reference: Scores | None, found: Verdict | None, going: Sequence[Row], never: str | None
-) -> None:
+def _write(run: Experiment, before: Scores, after: Scores, reference: Scores | None, going: Sequence[Row], never: str | None) -> Verdict | None:
     """forgetting.json, neighbours.json, benchmarks.json, and what they say in short."""
     near = neighbours.bands(before, after, reference, battery.questions(going, run))
-    run.folder.write("neighbours.json", json.loads(json.dumps([band.plain() for band in near])))
+    run.folder.write("neighbours.json", [band.plain() for band in near])
     retraining = oracle.cost_of(never) if never else None
-    if found is not None:
-        cost = {"unlearning": run.cost, "retraining": retraining}
-        run.folder.write("forgetting.json", json.loads(json.dumps({**found.plain(), "cost": cost, "redacted": run.values["redact"]})))
-        run.display.say(found.sentence)
+    found = tell(run, before, after, reference, cost={"unlearning": run.cost, "retraining": retraining}, redacted=run.values["redact"])
     if told := benchmarks.sentence(numbers := benchmarks.benchmarks(before, after, reference)):
         run.folder.write("benchmarks.json", numbers)
         run.display.say(told)
     if retraining and run.cost.get("seconds"):
         run.display.say(f"unlearning took {run.cost['seconds']:.0f} s of training; making the oracle took {retraining['seconds']:.0f} s")
+    return found
 
 
 def _audit(run: Experiment, report: Report, before: Scores, after: Scores, reference: Scores | None, found: Verdict | None) -> None:

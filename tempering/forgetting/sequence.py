@@ -18,8 +18,9 @@ from typing import Any
 
 from tempering import choices
 from tempering.config import plain_values
-from tempering.data import read
 from tempering.errors import UserError
+from tempering.execution import leg
+from tempering.feed import source
 from tempering.forgetting.targets import secrets
 from tempering.making import best, is_text, spoken
 from tempering.stages import content_key, content_of
@@ -68,8 +69,7 @@ def steps(
     recipe: Callable[..., Any], values: Mapping[str, Any], method: str, number: int, folder: Path, say: Callable[[str], None]
 ) -> Iterator[Step]:
     """Carry out the requests one after the other; those that are done are read back."""
-    source = values["forget"]
-    every = list(islice(_records(source, values), values["limit"]))
+    every = list(islice(source(values["forget"], values["shape"], values["limit"], lambda _: None), values["limit"]))
     requests = cut(every, number)
     model, earlier = values["model"], list[Record]()
     # Rows are written for the run and removed after it: what was to be forgotten must not lie in the folder of the runs.
@@ -79,7 +79,7 @@ def steps(
             rows.write_text(written(records), encoding="utf-8")
             arguments = {**values, "method": choices.choice(method)(), "model": model, "forget": str(rows), "forget_test": None, "limit": None}
             place = folder / f"request-{k}-{_key(arguments)}"
-            _run(recipe, arguments, place)
+            leg(recipe, arguments, place, "temper requests")
             rows.unlink()
             scores = _read(place / "after.scores.json")
             if k == 1:
@@ -90,32 +90,11 @@ def steps(
             say(f"  [{k}/{number}] {len(records)} rows")
 
 
-def _records(source: str, values: Mapping[str, Any]) -> Any:
-    from tempering.worlds.demo import demo_records
-
-    return demo_records(source) if source.startswith("builtin:") else read(source, shape=values["shape"], limit=values["limit"], say=lambda _: None)
-
-
 def _key(arguments: Mapping[str, Any]) -> str:
     plain = plain_values(arguments)
     for name in ("model", "forget", "retain", "retain_test", "oracle"):
         plain[name] = content_of(plain[name]) or plain[name] if plain[name] else None
     return content_key({"request": plain})[:10]
-
-
-def _run(recipe: Callable[..., Any], arguments: Mapping[str, Any], place: Path) -> None:
-    from rich.console import Console
-
-    from tempering.display import Display
-    from tempering.experiment import execute
-    from tempering.options import Options
-    from tempering.runs import RunFolder
-
-    there = place.is_dir() and any(place.iterdir())
-    if there and (place / "ledger.json").is_file() and RunFolder(place, follow=True).read("status.json").get("state") == "done":
-        return
-    display = Display(Console(quiet=True))
-    execute(recipe, arguments, Options(out=None if there else place, resume=place if there else None, display=display, command="temper requests"))
 
 
 def _merged(place: Path) -> str:

@@ -76,25 +76,15 @@ def legs(
 
 
 def _run(recipe: Callable[..., Any], arguments: Mapping[str, Any], place: Path, method: str, rate: float, first: Path | None) -> Deal:
-    from rich.console import Console
+    from tempering.execution import leg
 
-    from tempering.display import Display
-    from tempering.experiment import execute
-    from tempering.options import Options
-    from tempering.runs import RunFolder
-
-    there = place.is_dir() and any(place.iterdir())
-    done = there and (place / "ledger.json").is_file() and RunFolder(place, follow=True).read("status.json").get("state") == "done"
-    if not done:
-        if first is not None and not there:
-            # The same model before and the same oracle under the same attacks: measured in the first run.
-            place.mkdir(parents=True)
-            for name in SAME:
-                if (first / name).exists():
-                    shutil.copyfile(first / name, place / name)
-            there = True
-        options = Options(out=None if there else place, resume=place if there else None, display=Display(Console(quiet=True)), command="temper trade")
-        execute(recipe, arguments, options)
+    if first is not None and not place.exists():
+        # The same model before and the same oracle under the same attacks: measured in the first run.
+        place.mkdir(parents=True)
+        for name in SAME:
+            if (first / name).exists():
+                shutil.copyfile(first / name, place / name)
+    leg(recipe, arguments, place, "temper trade")
     return _deal(place, method, rate)
 
 

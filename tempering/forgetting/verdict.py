@@ -80,6 +80,15 @@ def verdict(before: Scores, after: Scores, oracle: Scores | None = None) -> Verd
     return Verdict(tuple(leaks), _sentence(leaks), tuple(leak for p, leak in both if p.metric == BESIDE), recovered)
 
 
+def tell(run: Any, before: Scores, after: Scores, oracle: Scores | None, **beside: Any) -> Verdict | None:
+    """The verdict of a run, written to forgetting.json with what else is given, and said; nothing of both where no attack ran."""
+    found = verdict(before, after, oracle)
+    if found is not None:
+        run.folder.write("forgetting.json", {**found.plain(), **beside})
+        run.display.say(found.sentence)
+    return found
+
+
 def read(path: Path) -> Verdict:
     """The verdict that a run wrote (forgetting.json).
 

@@ -12,11 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from tempering import choices, index
 from tempering.config import plain_values
-from tempering.display import Display
 from tempering.errors import UserError
 from tempering.race.plan import TUNING_SEED, Files, Plan
 
@@ -109,23 +106,13 @@ class Course:
 
     def run(self, leg: Leg) -> Done:
         """One leg, or what an earlier run of the same content came to."""
-        from tempering.experiment import execute
+        from tempering.execution import leg as run_leg
         from tempering.ledger_types import Ledger
-        from tempering.options import Options
-        from tempering.runs import RunFolder
 
         place = self.place(leg)
-        there = place.is_dir() and any(place.iterdir())
-        if there and (place / "ledger.json").is_file() and RunFolder(place, follow=True).read("status.json").get("state") == "done":
-            return Done(leg, place, Ledger.read(place / "ledger.json"), True)
-        options = Options(
-            out=None if there else place,
-            resume=place if there else None,
-            display=Display(Console(quiet=True)),
-            command=f"temper race ({leg.method}, lr {leg.rate:g}, seed {leg.seed})",
-        )
-        report = execute(self.recipe, self.arguments(leg), options)
-        return Done(leg, report.folder, report.ledger, False)
+        command = f"temper race ({leg.method}, lr {leg.rate:g}, seed {leg.seed})"
+        reused = run_leg(self.recipe, self.arguments(leg), place, command)
+        return Done(leg, place, Ledger.read(place / "ledger.json"), reused)
 
 
 class Clock:

@@ -67,7 +67,7 @@ def eco(
     from tempering.data import forget_row, retain_row
     from tempering.forgetting import battery, corrupt
     from tempering.forgetting.redact import redacted
-    from tempering.forgetting.verdict import verdict
+    from tempering.forgetting.verdict import tell
     from tempering.measure import logps_of
     from tempering.types import Policy, Segment
 
@@ -105,8 +105,5 @@ def eco(
     tuned = guarded(sigma)
     models.save(tuned, run.folder.path / "model")
     after = run.measure("after", tuned, held, probes=asked, hide=hide)
-    found = verdict(before, after, never)
-    if found is not None:
-        run.folder.write("forgetting.json", found.plain())
-        run.display.say(found.sentence)
+    tell(run, before, after, never)
     return run.finish(tuned, before, after)

@@ -67,7 +67,7 @@ def spul(
     from tempering.data.streams import Shuffled, Together
     from tempering.forgetting import battery
     from tempering.forgetting.redact import redacted
-    from tempering.forgetting.verdict import verdict
+    from tempering.forgetting.verdict import tell
     from tempering.methods.objectives.spul import SPUL
 
     run = Experiment.begin(spul, locals())
@@ -98,8 +98,5 @@ def spul(
     chosen = scope.model_copy(update={"ids": tuple(ids)})
     tuned = run.fit("fit", policy, objective, first, battery.beside(first, later), (streams, steps), scope=chosen)
     after = run.measure("after", tuned, later, probes=asked(later), hide=hide)
-    found = verdict(before, after, never)
-    if found is not None:
-        run.folder.write("forgetting.json", found.plain())
-        run.display.say(found.sentence)
+    tell(run, before, after, never)
     return run.finish(tuned, before, after)

@@ -33,14 +33,10 @@ LONG = 0.7
 def rouge_l_recall(output: str, answer: str) -> float:
     """Longest common subsequence of words over the words of the answer (Lin 2004), words as `exact_answer.normalised` makes them."""
     from tempering.methods.probes.exact_answer import normalised
+    from tempering.methods.probes.rouge import common
 
-    a, b = normalised(answer).split(), normalised(output).split()
-    row = [0] * (len(b) + 1)
-    for word in a:
-        before = 0
-        for j, other in enumerate(b, 1):
-            before, row[j] = row[j], before + 1 if word == other else max(row[j], row[j - 1])
-    return row[-1] / len(a) if a else 0.0
+    words = normalised(answer).split()
+    return common(words, normalised(output).split()) / len(words) if words else 0.0
 
 
 def leaked(output: str, answer: str) -> bool:
