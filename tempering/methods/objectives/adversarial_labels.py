@@ -23,7 +23,7 @@ from tempering.types import Context, Norm, Parts, Signals
 
 FAMILY = "forget"
 CATALOGUE = ("S084",)
-CONFUSED_WITH = ("random_labels",)
+CONFUSED_WITH = {"random_labels": "takes tokens at random"}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,11 @@ from tempering.cases import Case
 from tempering.methods.objectives.idk_dpo import IdkDPO
 
 FAMILY = "forget"
-CONFUSED_WITH = ("idk_dpo", "npo", "dpo")
+CONFUSED_WITH = {
+    "idk_dpo": "prefers a refusal to the forget answer",
+    "npo": "pushes the forget answer away and prefers nothing",
+    "dpo": "has a chosen answer beside the rejected one",
+}
 PAPER = {"optimizer.lr": "5e-5 for all weights of LLaMA-2 7B on TOFU, 2 epochs over 5 alternates a question (their README)"}
 
 

@@ -23,7 +23,7 @@ from tempering.methods.objectives._forgetting import Forgetting, RetainLoss, row
 from tempering.types import Batch, Context, Parts, Signals
 
 FAMILY = "forget"
-CONFUSED_WITH = ("unlikelihood", "gradient_ascent")
+CONFUSED_WITH = {"unlikelihood": "is the same gradient written on probabilities", "gradient_ascent": "weighs all tokens alike and has no bound"}
 PAPER = {"optimizer.lr": "1e-5 for all weights of a model of 1B or more on TOFU (as OpenUnlearning runs it)"}
 
 

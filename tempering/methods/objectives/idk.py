@@ -20,7 +20,7 @@ from tempering.types import Context, Norm, Parts, Signals
 
 FAMILY = "forget"
 CATALOGUE = ("S078", "S075")
-CONFUSED_WITH = ("idk_dpo",)
+CONFUSED_WITH = {"idk_dpo": "prefers a refusal to the forget answer"}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,11 @@ from tempering.types import Context, Parts, Signals
 
 FAMILY = "forget"
 CATALOGUE = ("S082", "S075")
-CONFUSED_WITH = ("dpo", "npo", "idk")
+CONFUSED_WITH = {
+    "dpo": "has a chosen answer beside the rejected one",
+    "npo": "pushes the forget answer away and prefers nothing",
+    "idk": "imitates refusals and pushes nothing away",
+}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from tempering.types import Context, Parts, Signals
 
 FAMILY = "forget"
 CATALOGUE = ("S082",)
-CONFUSED_WITH = ("simnpo", "dpo")
+CONFUSED_WITH = {"simnpo": "has no reference and divides by length", "dpo": "has a chosen answer beside the rejected one"}
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from tempering.types import Context, Norm, Parts, Signals
 
 FAMILY = "forget"
 CATALOGUE = ("S084",)
-CONFUSED_WITH = ("adversarial_labels", "undial")
+CONFUSED_WITH = {"adversarial_labels": "takes the likeliest wrong token", "undial": "lowers the logit of the true token"}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from tempering.methods.objectives._forgetting import Forgetting
 from tempering.types import Context, Norm, Parts, Signals
 
 FAMILY = "forget"
-CONFUSED_WITH = ("wga", "gradient_ascent")
+CONFUSED_WITH = {"wga": "weighs the ascent by the token's probability alone", "gradient_ascent": "weighs all tokens alike and has no bound"}
 PAPER = {"optimizer.lr": "1e-5 for all weights of LLaMA-2 7B, 2e-5 of Phi-1.5, on TOFU in batches of 16 (as OpenUnlearning states it)"}
 
 

@@ -24,7 +24,7 @@ from tempering.reduce import segment_mean
 from tempering.types import Context, Parts, Signals
 
 FAMILY = "forget"
-CONFUSED_WITH = ("npo", "simpo")
+CONFUSED_WITH = {"npo": "pushes the forget answer away and prefers nothing", "simpo": "learns from pairs"}
 PAPER = {"optimizer.lr": "1e-5 for all weights of LLaMA-2 7B on TOFU, 10 epochs (their released configuration)"}
 
 

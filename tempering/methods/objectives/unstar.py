@@ -21,7 +21,7 @@ from tempering.methods.objectives.idk import Idk
 
 FAMILY = "forget"
 CATALOGUE = ("S091",)
-CONFUSED_WITH = ("idk", "altpo")
+CONFUSED_WITH = {"idk": "imitates refusals and pushes nothing away", "altpo": "prefers another answer of the model's own"}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from tempering.methods.objectives._forgetting import Forgetting
 from tempering.types import Context, Norm, Parts, Signals
 
 FAMILY = "forget"
-CONFUSED_WITH = ("gradient_ascent", "satimp")
+CONFUSED_WITH = {"gradient_ascent": "weighs all tokens alike and has no bound", "satimp": "weighs by saturation and importance"}
 PAPER = {"optimizer.lr": "1e-5 for all weights of LLaMA-2 7B, 2e-5 of Phi-1.5, on TOFU in batches of 16 (as OpenUnlearning states it)"}
 
 
