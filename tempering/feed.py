@@ -54,6 +54,17 @@ class Feed:
         """The records that `data` names (`source`)."""
         return source(data, shape, limit, self.display.say)
 
+    def judge(self) -> Callable[[str, Sequence[tuple[Message, ...]], Sequence[str]], Sequence[float]]:
+        """(a reward model, prompts, an answer to each) -> its scores, as `making.Judge`; each model is loaded once."""
+        from tempering.methods.rewards.reward_model import RewardModel
+
+        loaded: dict[str, RewardModel] = {}
+
+        def judged(name: str, prompts: Sequence[tuple[Message, ...]], answers: Sequence[str]) -> Sequence[float]:
+            return loaded.setdefault(name, RewardModel(name))(prompts, answers).tolist()
+
+        return judged
+
     def ask(self, policy: Policy, *, quiet: bool = False) -> Callable[[Sequence[tuple[Message, ...]], int, float], list[list[str]]]:
         """(prompts, answers to each, temperature) -> the policy's own answers, of at most `max_new_tokens` tokens, as `making.Ask`.
 
