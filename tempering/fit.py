@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -222,6 +222,7 @@ def fit(
     stopper: Stopper | None = None,
     world: World | None = None,
     ahead: tuple[float, Objective] | None = None,
+    columns: Collection[str] = (),
 ) -> Fitted:
     """Move the weights of the trainable roles by the gradient of `objective` on the parts of `stream`.
 
@@ -236,6 +237,7 @@ def fit(
             They share the weights and each step; the first writes, and alone has whole weights at the end.
         ahead: (rate, another objective of the same parts): the gradient is taken not at the weights but `rate` times this one's gradient away from
             them, uphill, and moves the weights themselves.
+        columns: signals that every part of the stream and of the evaluation brings as columns, so that no reference need be kept for them.
 
     Raises:
         UserError: the loss is not finite, or the checkpoint belongs to other parameters.
@@ -260,7 +262,8 @@ def fit(
     if not trainable:
         raise ValueError("nothing trains: no role has a scope")
     frozen: list[torch.nn.Module] = []
-    if any(owner(s)[0] == "reference" for names in objective.needs.values() for s in names) and "reference" not in live:
+    asked = {name for names in objective.needs.values() for name in names} - set(columns)
+    if any(owner(name)[0] == "reference" for name in asked) and "reference" not in live:
         live["policy"].handle.keep_reference()  # type: ignore[union-attr]
         with live["policy"].handle.off() as reference:  # type: ignore[union-attr]
             frozen.append(reference)

@@ -40,6 +40,9 @@ def carry_out(run: Experiment, objective: Any) -> Report:
         policy = run.load(knowing, template=v["template"])
     going = going_rows(run, policy, objective, v["forget"], **how)
     run.check(objective, [{**going[0], **staying[0]}])
+    if v["scope"].kind != "lora" and any("reference.logp" in names for names in objective.needs.values()):
+        # Adapters can be switched off; all weights would need a second model in memory.
+        (going,) = run.cache_reference(policy, going)
     probes = battery.probes(run, held, decodes=objective.decodes)
     hide = redacted if v["redact"] else lambda scores: scores
     before = run.measure("before", policy, held, probes=probes, hide=hide)

@@ -24,6 +24,7 @@ from tempering.layout import select
 from tempering.models.lighter import judging_apart
 from tempering.planning.meter import Meter
 from tempering.planning.quantised import parameters, stand_in
+from tempering.reference import brought
 from tempering.types import Objective, Parts, Role, Run, Scope
 
 UNSEEN = {"bitsandbytes": 20}
@@ -188,10 +189,12 @@ def _at(work: Work, config: Any) -> Counts:
     model.__deepcopy__ = lambda _: _counted(work, config, engine.device, meter, sizes)
     stream = _Twice(work.micro, meter)
     # One micro-batch a step, whatever its size; what happens once at the end belongs to no step.
-    training = work.training.model_copy(update={"micro_tokens": 1 << 60, "eval_every": 0, "save_every": 0})
+    how: dict[str, Any] = {"steps": 2, "optimizer": work.optimizer, "engine": engine}
+    how["training"] = work.training.model_copy(update={"micro_tokens": 1 << 60, "eval_every": 0, "save_every": 0})
+    how["columns"] = brought(work.objective, {part: (batch,) for part, batch in work.micro.items()})
     try:
         with meter, judging_apart(), _hushed():
-            fit({"policy": Role(model, work.scope)}, work.objective, stream, steps=2, optimizer=work.optimizer, training=training, engine=engine)
+            fit({"policy": Role(model, work.scope)}, work.objective, stream, **how)
     except (RuntimeError, NotImplementedError) as error:
         first = str(error).strip().split("\n")[0]
         raise UserError(
