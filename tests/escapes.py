@@ -17,7 +17,9 @@ from pathlib import Path
 
 from tempering.sandbox.run import Limits, Outcome, Running, at_once
 
-QUICK = Limits(wall=1.2, cpu=0.6)
+QUICK = Limits(wall=1.5, cpu=0.4)
+BUSY = ("cpu", "wall")
+"""Whichever comes first on a busy machine."""
 _TRY = """
 import os, sys, signal, socket, json
 given = json.loads(sys.stdin.read())
@@ -45,7 +47,7 @@ ESCAPES = (
     Escape(
         "a fork bomb",
         "import os\nwhile True:\n try: os.fork()\n except OSError: pass",
-        ("wall", "cpu", "processes"),
+        (*BUSY, "processes"),
     ),
     Escape("a memory bomb", "attempt('a gigabyte', lambda: bytearray(10**9) and 1)"),
     Escape(
@@ -70,7 +72,7 @@ ESCAPES = (
         "attempt('write', lambda: open(os.__file__, 'a'))",
     ),
     Escape("a full disk", "attempt('too much', lambda: [open(str(i), 'wb').write(bytes(10 << 20)) for i in range(3)])"),
-    Escape("many files", "attempt('too many', lambda: [open(str(i), 'wb').close() for i in range(20000)])", ("", "cpu")),
+    Escape("many files", "attempt('too many', lambda: [open(str(i), 'wb').close() for i in range(20000)])", ("", *BUSY)),
     Escape(
         "the network",
         "attempt('tcp', lambda: socket.create_connection(('127.0.0.1', given['port']), 0.3))\n"
@@ -112,12 +114,10 @@ ESCAPES = (
     Escape(
         "signals ignored",
         "for n in range(1, 65):\n attempt(n, lambda: signal.signal(n, signal.SIG_IGN) is None)\nwhile True: pass",
-        ("cpu",),
+        BUSY,
     ),
     Escape("sleeping for ever", "import time\ntime.sleep(1000)", ("wall",)),
-    Escape(
-        "threads that never end", "import threading\nfor _ in range(4): threading.Thread(target=lambda: [0 for _ in iter(int, 1)]).start()", ("cpu",)
-    ),
+    Escape("threads that never end", "import threading\nfor _ in range(4): threading.Thread(target=lambda: [0 for _ in iter(int, 1)]).start()", BUSY),
     Escape(
         "many threads",
         "import threading, time\ndef more():\n while True: threading.Thread(target=time.sleep, args=(9,)).start()\n"

@@ -43,7 +43,7 @@ MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE, MNT_DETACH = 2, 4, 8, 0x4000
 OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR = 428, 429, 442
 OPEN_TREE_CLONE, AT_RECURSIVE, AT_EMPTY_PATH, O_CLOEXEC = 1, 0x8000, 0x1000, 0o2000000
 ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV = 1, 2, 4
-PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 22, 36, 38
+PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 4, 22, 36, 38
 
 REFUSED = {
     # name: (x86_64, aarch64). What changes namespaces, mounts or the kernel, looks into other processes, or holds memory that no limit counts.
@@ -249,6 +249,8 @@ def keep(given: dict[str, Any], control: socket.socket) -> dict[str, Any]:
     for name, content in {**given["contents"], ".stdin": given["stdin"]}.items():
         with open(f"{folder}/{name}", "w", encoding="utf-8", errors="replace", newline="") as file:
             file.write(content)
+    # What is not dumpable cannot be traced by its own user, and its files in /proc are root's.
+    libc.prctl(PR_SET_DUMPABLE, ctypes.c_ulong(0), 0, 0, 0)
     heard, broken = os.pipe()
     pid = os.fork()
     if pid == 0:

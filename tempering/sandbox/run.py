@@ -208,6 +208,7 @@ class Running:
                         printed[number] += got[:room]
         finally:
             self._close()
+        found: dict[str, Any]
         if said.endswith(b"\n"):
             found = json.loads(said)
         elif self._greeted:  # somebody ended the launcher or the keeper: under "limits" the program itself may

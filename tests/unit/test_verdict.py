@@ -211,5 +211,5 @@ def test_solutions_of_real_tasks_are_right() -> None:
 @pytest.mark.slow
 def test_solutions_of_many_real_tasks_are_right() -> None:
     """What cannot be said by plain data: see `verdict.py`."""
-    assert len(solved("mbpp", lines("data/mbpp/mbpp.jsonl")[:200], "code")) <= 4
-    assert len(solved("humaneval", lines("data/humaneval/HumanEval.jsonl"), "canonical_solution")) <= 2
+    assert solved("mbpp", lines("data/mbpp/mbpp.jsonl")[300:600], "code") == ["367", "533", "596"]
+    assert solved("humaneval", lines("data/humaneval/HumanEval.jsonl"), "canonical_solution") == []

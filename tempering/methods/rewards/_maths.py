@@ -105,7 +105,8 @@ def _alike(a: str, b: str, tolerance: float, at: Callable[[str, int], Fraction])
     if not all(re.search(r"\d|pi\b|[-+*/^\\]|[a-z]\(|^\W*[A-Za-z]\W*$", text, re.ASCII) for text in (a, b)):
         return False
     try:
-        return all(_close(*(_Reader(text, lambda name, p=p: at(name, p)).value() for text in (a, b)), tolerance) for p in range(3))
+        points = [[_Reader(text, lambda name, p=p: at(name, p)).value() for text in (a, b)] for p in range(3)]
+        return all(_close(x, y, tolerance) for x, y in points)
     except (_Unreadable, ArithmeticError, ValueError, RecursionError):
         return False
 
