@@ -43,6 +43,8 @@ class Feed:
     new_tokens: tuple[str, ...]
     rehearses: bool = False
     """Whether this is a plan of a run: nothing may be trained."""
+    made: Mapping[str, Any] = {}
+    """Sources that the run made itself, by the name under which they stand in its values."""
     _tokenizer: Any
 
     @property
@@ -51,8 +53,8 @@ class Feed:
         return self._tokenizer
 
     def source(self, data: str, shape: str, limit: int | None) -> Any:
-        """The records that `data` names (`source`)."""
-        return source(data, shape, limit, self.display.say)
+        """The records that `data` names: made by the run, or found (`source`)."""
+        return self.made[data] if data in self.made else source(data, shape, limit, self.display.say)
 
     def judge(self) -> Callable[[str, Sequence[tuple[Message, ...]], Sequence[str]], Sequence[float]]:
         """(a reward model, prompts, an answer to each) -> its scores, as `making.Judge`; each model is loaded once."""

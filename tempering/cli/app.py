@@ -135,6 +135,11 @@ def _dispatch(argv: list[str]) -> int:
         say(WELCOME.format(recipes=", ".join(index.recipes())))
         return 0
     tokens = list(argv)
+    if tokens[0] == "forget" and tokens[1:] and not tokens[1].startswith("-"):
+        # `temper forget "ADA EXAMPLE"`: what stands there is a name, unless it is data or another door.
+        from tempering.forgetting.doors import meant
+
+        tokens[1:2] = ["--forget", meant(tokens[1])]
     recipe = tokens[0].replace("-", "_") in {**index.recipes(), **index.aliases()} or ".py" in tokens[0]
     if recipe and tokens[0] not in _WITH_RECIPES and tokens[:2] != ["reward", "try"]:
         tokens.insert(0, "run")  # `temper sft` is `temper run sft`; `temper reward` too is the recipe, `temper reward try` a command

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tempering.errors import UserError
 from tempering.experiment import Experiment, Report
-from tempering.forgetting import audit, battery, benchmarks, neighbours, oracle, staged, until
+from tempering.forgetting import audit, battery, benchmarks, doors, looks, neighbours, oracle, staged, until
 from tempering.forgetting.alternates import going_rows
 from tempering.forgetting.redact import redacted
 from tempering.forgetting.verdict import Verdict, tell
@@ -29,8 +29,9 @@ def carry_out(run: Experiment, objective: Any) -> Report:
     from tempering.data import forget_row, retain_row
     from tempering.data.streams import Shuffled, Together
 
+    policy = run.load(run.values["base"] or run.values["model"], template=run.values["template"])
+    doors.enter(run, policy)
     v = run.values
-    policy = run.load(v["base"] or v["model"], template=v["template"])
     how: dict[str, Any] = {"shape": v["shape"], "limit": v["limit"], "max_length": v["max_length"]}
     staying, held = run.rows(v["retain"], v["retain_test"], retain_row, roles=("retain", "retain-test"), **how)
     never = v["oracle"]
@@ -53,10 +54,15 @@ def carry_out(run: Experiment, objective: Any) -> Report:
     streams = [Shuffled(rows, training.batch_size, seed + i) for i, rows in enumerate(wanted)]
     steps = training.steps or max(1, -(-round(training.epochs * len(going)) // training.batch_size))
     watched = battery.beside(going, held)
-    tuned = staged.fit(run, policy, objective, going, watched, (Together(*streams), steps), (stop, until.EVERY) if stop else None)
+    stream, rule = Together(*streams), (stop, until.EVERY) if stop else None
+    if every := v["looks"].look_every:
+        stream = looks.Counted(stream)
+        rule = looks.watch(run, policy, held, never, stream, stop), every
+    tuned = staged.fit(run, policy, objective, going, watched, (stream, steps), rule)
     after = run.measure("after", tuned, held, probes=probes, hide=hide)
     found = _write(run, before, after, reference, going, never)
     report = run.finish(tuned, before, after)
+    doors.leave(run)
     if v["audit"]:
         _audit(run, report, before, after, reference, found)
     return report

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tempering.experiment import Experiment
+    from tempering.forgetting.looks import Watch
     from tempering.forgetting.until import Until
     from tempering.types import Objective, Row, Stream
 
@@ -34,7 +35,7 @@ def fit(
     going: Sequence[Row],
     watched: Sequence[Row],
     stream: tuple[Stream, int],
-    until: tuple[Until, int] | None = None,
+    until: tuple[Until | Watch, int] | None = None,
 ) -> Policy:
     """The policy that has forgotten, saved in the run folder.
 
@@ -54,7 +55,7 @@ def fit(
     from tempering.methods.objectives.uld import ULD
 
     if until is not None and isinstance(objective, (ULD, TaskVector)):
-        raise UserError(f"--until {until[0].text!r}: what trains here is not what is kept, so the rule cannot be asked of it; give --steps instead")
+        raise UserError(f"{until[0].flag}: what trains here is not what is kept, so the rule cannot be asked of it; give --steps instead")
     others: dict[str, Role] = {}
     for role in getattr(objective, "learns", ()):
         learner = Policy(copy.deepcopy(start.model), start.tokenizer, name=start.name, source=start.source)
@@ -69,11 +70,16 @@ def fit(
 
 
 def negated(start: dict[str, Tensor], tuned: Policy, factor: float) -> Policy:
-    """start - factor (tuned - start), weight by weight, as a plain model without a scope.
+    """start - factor (tuned - start), weight by weight, as a plain model without a scope (see `moved`)."""
+    return moved(tuned, start, start, -factor)
+
+
+def moved(tuned: Policy, start: dict[str, Tensor], since: dict[str, Tensor], factor: float = 1.0) -> Policy:
+    """start + factor (tuned - since), weight by weight, as a plain model without a scope.
 
     Args:
-        start: every parameter's value before training, by name.
-        tuned: the model trained on what is to go; it stays as it is.
+        tuned: a trained model; it stays as it is.
+        start, since: every parameter's value by name: what is moved, and what the tuned model was before its training.
 
     Raises:
         UserError: the scope cannot be folded into plain weights.
@@ -86,8 +92,7 @@ def negated(start: dict[str, Tensor], tuned: Policy, factor: float) -> Policy:
         folded = plain_model(tuned)
         plain = copy.deepcopy(folded) if folded is tuned.model else folded
         for name, p in plain.named_parameters():
-            before = start[name].to(p)
-            p.copy_(before - factor * (p - before))
+            p.copy_(start[name].to(p) + factor * (p - since[name].to(p)))
     return Policy(plain.requires_grad_(False).eval(), tuned.tokenizer, name=tuned.name, source=tuned.source)
 
 
