@@ -30,7 +30,7 @@ def attempt(reward: str, file: str, /, *, column: str = "answer", limit: int | N
     """Score the answers of a file, and say how far the reward can tell them apart.
 
     Args:
-        reward: its name, with fields: exact_answer, exact_answer,rule=boxed, weighted:1*exact_answer+0.1*format.
+        reward: its name, with fields: exact_answer, exact_answer,rule=boxed, "weighted:exact_answer + 0.1*format".
         file: rows (.jsonl, .json, .csv, .parquet) with a prompt, an answer and what the reward needs to know: the right answer, tests.
         column: where the answer stands.
         limit: at most this many rows.

@@ -1,11 +1,12 @@
 """Values of Python as JSON, for two processes that do not trust each other: plain data only, rebuilt from its parts by the one who reads.
 
-What arrives is a number, a text, None, bytes, or a list, tuple, set or dict of such: no class of the sender, so nothing that it overrides. Stands
-alone: it is copied into the sandbox.
+What arrives is a number, a text, None, bytes, a builtin type, or a list, tuple, set or dict of such: no class of the sender, so nothing that it
+overrides. Stands alone: it is copied into the sandbox.
 """
 
 from __future__ import annotations
 
+import builtins
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -41,6 +42,8 @@ def pack(value: Any, hold: Callable[[Any], int] | None = None) -> Any:
             return {name: [pack(item, hold) for item in value]}
     if isinstance(value, Iterator):
         return {"iterator": [pack(item, hold) for item in islice(value, MOST)]}
+    if type(value) is type and vars(builtins).get(value.__name__) is value:
+        return {"type": value.__name__}
     if hold is None:
         raise TypeError(f"{type(value).__name__} is not plain data")
     return {"held": hold(value)}
@@ -62,6 +65,8 @@ def unpack(data: Any, held: Callable[[int], Any]) -> Any:
     (name, inner), = data.items()  # fmt: skip
     if name == "held":
         return held(int(inner))
+    if name == "type" and isinstance(kind := vars(builtins).get(inner), type):
+        return kind
     if not isinstance(inner, list):
         raise ValueError("not a packed value")
     if name == "complex":

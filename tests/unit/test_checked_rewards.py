@@ -229,12 +229,17 @@ def test_a_weighted_sum() -> None:
     records = [gold("4")] * 2
     answers = ["<think>2 + 2</think><answer>4</answer>", "4"]
     assert Weighted(of="exact_answer + 0.5*format")(["?"] * 2, answers, records).tolist() == [1.5, 1]
-    assert Weighted(of=((2.0, ExactAnswer()), (-1.0, Format())))(["?"] * 2, answers, records).tolist() == [1, 2]
+    assert Weighted(of="2*exact_answer+-1*format")(["?"] * 2, answers, records).tolist() == [1, 2]
+    lengths = Weighted(of="exact_answer(rule=text) + overlong(longest=4; buffer = 2)+0*format(pattern=[a-z]+)")
+    assert lengths(["?"], ["4   "], records[:1]).tolist() == [0]
+    assert Weighted.model_validate(lengths.model_dump(mode="json")) == lengths
     assert np.isnan(Weighted(of="1*exact_answer+1*format")(["?"], ["4"], [Record((), ())])).all()
     with pytest.raises(ValidationError, match="did you mean 'format'"):
         Weighted(of="1*formt")
-    with pytest.raises(ValidationError, match="no weight"):
-        Weighted(of="2 format")
+    wrong = {"2 format": "no weight", "": "no weight", "exact_answer(rule=box)": "exact_answer: rule", "weighted": "no reward 'weighted'"}
+    for of, says in wrong.items():
+        with pytest.raises(ValidationError, match=says):
+            Weighted(of=of)
 
 
 def test_reward_try(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

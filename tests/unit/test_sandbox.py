@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tempering import doctor
 from tempering.errors import UserError
 from tempering.sandbox import run as sandbox
 from tempering.sandbox.run import Limits, Running, at_once, level, run, run_async
@@ -151,6 +152,13 @@ def test_what_cannot_be_started_is_a_sentence() -> None:
         run("", files={"../x": ""})
     with pytest.raises(UserError, match="cpu is 0; give a number above 0"):
         Limits(cpu=0)
+
+
+@pytest.mark.parametrize(("found", "mark"), [("namespaces", "ok"), ("limits", "note"), (None, "note")])
+def test_the_doctor_says_which_level_there_is(found: str | None, mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "level", lambda: (found, "unshare: Operation not permitted"))
+    (line,) = doctor._sandbox()
+    assert line.mark == mark and (mark == "ok" or ("Operation not permitted" in line.found and "user namespaces" in line.mend))
 
 
 def test_a_machine_without_namespaces_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,11 +28,11 @@ def there_and_back(value: object) -> object:
     return unpack(json.loads(json.dumps(pack(value))), lambda number: None)
 
 
-@pytest.mark.parametrize(
-    "value",
-    [None, True, 3, 10**60, -0.5, float("inf"), "é\n", (1, [2, (3,)], {4}), {"a": {1: (2,)}, (1, 2): b"\x00\xff"}, frozenset({1}), 2 + 3j, [], ()],
-    ids=repr,
-)
+PLAIN = [None, True, 3, 10**60, -0.5, float("inf"), "é\n", (1, [2, (3,)], {4}), {"a": {1: (2,)}, (1, 2): b"\x00\xff"}, frozenset({1}), 2 + 3j]
+PLAIN += [[], (), int, [KeyError]]
+
+
+@pytest.mark.parametrize("value", PLAIN, ids=repr)
 def test_plain_data_arrives_as_it_was(value: object) -> None:
     found = there_and_back(value)
     assert found == value and type(found) is type(value)
@@ -53,7 +53,10 @@ def test_of_a_subclass_its_plain_part_arrives() -> None:
     assert type(there_and_back(Same(4))) is int
 
 
-@pytest.mark.parametrize("data", [[1], {}, {"list": 1}, {"class": ["x"]}, {"list": [], "set": []}, {"dict": [[1]]}, {"held": []}], ids=repr)
+FORGED = [[1], {}, {"list": 1}, {"class": ["x"]}, {"list": [], "set": []}, {"dict": [[1]]}, {"held": []}, {"type": "print"}, {"type": []}]
+
+
+@pytest.mark.parametrize("data", FORGED, ids=repr)
 def test_what_pack_does_not_make_is_refused(data: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         unpack(data, lambda number: None)
@@ -211,5 +214,5 @@ def test_solutions_of_real_tasks_are_right() -> None:
 @pytest.mark.slow
 def test_solutions_of_many_real_tasks_are_right() -> None:
     """What cannot be said by plain data: see `verdict.py`."""
-    assert solved("mbpp", lines("data/mbpp/mbpp.jsonl")[300:600], "code") == ["367", "533", "596"]
+    assert solved("mbpp", lines("data/mbpp/mbpp.jsonl")[300:600], "code") == ["367", "596"]
     assert solved("humaneval", lines("data/humaneval/HumanEval.jsonl"), "canonical_solution") == []

@@ -1,16 +1,18 @@
-"""A weighted sum of rewards: correctness with a little for the form, less what is too long. `1*exact_answer + 0.1*format`, or values from Python.
+"""A weighted sum of rewards: correctness with a little for the form, less what is too long.
 
-Where one of them knows no score (nan), the sum knows none. A weight says how much of one is worth how much of another, so look at them apart first:
-`temper reward try`.
+`exact_answer(rule=boxed) + 0.1*format + overlong(longest=4000; buffer=800)`: names with their weights, 1 where none is given, and with their fields.
+Where one of them knows no score (nan), the sum knows none. A weight says how much of one is worth how much of another, so look at each apart first
+(`temper reward try`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import field_validator
+from pydantic import ValidationError, field_validator
 
 from tempering import index
 from tempering.config import Value
@@ -20,38 +22,50 @@ if TYPE_CHECKING:
     import numpy as np
 
 FAMILY = "checked"
-_TERM = re.compile(r"\s*(?:(-?\d+(?:\.\d+)?)\s*\*)?\s*([a-z_]+)\s*")
+_TERM = re.compile(r"\s*(?:(-?\d+(?:\.\d+)?)\s*\*)?\s*([a-z_]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
 class Weighted(Value):
     """sum of weight * reward."""
 
     kind: Literal["weighted"] = "weighted"
-    of: Any
-    """Names with their weights, "1*exact_answer + 0.1*format", with the defaults of each; from Python also pairs (weight, reward)."""
+    of: str
+    """The sum, as above."""
 
-    @field_validator("of", mode="after")
+    @field_validator("of")
     @classmethod
-    def _terms(cls, of: Any) -> Any:
-        if not isinstance(of, str):
-            terms = tuple(tuple(term) for term in of)
-            if not terms or any(len(term) != 2 or not callable(term[1]) for term in terms):
-                raise ValueError("expected pairs of a weight and a reward, at least one")
-            return terms
-        return tuple(_term(part) for part in of.split("+"))
+    def _readable(cls, of: str) -> str:
+        _terms(of)
+        return of
+
+    @cached_property
+    def terms(self) -> tuple[tuple[float, Any], ...]:
+        """Weights and rewards."""
+        return _terms(self.of)
 
     def __call__(self, prompts: Sequence[Prompt], answers: Sequence[str], records: Sequence[Record]) -> np.ndarray:
         """float64 [N]."""
         import numpy as np
 
-        return np.sum([weight * np.asarray(reward(prompts, answers, records), dtype=np.float64) for weight, reward in self.of], axis=0)
+        return np.sum([weight * np.asarray(reward(prompts, answers, records), dtype=np.float64) for weight, reward in self.terms], axis=0)
+
+
+def _terms(of: str) -> tuple[tuple[float, Any], ...]:
+    return tuple(_term(text.strip()) for text in re.split(r"\+(?![^()]*\))", of))
 
 
 def _term(text: str) -> tuple[float, Any]:
     match = _TERM.fullmatch(text)
-    entries = {entry.name: entry for entry in index.methods("reward") if entry.family == FAMILY and entry.name != "weighted"}
+    kinds = {entry.name: entry for entry in index.methods("reward") if entry.family == FAMILY and entry.name != "weighted"}
     if match is None:
-        raise ValueError(f"{text.strip()!r} is no weight * reward, for example 0.1*format")
-    if match[2] not in entries:
-        raise ValueError(f"there is no reward {match[2]!r}{index.closest(match[2], entries)}; there are {', '.join(sorted(entries))}")
-    return float(match[1] or 1), index.load(entries[match[2]])()
+        raise ValueError(f"{text!r} is no weight * reward, for example 0.1*format")
+    weight, name, fields = match.groups()
+    if name not in kinds:
+        raise ValueError(f"there is no reward {name!r}{index.closest(name, kinds)}; there are {', '.join(sorted(kinds))}")
+    parts = [field.partition("=") for field in (fields or "").split(";") if field.strip()]
+    given: dict[str, Any] = {field.strip(): value.strip() for field, _, value in parts}
+    try:
+        return float(weight or 1), index.load(kinds[name])(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}") from None
