@@ -50,6 +50,11 @@ class Feed:
         """That of the loaded model, with the template that was asked for."""
         return self._tokenizer
 
+    @tokenizer.setter
+    def tokenizer(self, other: Any) -> None:
+        """Rows made from now on are this one's: a method may stand in the chat template."""
+        self._tokenizer = other
+
     def source(self, data: str, shape: str, limit: int | None) -> Any:
         """The records that `data` names (`source`)."""
         return source(data, shape, limit, self.display.say)
