@@ -52,6 +52,11 @@ class Feed:
         """That of the loaded model, with the template that was asked for."""
         return self._tokenizer
 
+    @tokenizer.setter
+    def tokenizer(self, other: Any) -> None:
+        """Rows made from now on are this one's: a method may stand in the chat template."""
+        self._tokenizer = other
+
     def source(self, data: str, shape: str, limit: int | None) -> Any:
         """The records that `data` names: made by the run, or found (`source`)."""
         return self.made[data] if data in self.made else source(data, shape, limit, self.display.say)

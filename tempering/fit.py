@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from tempering import attention, fused, optim
+from tempering import attention, curvature, fused, optim
 from tempering.config import Optimizer, Schedule, Training
 from tempering.coupling import Memory, apart, couple
 from tempering.distributed.shares import same, share
@@ -135,6 +136,13 @@ def count_terms(objective: Objective, batches: Iterable[Parts]) -> list[float]:
                 raise ValueError(f"{type(term).__name__} needs part {term.part!r}; the stream yields {sorted(parts)}")
             divisors[i] = float(term.norm) if not isinstance(term.norm, str) else divisors[i] + count(term.norm, parts[term.part])
     return divisors
+
+
+def _backward(
+    live: Mapping[str, Live], parts: Parts, micros: list[Callable[[], Parts]], step: int, engine: Engine, world: World, objective: Objective
+) -> None:
+    """Leave the gradients of some objective on the parts of a step."""
+    total(live, objective, micros, count_terms(objective, [parts]), step, engine, Means(), world)
 
 
 @contextmanager
@@ -299,6 +307,9 @@ def fit(
             divisors = count_terms(objective, [parts])
             log = Means()
             micros = [(lambda m=micro: m) for micro in share(parts, training.micro_tokens, world)]
+            backward = partial(_backward, live, parts, micros, progress.step, engine, world)
+            with record_function("curvature"):
+                curvature.take(optimizers, objective, parts, progress.step, backward)
             with record_function("forward+backward"), _ahead(ahead, live, parts, micros, progress.step, engine, log, world):
                 loss = total(live, objective, micros, divisors, progress.step, engine, log, world, memory)
             if not math.isfinite(loss):
