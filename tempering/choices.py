@@ -23,6 +23,8 @@ from tempering import docstrings, index
 from tempering.errors import UserError
 from tempering.types import Norm
 
+SLOTS = ("algorithm", "method", "loss")
+"""What a recipe may call its objective."""
 STRUCTURE = ("part",)
 """Fields that say where an objective stands in a batch: the recipe's business, no flag."""
 _TYPES = {"float": float, "int": int, "bool": bool, "str": str, "None": None, "Norm": Norm, "Coefficient": float}
@@ -246,12 +248,16 @@ def over(default: Any, name: str, overrides: Mapping[str, Any]) -> Any:
     if name in overrides:
         return overrides[name]
     mine = {key.partition(".")[2]: new for key, new in overrides.items() if key.startswith(f"{name}.")}
+    if mine.get("kind", getattr(default, "kind", None)) != getattr(default, "kind", None):
+        # Another member of the union: its file lies beside that of the default.
+        folder = type(default).__module__.split(".")[-2]
+        default = index.load(index.find(mine["kind"], folder[:-1]))()
     return default.model_copy(update=mine) if mine else default
 
 
 def _slot(recipe: Callable[..., Any]) -> str:
     """Which parameter of a recipe takes an objective of its family."""
-    return "method" if "method" in inspect.signature(recipe).parameters else "loss"
+    return next(name for name in SLOTS if name in inspect.signature(recipe).parameters)
 
 
 def alias(entry: index.Entry) -> Callable[..., Any]:

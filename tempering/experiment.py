@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tempering.choices import SLOTS
 from tempering.config import Budget, plain_values
 from tempering.distributed import word
 from tempering.errors import UserError
@@ -285,7 +286,7 @@ class Experiment(Feed):
             fitted = fit(
                 {"policy": Role(policy.model, scope), **(roles or {})}, objective, given,
                 steps=steps, optimizer=self.values["optimizer"], schedule=self.values["schedule"], training=training,
-                evaluation=Evaluation(lambda: passes(held, training.batch_size), **looks),
+                evaluation=Evaluation(lambda: passes(held, training.batch_size), **looks) if len(held) or until else None,
                 folder=folder, resume=self.options.resume is not None, seed=seed, say=self.display.say, on_metrics=on_metrics,
                 stopper=self.stopper, ahead=ahead, columns=columns,
             )  # fmt: skip
@@ -317,7 +318,7 @@ class Experiment(Feed):
 
     def _kind(self, otherwise: str) -> str:
         """The name of the loss that was chosen."""
-        return getattr(self.values.get("loss", self.values.get("method")), "kind", otherwise)
+        return getattr(next((self.values[slot] for slot in SLOTS if slot in self.values), None), "kind", otherwise)
 
     @property
     def _quantise(self) -> Any:

@@ -299,13 +299,12 @@ def fit(
             if reason := next(filter(None, world.gather(stopper.reason)), ""):
                 progress.save_now()
                 raise Interrupted(f"stopped by {reason} at step {progress.step} of {steps}")
-            began = time.perf_counter()
+            began, log = time.perf_counter(), Means()
             with record_function("data"):
-                parts = stream.next(Run(live, progress.step, seed))
+                parts = stream.next(Run(live, progress.step, seed, log))
                 same(parts, progress.step, world)
                 parts = to(parts, engine.device)
             divisors = count_terms(objective, [parts])
-            log = Means()
             micros = [(lambda m=micro: m) for micro in share(parts, training.micro_tokens, world)]
             backward = partial(_backward, live, parts, micros, progress.step, engine, world)
             with record_function("curvature"):

@@ -245,11 +245,9 @@ class Handle(Protocol):
 
     def off(self) -> AbstractContextManager[torch.nn.Module]:
         """The model as it was before training: the reference. Full scopes keep a frozen copy, made by `keep_reference()`."""
-        ...
 
     def keep_reference(self) -> None:
         """Called once before training if some signal asks for the reference of this role."""
-        ...
 
     def bake(self) -> torch.nn.Module | None:
         """Plain weights with the change folded in, as a model without this scope; None where that is impossible."""
@@ -277,12 +275,14 @@ class Role:
 
 @dataclass
 class Run:
-    """What a stream may see of a run: the live policy, the step, and the seed. On-policy data is a stream like any other."""
+    """What a stream may see of a run: the live policy, the step, the seed, and where to log. On-policy data is a stream like any other."""
 
     roles: Mapping[str, Any]
     """name -> live role (`fit.Live`): `.model`, `.handle`."""
     step: int
     seed: int
+    log: Log = lambda **values: None
+    """As `Context.log`, for what a stream finds out."""
 
 
 class Stream(Protocol):
@@ -290,7 +290,6 @@ class Stream(Protocol):
 
     def next(self, run: Run) -> Parts:
         """The next step's parts: all groups of one optimizer step. A stream has no end; `fit` knows how many steps it takes."""
-        ...
 
     def state(self) -> dict[str, Any]:
         """JSON-able position."""

@@ -83,10 +83,17 @@ def render(
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
     """Token ids of a prompt as at inference: the template with its generation prompt; "text" messages with BOS by convention and no EOS."""
-    if messages and all(m.role == "text" for m in messages):
-        front, _ = convention(tokenizer)
-        return front + encode(tokenizer, ["".join(m.content for m in messages)])[0]
-    return encode(tokenizer, [_text(tokenizer, messages, tools, "prompt", answer=True)])[0]
+    front = convention(tokenizer)[0] if _is_text(messages) else []
+    return front + encode(tokenizer, [prompt_text(tokenizer, messages, tools)])[0]
+
+
+def prompt_text(tokenizer: Any, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The text that `prompt_ids` makes ids of."""
+    return "".join(m.content for m in messages) if _is_text(messages) else _text(tokenizer, messages, tools, "prompt", answer=True)
+
+
+def _is_text(messages: Sequence[Message]) -> bool:
+    return bool(messages) and all(m.role == "text" for m in messages)
 
 
 def with_template(tokenizer: Any, template: str) -> Any:

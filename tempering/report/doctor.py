@@ -280,6 +280,71 @@ def _saturated(patient: _Patient) -> Iterator[Finding]:
         yield Finding("margin_saturated", "warning", sentence, mend, accuracy.steps[early])
 
 
+# ------------------------------------------------------------------------------------------------------------------------------------- rollouts
+
+
+def _rollouts(patient: _Patient) -> Iterator[Finding]:
+    """What a policy's own conversations say; silent where none were sampled."""
+    reward, silent, entropy, length = (patient.finite(name) for name in ("reward", "silent_groups", "entropy", "length"))
+    if min(len(reward), len(silent)) < 9:
+        return
+    gained = reward.end - reward.start
+    moved = max(reward.wobble, 1e-9)
+    if gained < -moved:
+        sentence = f"The reward falls: {say(reward.start)} at the start, {say(reward.end)} at the end (step {reward.steps[-1]})."
+        mend = f"Divide the learning rate by 3 to 10{_lr(patient)}, or take more conversations a step; then look whether the reward's sign is right."
+        yield Finding("reward_falling", "error", sentence, mend)
+    if silent.end > 0.8:
+        done = gained > moved
+        sentence = f"{silent.end:.0%} of the groups earn the same in every conversation (reward {say(reward.end)}), so they teach nothing."
+        mend = (
+            "The tasks are learned: stop, or take harder ones."
+            if done
+            else "Take tasks that succeed sometimes: easier, or harder, ones; more samples."
+        )
+        yield Finding(
+            "groups_silent", "note" if done else "warning", sentence, f"{mend} --rollouts.dynamic replaces such groups at the price of sampling."
+        )
+    if len(entropy) >= 9 and entropy.end < 0.2 * entropy.start and gained <= moved:
+        sentence = (
+            f"The policy stopped to explore: entropy fell from {say(entropy.start)} to {say(entropy.end)} nats a token, and the reward did not rise."
+        )
+        mend = "Lower the learning rate, hold it to the reference (--algorithm.kl), or clip less upwards (--clip-high)."
+        yield Finding("entropy_collapsed", "warning", sentence, mend)
+    if len(length) >= 9 and length.end > 1.5 * length.start and length.end - length.start > length.wobble and gained <= moved:
+        sentence = f"Answers grow without being better: {say(length.start)} tokens at the start, {say(length.end)} at the end."
+        yield Finding(
+            "length_drifts", "warning", sentence, "Take --algorithm dr_grpo or dapo, whose losses do not pay for length, or price it (--overlong)."
+        )
+    for name, bound, what, mend in _BOUNDS:
+        found = patient.finite(name)
+        if len(found) >= 9 and found.end > bound:
+            yield Finding(f"{name}_high", "warning", what.format(say(found.end) if name == "mismatch" else f"{found.end:.0%}"), mend)
+
+
+_BOUNDS = (
+    (
+        "unfinished",
+        0.25,
+        "{} of the answers end by their budget of tokens, not by themselves.",
+        "Raise --max-new-tokens, or price length (--overlong).",
+    ),
+    (
+        "ratio_far",
+        0.05,
+        "{} of the tokens moved by a factor of two or more before they were learned from.",
+        "Fewer --updates and --epochs, or a lower --lr.",
+    ),
+    (
+        "mismatch",
+        0.05,
+        "Sampler and trainer differ by {} nats a token.",
+        "Keep --rollouts.old trainer, and --training.precision fp32 where it is fast enough.",
+    ),
+)
+"""Metric, what is too much of it, the sentence, the mend."""
+
+
 # ---------------------------------------------------------------------------------------------------------------------------------- how it moves
 
 
@@ -315,5 +380,6 @@ def _slowing(patient: _Patient) -> Iterator[Finding]:
 
 
 _RULES: tuple[Callable[[_Patient], Iterator[Finding]], ...] = (
-    _not_finite, _nothing_trained, _rising, _overfitting, _flat, _low_start, _both_falling, _saturated, _spikes, _clipped, _slowing,
+    _not_finite, _nothing_trained, _rising, _overfitting, _flat, _low_start, _both_falling, _saturated, _rollouts, _spikes, _clipped,
+    _slowing,
 )  # fmt: skip

@@ -29,7 +29,7 @@ HEAVY |= {"tensorboard", "trackio", "wandb", "mlflow"}
 """What takes a second or more to import, or comes with such a thing."""
 LIGHT = ("", "__main__", "cli", "config", "display", "doctor", "errors", "home", "index", "ledger", "ledger_types", "recipes", "runs", "types")
 LIGHT += ("board", "cases", "choices", "docstrings", "logs", "options", "profiling", "watch")
-LIGHT += ("making", "methods.scopes", "methods.streams")
+LIGHT += ("making", "methods.scopes", "methods.streams", "methods.credits", "methods.environments", "rollouts.types", "rollouts.settings")
 """Modules and packages (with all that is in them) that `temper --help` and a recipe's signature may load."""
 
 ALLOWED = {
@@ -45,10 +45,13 @@ ALLOWED = {
     "methods.scopes": {"types", "config", "errors", "index"},
     "making": {"types", "config", "errors", "data"},
     "methods.streams": {"types", "config", "errors", "index", "cases", "making"},
-    "methods.rewards": {"types", "reduce", "errors", "items", "layout", "models", "sampling", "signals"}
-    | {"config", "index", "sandbox", "methods.probes"},
+    "methods.credits": {"types", "config", "errors", "index", "rollouts"},
+    "methods.environments": {"types", "config", "errors", "index", "rollouts", "worlds", "lessons", "feed", "methods.rewards"},
+    "methods.rewards": {"types", "reduce", "config", "errors", "index", "items", "layout", "models", "sampling", "signals", "rollouts"}
+    | {"sandbox", "methods.probes"},
     "sandbox": {"errors"},
-    "methods.probes": {"types", "reduce", "config", "errors", "items", "measure", "sample", "scored", "best_of", "methods.rewards", "forgetting"},
+    "methods.probes": {"types", "reduce", "config", "errors", "items", "measure", "sample", "scored", "best_of", "methods.rewards", "forgetting"}
+    | {"rollouts"},
 }
 """Importer -> what it may import of tempering. Kinds of method that are not listed here may use what objectives may."""
 FORBIDDEN = {
@@ -56,6 +59,7 @@ FORBIDDEN = {
     "signals": {"methods", "recipes", "cli", "report", "experiment"},
     "sample": {"methods", "recipes", "cli", "report", "experiment"},
     "sampling": {"methods", "recipes", "cli", "report", "experiment", "fit", "serve"},
+    "rollouts": {"methods", "recipes", "cli", "report", "experiment", "fit", "measure"},
     "serve": {"methods", "recipes", "cli", "report", "experiment", "fit", "measure"},
     "data": {"methods", "recipes", "cli", "report", "experiment", "fit", "measure"},
     "models": {"methods", "recipes", "cli", "report", "experiment", "fit", "measure"},

@@ -236,3 +236,40 @@ def test_read_skips_and_counts_half_lines(tmp_path) -> None:
     assert [row["step"] for row in rows] == [1, 2]
     assert bad == [3, 5]
     assert curves.names(rows) == ["loss"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------------------------- rollouts
+
+
+def rollouts(n: int = 40, *, seed: int = 0, **ends: tuple[float, float]) -> Rows:
+    """A healthy run of reinforcement, from start to end with noise; `ends` say otherwise of a metric."""
+    rng = random.Random(seed)
+    usual = {"reward": (0.5, 0.8), "silent_groups": (0.2, 0.5), "entropy": (0.5, 0.3), "length": (20.0, 24.0), "unfinished": (0.05, 0.0)}
+    usual |= {"ratio_far": (0.0, 0.0), "mismatch": (0.0, 1e-6), "grad_norm": (0.5, 0.4), **ends}
+    rows: Rows = []
+    for i in range(n):
+        level = {name: a + (b - a) * i / (n - 1) + rng.gauss(0, 0.05 * max(abs(a), abs(b))) for name, (a, b) in usual.items()}
+        rows.append({"step": i + 1, "loss": rng.gauss(0, 0.01), "lr": 1e-5, **level})
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"),
+    [
+        ({"reward": (0.8, 0.3)}, "reward_falling"),
+        ({"silent_groups": (0.9, 0.95), "reward": (0.02, 0.02)}, "groups_silent"),
+        ({"entropy": (0.5, 0.01), "reward": (0.5, 0.5)}, "entropy_collapsed"),
+        ({"length": (20.0, 60.0), "reward": (0.5, 0.5)}, "length_drifts"),
+        ({"unfinished": (0.1, 0.6)}, "unfinished_high"),
+        ({"ratio_far": (0.0, 0.2)}, "ratio_far_high"),
+        ({"mismatch": (0.1, 0.1)}, "mismatch_high"),
+    ],
+)
+def test_what_rollouts_say_is_read_out(ends: dict[str, tuple[float, float]], code: str) -> None:
+    assert [finding.code for finding in diagnose(rollouts(**ends))] == [code]
+
+
+def test_a_healthy_policy_gradient_is_left_alone() -> None:
+    assert not [finding for seed in range(20) for finding in diagnose(rollouts(seed=seed))]
+    solved = diagnose(rollouts(silent_groups=(0.5, 0.95), reward=(0.5, 0.97)))
+    assert [(finding.code, finding.severity) for finding in solved] == [("groups_silent", "note")]

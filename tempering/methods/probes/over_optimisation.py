@@ -58,10 +58,6 @@ class OverOptimisation(ProbeValue):
 
 
 def _reward(given: Any) -> Reward:
-    from tempering.methods.rewards._saved import saved
-    from tempering.methods.rewards.ensemble import Ensemble
+    from tempering.methods.rewards._saved import named
 
-    if not isinstance(given, str):
-        return given
-    members = tuple(saved(folder.strip()) for folder in given.split(","))
-    return members[0] if len(members) == 1 else Ensemble(members, "worst")
+    return named(given) if isinstance(given, str) else given

@@ -29,3 +29,9 @@ def saved(folder: str | Path) -> Reward:
         return Ensemble(members, said["how"], float(said["penalty"]))
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{place / FILE} is not what `temper run reward_ensemble` writes; train the ensemble again") from None
+
+
+def named(folders: str) -> Reward:
+    """The reward that a user names: a folder or hub id, or several with commas between, whose worst score counts."""
+    members = tuple(saved(folder.strip()) for folder in folders.split(","))
+    return members[0] if len(members) == 1 else Ensemble(members, "worst")

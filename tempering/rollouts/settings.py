@@ -1,0 +1,38 @@
+"""How a policy is let act between updates, as a value of a recipe's signature. No torch here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tempering.config import Value
+
+
+class Rollouts(Value):
+    """What is sampled, how often the policy learns from it, and what is taken from its reward."""
+
+    samples: int = Field(default=8, gt=0)
+    """Conversations about each task: a group."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of sampling. At another than 1, old log-probs are the trainer's: losses speak of the model as it is."""
+    concurrent: int = Field(default=64, gt=0)
+    """Conversations in flight at the same time."""
+    updates: int = Field(default=1, gt=0)
+    """Optimizer steps that a round of sampling is divided among; each takes as many tasks as the batch size says."""
+    epochs: int = Field(default=1, gt=0)
+    """How often each conversation is learned from."""
+    old: Literal["sampler", "trainer"] = "sampler"
+    """Whose log-probs ratios are taken to: the sampler's own, or the trainer's before the first update of a round, for one more forward pass. They
+    are the same to rounding in float32; in bfloat16 they differ by what "mismatch" shows."""
+    kl_cost: float = Field(default=0.0, ge=0)
+    """What a nat of log-ratio to the reference costs at each token, taken from the reward before credit."""
+    kl_target: float = Field(default=0.0, ge=0)
+    """Nats from the reference that a conversation should be away: the cost is raised or lowered by at most a fifth of the sampled share of 10,000
+    conversations each round (Ziegler et al. 2019, arXiv 1909.08593, section 2.2); 0 leaves it as it is."""
+    dynamic: bool = False
+    """Leave out groups that all earned the same and sample other tasks in their place (DAPO, arXiv 2503.14476, section 3.2)."""
+    tries: int = Field(default=4, gt=0)
+    """Most times that a round is sampled for; what is still missing then is filled with groups that teach nothing."""
+    overlong: float = Field(default=0.0, ge=0, le=1)
+    """Share of the token budget, its end, over which an answer loses up to 1 for its length (DAPO, section 3.4); 0 never."""

@@ -1,0 +1,252 @@
+"""Reinforcement as a stream: tasks of an environment, conversations of the live policy, what they earned, credit; as the part "rollout".
+
+A round samples `updates` steps' worth of tasks and is learned from `epochs` times, in mini-batches; the next round is sampled by the policy as it is
+by then. Position is JSON: how many tasks were visited, and what of the round is still to be learned from, tokens and all. Since the noise is keyed by
+(seed, visit), a resumed run goes on to the same bits.
+
+Columns, on sampled tokens (all others have weight 0): "sampled_logp", the sampler's; "old_logp", what ratios are taken to; "advantage"; of a credit
+with a critic also "return" and "old_value"; "reference.logp" where the reference was asked for its price.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from tempering.config import Training
+from tempering.data.rendering import prompt_ids
+from tempering.layout import collate, to
+from tempering.rollouts.health import health, mismatch, silent
+from tempering.rollouts.play import How, play
+from tempering.rollouts.rows import SAMPLED, flat, from_json, rewards, segments, to_json
+from tempering.rollouts.settings import Rollouts
+from tempering.rollouts.types import Credit, Earned, Environment, Trajectory
+from tempering.sample import evaluating
+from tempering.signals import compute, engine_for, is_signal
+from tempering.types import Parts, Policy, Record, Row, Run, Segment
+
+PART = "rollout"
+HORIZON = 10_000
+"""Conversations over which the price of a nat may change by a fifth."""
+PLANNED = 64
+"""Tasks that a plan looks at."""
+_SIGNALS = {"value": "critic.value", "old": "logp", "kl": "reference.logp"}
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Conversations about one task, and what each earned in all, nan where nobody knows."""
+
+    played: Sequence[Trajectory]
+    reward: Sequence[np.ndarray]
+    """By token [T of each]."""
+    greedy: float = 0.0
+
+    @property
+    def score_N(self) -> np.ndarray:
+        return np.array([reward_T.sum() for reward_T in self.reward])
+
+    def known(self) -> _Group:
+        """Without conversations that nobody could score."""
+        keep = [i for i, score in enumerate(self.score_N) if np.isfinite(score)]
+        return replace(self, played=[self.played[i] for i in keep], reward=[self.reward[i] for i in keep])
+
+
+class OnPolicy:
+    """Conversations of the live policy with advantages.
+
+    Args:
+        tokenizer: the policy's.
+        tasks: gone through in a new seeded order each time.
+        training: its batch size is the tasks of one optimizer step, its precision is the sampler's too.
+        max_new_tokens: of one turn.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        environment: Environment,
+        tasks: Sequence[Record],
+        credit: Credit,
+        settings: Rollouts,
+        *,
+        training: Training,
+        max_new_tokens: int,
+        seed: int = 0,
+    ) -> None:
+        self.tokenizer, self.environment, self.tasks, self.credit, self.settings = tokenizer, environment, tasks, credit, settings
+        self.training, self.engine, self.max_new_tokens, self.seed = training, engine_for(training), max_new_tokens, seed
+        own = settings.old == "trainer" or settings.temperature != 1
+        self.asks = {*credit.asks, *(("old",) if own else ()), *(("kl",) if settings.kl_cost else ())}
+        self.taken, self.kl_cost = 0, settings.kl_cost
+        self._rows: list[tuple[Segment, ...]] = []
+        self._left: list[list[int]] = []
+
+    def next(self, run: Run) -> Parts:
+        """The next step's conversations; sampled anew where the round is over."""
+        if not self._left:
+            self._rows = self._round(run)
+            order = np.random.Generator(np.random.PCG64([self.seed, self.taken, 1]))
+            turns = [order.permutation(len(self._rows)) for _ in range(self.settings.epochs)]
+            self._left = [part.tolist() for turn in turns for part in np.array_split(turn, self.settings.updates)]
+        return collate([{PART: self._rows[i]} for i in self._left.pop(0)])
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "taken": self.taken,
+            "kl_cost": float(self.kl_cost),
+            "left": self._left,
+            "rows": [to_json(row) for row in self._rows] if self._left else [],
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.taken, self.kl_cost, self._left = int(state["taken"]), float(state["kl_cost"]), [list(part) for part in state["left"]]
+        self._rows = [from_json(row) for row in state["rows"]]
+
+    # ------------------------------------------------------------------------------------------------------------------------------ sampling
+
+    def _visit(self) -> tuple[int, Record]:
+        """The next task, with the number of the visit."""
+        epoch, place = divmod(self.taken, len(self.tasks))
+        order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(len(self.tasks))
+        self.taken += 1
+        return self.taken - 1, self.tasks[int(order[place])]
+
+    def _round(self, run: Run) -> list[tuple[Segment, ...]]:
+        wanted, kept, silenced = self.settings.updates * self.training.batch_size, list[_Group](), list[_Group]()
+        for _ in range(self.settings.tries if self.settings.dynamic else 1):
+            groups = self._sampled(run, [self._visit() for _ in range(wanted - len(kept))])
+            run.log(**health([g.played for g in groups], [g.score_N for g in groups]))
+            for group in groups:
+                (silenced if self.settings.dynamic and silent(group.score_N) else kept).append(group)
+            if len(kept) == wanted:
+                break
+        return self._credited(run, [group.known() for group in [*kept, *silenced][:wanted]])
+
+    def _sampled(self, run: Run, visits: Sequence[tuple[int, Record]]) -> list[_Group]:
+        policy = Policy(run.roles["policy"].model, self.tokenizer)
+        how = How(self.max_new_tokens, self.settings.temperature, self.seed, self.settings.concurrent, self.engine.dtype)
+        groups = play(policy, self.environment, visits, self.settings.samples, how)
+        earned = iter(self._earned([trajectory for group in groups for trajectory in group]))
+        made = [_Group(group, [next(earned) for _ in group]) for group in groups]
+        if "greedy" not in self.credit.asks:
+            return made
+        first = [group[0] for group in play(policy, self.environment, visits, 1, replace(how, temperature=0.0))]
+        return [replace(group, greedy=float(np.nan_to_num(reward_T.sum()))) for group, reward_T in zip(made, self._earned(first), strict=True)]
+
+    def _earned(self, played: Sequence[Trajectory]) -> list[np.ndarray]:
+        """What each token of each conversation earned."""
+        ends = self.environment.judge(played) - self._too_long(played)
+        return [rewards(trajectory, float(end)) for trajectory, end in zip(played, ends, strict=True)]
+
+    def _too_long(self, played: Sequence[Trajectory]) -> np.ndarray:
+        """DAPO's price of length: 0 before the last `overlong` share of the budget, 1 at its end."""
+        last = self.settings.overlong * self.max_new_tokens
+        longest = np.array([max(len(turn.ids) for turn in trajectory.turns) for trajectory in played])
+        return ((longest - (self.max_new_tokens - last)) / last).clip(0, 1) if last else np.zeros(len(played))
+
+    # -------------------------------------------------------------------------------------------------------------------------------- credit
+
+    def _credited(self, run: Run, groups: Sequence[_Group]) -> list[tuple[Segment, ...]]:
+        """Rows of the groups with every column that a loss may ask for."""
+        nested = [[segments(trajectory) for trajectory in group.played] for group in groups]
+        rows = self._seen(run, [tuple(s for own in group for s in own) for group in nested])
+        every = [s for row in rows for s in row]
+        played = [trajectory for group in groups for trajectory in group.played]
+        if not every:
+            return rows
+        reward_T = np.concatenate([reward_T for group in groups for reward_T in group.reward])
+        sampled_T = flat(every, SAMPLED)
+        old_T = flat(every, "logp") if "old" in self.asks else sampled_T
+        if "old" in self.asks:
+            run.log(**mismatch(sampled_T, old_T))
+        if "kl" in self.asks:
+            reward_T = reward_T - self._priced(run, old_T - flat(every, "reference.logp"), len(played))
+        earned = Earned(
+            reward_T,
+            np.repeat(np.arange(len(played)), [trajectory.tokens for trajectory in played]),
+            np.repeat(np.arange(len(groups)), [len(group.played) for group in groups]),
+            flat(every, "critic.value") if "value" in self.asks else None,
+            np.concatenate([np.full(len(group.played), group.greedy) for group in groups]) if "greedy" in self.asks else None,
+        )
+        columns = iter(_by_segment(every, {**self.credit(earned), "old_logp": old_T}))
+        return [tuple(replace(s, extras={**_kept(s), **next(columns)}) for s in row) for row in rows]
+
+    def _priced(self, run: Run, away_T: np.ndarray, count: int) -> np.ndarray:
+        """What each token's log-ratio to the reference costs; where there is a target, the price of the next round follows from this one's mean."""
+        mean, cost = away_T.sum() / count, self.kl_cost
+        run.log(sampled_kl=torch.tensor([mean]), kl_cost=torch.tensor([cost]))
+        if self.settings.kl_target:
+            self.kl_cost *= 1 + np.clip(mean / self.settings.kl_target - 1, -0.2, 0.2) * count / HORIZON
+        return cost * away_T
+
+    def _seen(self, run: Run, rows: list[tuple[Segment, ...]]) -> list[tuple[Segment, ...]]:
+        """The rows with what the trainer's own passes say of their tokens, as columns; as they are where nothing is asked."""
+        needs = {PART: frozenset(_SIGNALS[name] for name in self.asks if name in _SIGNALS)}
+        if not needs[PART]:
+            return rows
+        found: list[tuple[Segment, ...]] = []
+        with evaluating(*(role.model for role in run.roles.values())):
+            for some in _chunks(rows, self.training.micro_tokens):
+                parts = to(collate([{PART: row} for row in some]), self.engine.device)
+                signals = {name: x.float().cpu().numpy() for name, x in compute(run.roles, parts, needs, self.engine)[PART].items()}
+                at = 0
+                for row in some:
+                    made = []
+                    for s in row:
+                        mine = {name: x_T[at : at + len(s.ids)] for name, x_T in signals.items()}
+                        made.append(replace(s, extras={**s.extras, **mine}))
+                        at += len(s.ids)
+                    found.append(tuple(made))
+        return found
+
+
+def _chunks(rows: Sequence[tuple[Segment, ...]], most: int) -> list[list[tuple[Segment, ...]]]:
+    """Rows in order, together while they have at most so many tokens."""
+    chunks: list[list[tuple[Segment, ...]]] = []
+    filled = most + 1
+    for row in rows:
+        size = sum(len(s.ids) for s in row)
+        if filled + size > most:
+            chunks, filled = [*chunks, []], 0
+        chunks[-1].append(row)
+        filled += size
+    return chunks
+
+
+def _kept(s: Segment) -> Mapping[str, Any]:
+    """The columns that stay: the trainer's own log-probs and values live on under the names that losses ask for."""
+    return {name: x for name, x in s.extras.items() if name not in ("logp", "critic.value")}
+
+
+def _by_segment(every: Sequence[Segment], columns: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Columns of sampled tokens [T] as columns of all tokens of each segment, 0 elsewhere."""
+    found, at = [], 0
+    for s in every:
+        own_T = s.weight != 0
+        count = int(own_T.sum())
+        mine = {name: np.zeros(len(s.ids), np.float32) for name in columns}
+        for name, x_T in columns.items():
+            mine[name][own_T] = x_T[at : at + count]
+        found.append(mine)
+        at += count
+    return found
+
+
+def longest(tokenizer: Any, tasks: Sequence[Record], samples: int, new: int, needs: Mapping[str, frozenset[str]]) -> list[Row]:
+    """Rows as large as a step can be, for a plan: every conversation one turn of the whole budget, no two of them alike.
+
+    Args:
+        needs: an objective's; columns that no model gives are zeros.
+    """
+    rows = []
+    for task in tasks[:PLANNED]:
+        prompt = prompt_ids(tokenizer, task.prompt, task.tools)
+        own = np.repeat(np.array([0.0, 1.0], np.float32), [len(prompt), new])
+        extras = {name: np.zeros(len(own), np.float32) for name in sorted(needs[PART]) if not is_signal(name)}
+        rows.append({PART: tuple(Segment(np.array([*prompt, *[i] * new], np.int32), own, extras) for i in range(samples))})
+    return rows

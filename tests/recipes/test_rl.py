@@ -1,0 +1,91 @@
+"""Reinforcement from the command line's side: every algorithm by its name for two steps, its own credit with it, plans, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tempering as tp
+from tempering import index, models
+from tempering.cli.values import Signature
+from tempering.errors import UserError
+from tempering.index import load_recipe
+from tempering.planning.rehearse import rehearse
+from tempering.types import Policy
+
+ALGORITHMS = [entry.name for entry in index.methods("objective") if entry.family == "policy_gradient"]
+SMALL: dict[str, Any] = {"model": "builtin:tiny", "steps": 2, "batch_size": 2, "samples": 2, "max_new_tokens": 12, "max_test": 4, "keep": "none"}
+SMALL |= {"precision": "fp32", "r": 2, "tasks": 8}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, id=name, marks=() if name in ("grpo", "ppo", "dapo") else pytest.mark.slow) for name in ALGORITHMS]
+)
+def test_every_algorithm_runs_by_its_name(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    report = tp.run(name, out=out, again=True, **SMALL)
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert len(metrics) == 2 and all(math.isfinite(row["loss"]) for row in metrics)
+    assert any(row["grad_norm"] > 0 for row in metrics)
+    assert {"reward", "silent_groups", "entropy", "length", "unfinished", "old_kl"} <= metrics[0].keys()
+    assert metrics[0]["old_kl"] == pytest.approx(0, abs=1e-4), "the first step is on policy"
+    assert ("critic.grad_norm" in metrics[0]) == (name == "ppo")
+    (probe,) = report.ledger.probes
+    assert (probe.name, probe.side) == ("arithmetic-add+subtract-2", "target")
+    assert {"ledger.json", "report.html", "samples.json", "model"} <= {p.name for p in out.iterdir()}
+    assert isinstance(models.load(str(out / "model"), say=lambda _: None), Policy)
+
+
+def test_an_algorithm_brings_its_papers_credit_by_either_spelling() -> None:
+    credits = {}
+    for name in ALGORITHMS:
+        own = Signature(load_recipe(name), name)
+        rl = Signature(load_recipe("rl"), "rl")
+        mine = own.resolve([])
+        again = rl.resolve(rl.from_python({"algorithm": name}))
+        assert mine["credit"] == again["credit"] and mine["rollouts"] == again["rollouts"]
+        credits[name] = mine["credit"].kind
+    assert {credits[n] for n in ("grpo", "dapo", "gspo", "gmpo", "cispo", "sapo", "dr_grpo")} == {"group_relative"}
+    assert (credits["rloo"], credits["reinforce"], credits["ppo"]) == ("leave_one_out", "returns", "gae")
+    dr = Signature(load_recipe("dr_grpo"), "dr_grpo").resolve([])
+    assert dr["credit"].scale == "none"
+
+
+def test_a_reference_holds_a_policy_whose_weights_all_train(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    small = {**{name: value for name, value in SMALL.items() if name != "r"}, "samples": 6, "batch_size": 4, "max_new_tokens": 40}
+    tp.run("rloo", out=out, again=True, **small, scope="full", kl_cost=0.1, kl=0.1, lr=1e-3)
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert metrics[0]["kl"] == pytest.approx(0, abs=1e-5) and metrics[1]["kl"] > 1e-6
+
+
+def test_a_plan_takes_the_longest_conversations() -> None:
+    signature = Signature(load_recipe("grpo"), "grpo")
+    values = signature.resolve(signature.from_python({**SMALL, "max_new_tokens": 20}))
+    found = rehearse(load_recipe("grpo"), values, lambda _: None)
+    (batch,) = found.work.micro.values()
+    assert batch.num_segments == 4 and float(batch.weight_T.sum()) == 4 * 20
+    ppo = Signature(load_recipe("ppo"), "ppo")
+    with pytest.raises(UserError, match="no plan for a critic"):
+        rehearse(load_recipe("ppo"), ppo.resolve(ppo.from_python(SMALL)), lambda _: None)
+
+
+def test_what_rollouts_cannot_do_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="eval-every"):
+        tp.run("grpo", out=tmp_path / "run", **SMALL, eval_every=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_reft_warms_up_and_goes_on_from_there(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    small = {name: value for name, value in SMALL.items() if name != "r"}
+    report = tp.run("reft", out=out, again=True, **small, warmup_steps=3)
+    warm = [json.loads(line) for line in (out / "warmup" / "metrics.jsonl").read_text().splitlines()]
+    acted = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert len(warm) == 3 and len(acted) == 2 and acted[0]["critic.grad_norm"] > 0
+    assert acted[0]["sampled_kl"] == pytest.approx(0, abs=1e-4), "the reference is the model after the warm-up"
+    assert report.ledger.probes[0].kind == "continuous"

@@ -1,0 +1,76 @@
+"""Environments: tasks that are held out, what they pay, records with any reward, and conversations that nobody can score."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from tempering import choices
+from tempering.errors import UserError
+from tempering.methods.credits.group_relative import GroupRelative
+from tempering.methods.environments.arithmetic import Arithmetic
+from tempering.methods.environments.records import Records
+from tempering.methods.rewards.judged import Judged
+from tempering.rollouts.stream import _Group
+from tempering.rollouts.types import State, Trajectory, Turn
+from tempering.types import Message, Record
+
+
+class Length(Judged):
+    """Pays a letter a cent, and does not know what to make of silence."""
+
+    kind: Literal["length"] = "length"  # type: ignore[assignment]
+
+    def __call__(self, prompts: Sequence[Any], answers: Sequence[str], records: Sequence[Record]) -> np.ndarray:
+        assert [record.prompt for record in records] == list(prompts)
+        return np.array([len(answer) / 100 if answer else np.nan for answer in answers])
+
+
+def played(task: Record, answer: str) -> Trajectory:
+    return Trajectory(task, (Turn((1,), (2, 3), (-0.5, -0.5), answer, True),), (0.0,), State(task.prompt).said(answer, done=True))
+
+
+def test_arithmetic_pays_for_the_last_number_alone() -> None:
+    env = Arithmetic(digits=2)
+    (task,) = env.tasks("test", 1)
+    right = task.tags["answer"]
+    answers = (right, f"12 + 3 = 15. Answer: {right}", f"{right} or 7", "", "seven", right + ".5", right + "0")
+    assert env.judge([played(task, answer) for answer in answers]).tolist() == [1, 1, 0, 0, 0, 0, 0]
+    partly = Arithmetic(digits=2, wrong=0.1)
+    assert partly.judge([played(task, answer) for answer in answers]).tolist() == [1, 1, 0.1, 0, 0, 0, 0.1] and not partly.binary
+    train, test = ({record.id for record in env.tasks(split)} for split in ("train", "test"))  # type: ignore[arg-type]
+    assert not train & test and len(test) > 100
+
+
+def test_records_of_any_data_are_scored_with_their_record(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Say {i}.", "completion": f"{i}"} for i in range(30)]
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    env = Records(data=str(tmp_path / "said.jsonl"), reward=Judged(model="nowhere"), system="Be brief.")
+    env = env.model_copy(update={"reward": Length(model="")})
+    train, test = env.tasks("train"), env.tasks("test")
+    assert (len(train), len(test)) == (27, 3) and not {r.prompt for r in train} & {r.prompt for r in test}
+    assert train[0].prompt[0] == Message("system", "Be brief.") and env.name == "said, length"
+    assert env.judge([played(train[0], "four"), played(train[1], "")]) == pytest.approx([0.04, np.nan], nan_ok=True)
+    assert len(env.tasks("train", 5)) == 5
+
+
+def test_data_that_is_not_there_is_named() -> None:
+    with pytest.raises(UserError, match=r"nothing\.jsonl"):
+        Records(data="nothing.jsonl", reward=Judged(model="m")).tasks("train")
+
+
+def test_what_nobody_can_score_takes_no_part() -> None:
+    task = Record((Message("user", "x"),), ())
+    group = _Group([played(task, "a"), played(task, "b")], [np.array([0.0, 1.0]), np.array([0.0, np.nan])])
+    assert [trajectory.answer for trajectory in group.known().played] == ["a"] and group.known().score_N.tolist() == [1.0]
+
+
+def test_an_override_of_a_kind_takes_that_kinds_defaults() -> None:
+    found = choices.over(GroupRelative(epsilon=0.5), "credit", {"credit.kind": "gae", "credit.gamma": 0.9, "other.kind": "x"})
+    assert (found.kind, found.gamma, found.lambda_) == ("gae", 0.9, 0.95)
+    assert choices.over(GroupRelative(epsilon=0.5), "credit", {"credit.scale": "none"}) == GroupRelative(epsilon=0.5, scale="none")
