@@ -191,8 +191,7 @@ class Objective:
         return {}
 
     def advance(self, state: Mapping[str, Tensor], stats: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """This step's state from the last one's and this step's stats; the same names and shapes. Called once a step, before its losses, and not for
-        held-out rows."""
+        """This step's state from the last one's and this step's stats, of the same names and shapes: once a step, and not for held-out rows."""
         return state
 
     def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
@@ -245,6 +244,7 @@ class Handle(Protocol):
 
     def off(self) -> AbstractContextManager[torch.nn.Module]:
         """The model as it was before training: the reference. Full scopes keep a frozen copy, made by `keep_reference()`."""
+        ...
 
     def keep_reference(self) -> None:
         """Called once before training if some signal asks for the reference of this role."""
@@ -290,6 +290,7 @@ class Stream(Protocol):
 
     def next(self, run: Run) -> Parts:
         """The next step's parts: all groups of one optimizer step. A stream has no end; `fit` knows how many steps it takes."""
+        ...
 
     def state(self) -> dict[str, Any]:
         """JSON-able position."""
