@@ -11,7 +11,7 @@ import copy
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ class Counts:
     weights: float
     """All parameters and buffers of the policy."""
     reference: float
-    """A frozen copy of the start."""
+    """Frozen models beside the policy: a copy of the start, a teacher."""
     gradients: float
     states: float
     """What the optimizer keeps between steps."""
@@ -74,6 +74,8 @@ class Work:
     training: Training
     micro: Parts
     quantise: str = "none"
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    """Configurations of frozen models of the run by name; a teacher."""
 
 
 def trace(work: Work) -> Counts:
@@ -186,12 +188,17 @@ def _at(work: Work, config: Any) -> Counts:
     # It is where it will be; moving or copying storages that hold nothing is more than fake tensors do.
     model.to = lambda *_: model
     model.__deepcopy__ = lambda _: _counted(work, config, engine.device, meter, sizes)
+    roles = {"policy": Role(model, work.scope)}
+    for name, frozen in work.beside.items():
+        other = _counted(replace(work, quantise="none"), frozen, engine.device, meter, sizes)
+        other.to = lambda *_, other=other: other
+        roles[name] = Role(other)
     stream = _Twice(work.micro, meter)
     # One micro-batch a step, whatever its size; what happens once at the end belongs to no step.
     training = work.training.model_copy(update={"micro_tokens": 1 << 60, "eval_every": 0, "save_every": 0})
     try:
         with meter, judging_apart(), _hushed():
-            fit({"policy": Role(model, work.scope)}, work.objective, stream, steps=2, optimizer=work.optimizer, training=training, engine=engine)
+            fit(roles, work.objective, stream, steps=2, optimizer=work.optimizer, training=training, engine=engine)
     except (RuntimeError, NotImplementedError) as error:
         first = str(error).strip().split("\n")[0]
         raise UserError(
