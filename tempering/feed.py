@@ -21,7 +21,7 @@ from tempering.stages import content_key, content_of
 if TYPE_CHECKING:
     from tempering.display import Display
     from tempering.runs import RunFolder
-    from tempering.types import Message, Policy, Row
+    from tempering.types import Message, Objective, Policy, Row
 
 
 def source(data: str, shape: str, limit: int | None, say: Callable[[str], None]) -> Any:
@@ -190,6 +190,13 @@ class Feed:
             raise UserError(f"{role} {data}: no row is usable: {report.sentence()} {look}")
         self.lock.setdefault("data", {})[role] = {"source": data, "sha256": fingerprint, "rows": len(table), "table": key}
         return table
+
+    def cache_likeliest(self, role: str, policy: Policy, objective: Objective, *groups: Rows) -> tuple[Any, ...]:
+        """The rows with what an objective asks of the role's likeliest tokens as columns, computed once; () where it asks nothing of the kind."""
+        from tempering.signals import owner, top_of
+
+        asked = sorted({name for names in objective.needs.values() for name in names if owner(name)[0] == role and top_of(name)})
+        return self.cache_reference(policy, *groups, column=tuple(asked)) if asked else ()
 
     def cache_reference(self, policy: Policy, *groups: Rows, column: str | tuple[str, ...] = "reference.logp") -> tuple[Any, ...]:
         """The same rows with the start model's log-probs as the column "reference.logp"; computed once for these weights and rows, ever.

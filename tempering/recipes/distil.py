@@ -98,18 +98,16 @@ def distil(
 def _taught(run: Experiment, student: Policy, master: Policy, objective: Any) -> Report:
     """The steps of an opened run with both models there."""
     from tempering.methods.objectives.nll import NLL
-    from tempering.signals import top_of
     from tempering.types import Role
 
-    v, asked = run.values, frozenset().union(*objective.needs.values())
+    v = run.values
     make_row, how = _rows(run, student, master, objective)
     train, held = run.rows(v["data"], v["test"], make_row, shape=v["shape"], limit=v["limit"], max_length=v["max_length"], **how)
     run.check(objective, train)
     before = run.measure("before", student, held)
     roles, watched = {"teacher": Role(master.model)}, held
-    if kept := tuple(sorted(name for name in asked if top_of(name))):
-        train, watched = run.cache_reference(master, train, held, column=kept)
-        roles = {}
+    if kept := run.cache_likeliest("teacher", master, objective, train, held):
+        roles, (train, watched) = {}, kept
     if v["calibrate"]:
         objective = replace(objective, c=calibrated(watched, objective.k))
         run.display.say(f"the teacher's temperature is {objective.c:g}: so its confidence is most honest on the held-out rows")

@@ -4,10 +4,9 @@
     loss_t = sum_i p_i ( log p_i - log q_i ),    q of the student over the same
 
 Shum et al. 2024 (FIRST, EMNLP 2024; k = 5, which hold some 95% of the mass). Fine-tuned teachers are too sure of themselves, and students inherit
-it: a temperature c (chosen for the least expected calibration error on held-out rows, `--calibrate` of the recipe) or smoothing by delta mends it,
-and changes no answer. With `rest` one more bucket holds what the others leave, for teacher and student alike; without it both are renormalised over
-the kept tokens, and nothing is said about the student's mass elsewhere. With all tokens kept and c = 1 it is the forward KL. The paper's released
-code takes a softmax of the probabilities instead of p^(1/c), and smooths log-probs; here it is as the text has it.
+it: a temperature c (`--calibrate`: that of the least calibration error on held-out rows) or smoothing by delta mends it, and changes no answer. With
+`rest` one more bucket holds what the others leave, for both models; without it both are renormalised over the kept tokens. With all tokens kept and
+c = 1 it is the forward KL. The released code takes a softmax of the probabilities and smooths log-probs; here it is as the text has it.
 """
 
 from __future__ import annotations
@@ -50,11 +49,9 @@ class FIRST(Objective):
         return {"train": frozenset({"logits", f"teacher.top_logp.{self.k}", f"teacher.top_id.{self.k}"})}
 
     def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
-        given = signals["train"]
         mask_T1 = parts["train"].weight_T[:, None] != 0
-        id_TK = torch.where(mask_T1, given[f"teacher.top_id.{self.k}"], 0).long()
-        teacher_TK = given[f"teacher.top_logp.{self.k}"]
-        student_TK = given["logits"].log_softmax(-1).gather(-1, id_TK)
+        teacher_TK, id_TK = (signals["train"][f"teacher.{name}.{self.k}"] for name in ("top_logp", "top_id"))
+        student_TK = signals["train"]["logits"].log_softmax(-1).gather(-1, torch.where(mask_T1, id_TK, 0).long())
         if self.rest:
             teacher_TK, student_TK = _with_rest(teacher_TK), _with_rest(student_TK)
         shift_K = torch.full((self.k,), self.delta / (self.k - 1), dtype=teacher_TK.dtype, device=teacher_TK.device)
@@ -69,24 +66,25 @@ def _with_rest(logp_TK: Tensor) -> Tensor:
     return torch.cat([logp_TK, (1 - logp_TK.exp().sum(-1, keepdim=True)).clamp(min=1e-12).log()], -1)
 
 
-_LN2, _LN4 = math.log(2), math.log(4)
-
-
 def _logs(*chances: float) -> list[float]:
     return [math.log(p) for p in chances]
 
 
-def _kl(p: tuple[float, ...], q: tuple[float, ...]) -> float:
+def _kl(p: tuple[float, ...], *q: float) -> float:
     return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
 
 
-# Four tokens. A student that finds all alike; one of odds 1:1:2:4; a token without weight.
+# A student that finds four tokens alike; one of odds 1:1:2:4; a token without weight.
+_ALIKE, _ODDS, _FIVE = [0.0] * 4, _logs(1, 1, 2, 4), [[[0.0] * 5], [_logs(1, 1, 1, 1, 12)]]
 _GIVEN = {
-    "logits": [[[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, _LN2, _LN4], [9.0, 0.0, 0.0, 0.0]], [[1.0, 1.0, 1.0, 1.0]]],
+    "logits": [[_ALIKE, _ODDS, [9.0, 0.0, 0.0, 0.0]], [_ALIKE]],
     "teacher.top_logp.2": [[_logs(0.5, 0.25), _logs(0.6, 0.2), _logs(0.9, 0.1)], [_logs(0.64, 0.16)]],
     "teacher.top_id.2": [[[2.0, 0.0], [3.0, 1.0], [-1.0, 7.0]], [[1.0, 2.0]]],
 }
 _WEIGHTS = [[1.0, 2.0, 0.0], [0.5]]
+_TOLD = ((0.5, 0.25, 0.25), (0.6, 0.2, 0.2), (0.64, 0.16, 0.2))
+# Of (0.64, 0.16, 0.16, and 0.04 for the rest).
+_COOL = (8 / 18 - 0.1, 4 / 18 + 0.05, 4 / 18 + 0.05, 2 / 18)
 
 CASES = (
     Case(
@@ -94,21 +92,12 @@ CASES = (
         FIRST(k=2),
         {"train": _GIVEN},
         weights={"train": _WEIGHTS},
-        loss=(
-            _kl((0.5, 0.25, 0.25), (0.25, 0.25, 0.5))
-            + 2 * _kl((0.6, 0.2, 0.2), (0.5, 0.125, 0.375))
-            + 0.5 * _kl((0.64, 0.16, 0.2), (0.25, 0.25, 0.5))
-        )
-        / 3.5,
-        # q_i - p_i for a kept token; of the rest's tokens each has its share of q_rest - p_rest.
+        loss=(_kl(_TOLD[0], 0.25, 0.25, 0.5) + 2 * _kl(_TOLD[1], 0.5, 0.125, 0.375) + 0.5 * _kl(_TOLD[2], 0.25, 0.25, 0.5)) / 3.5,
+        # q - p of a kept token; of the rest's tokens each has its share of q - p of the rest.
         gradient={
             "train/logits": [
-                [
-                    [0.0, 0.125 / 3.5, -0.25 / 3.5, 0.125 / 3.5],
-                    [2 * 0.175 / 3 / 3.5, 2 * -0.075 / 3.5, 2 * 0.35 / 3 / 3.5, 2 * -0.1 / 3.5],
-                    [0.0] * 4,
-                ],
-                [[0.5 * 0.15 / 3.5, 0.5 * -0.39 / 3.5, 0.5 * 0.09 / 3.5, 0.5 * 0.15 / 3.5]],
+                [[0.0, 0.125 / 3.5, -0.25 / 3.5, 0.125 / 3.5], [0.35 / 3 / 3.5, -0.15 / 3.5, 0.7 / 3 / 3.5, -0.2 / 3.5], _ALIKE],
+                [[0.075 / 3.5, -0.195 / 3.5, 0.045 / 3.5, 0.075 / 3.5]],
             ]
         },
     ),
@@ -117,38 +106,13 @@ CASES = (
         FIRST(k=2, rest=False),
         {"train": _GIVEN},
         weights={"train": _WEIGHTS},
-        loss=(_kl((2 / 3, 1 / 3), (0.5, 0.5)) + 2 * _kl((0.75, 0.25), (0.8, 0.2)) + 0.5 * _kl((0.8, 0.2), (0.5, 0.5))) / 3.5,
+        loss=(_kl((2 / 3, 1 / 3), 0.5, 0.5) + 2 * _kl((0.75, 0.25), 0.8, 0.2) + 0.5 * _kl((0.8, 0.2), 0.5, 0.5)) / 3.5,
     ),
     Case(
         "a teacher made less sure: roots of its chances, and a tenth from the likeliest to the other two; the rest keeps its share",
         FIRST(k=3, c=2.0, delta=0.1),
-        {
-            "train": {
-                "logits": [[[0.0, 0.0, 0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0, 0.0, _LN4]]],
-                "teacher.top_logp.3": [[_logs(0.36, 0.25, 0.25)], [_logs(0.64, 0.16, 0.16)]],
-                "teacher.top_id.3": [[[4.0, 0.0, 2.0]], [[4.0, 3.0, 1.0]]],
-            }
-        },
-        loss=(
-            _kl(
-                (6 / 19.741657386773941 - 0.1, 5 / 19.741657386773941 + 0.05, 5 / 19.741657386773941 + 0.05, 3.741657386773941 / 19.741657386773941),
-                (0.2, 0.2, 0.2, 0.4),
-            )
-            + _kl((8 / 18 - 0.1, 4 / 18 + 0.05, 4 / 18 + 0.05, 2 / 18), (0.5, 0.125, 0.125, 0.25))
-        )
-        / 2,
-    ),
-    Case(
-        "all tokens kept: nothing is left for the rest",
-        FIRST(k=2),
-        {
-            "train": {
-                "logits": [[[0.0, math.log(3)]], [[0.0, 0.0]]],
-                "teacher.top_logp.2": [[_logs(0.5, 0.5)]] * 2,
-                "teacher.top_id.2": [[[1.0, 0.0]]] * 2,
-            }
-        },
-        loss=0.5 * math.log(4 / 3) / 2,
+        {"train": {"logits": _FIVE, "teacher.top_logp.3": [[_logs(0.64, 0.16, 0.16)]] * 2, "teacher.top_id.3": [[[4, 0, 2]], [[4, 3, 1]]]}},
+        loss=(_kl(_COOL, 0.2, 0.2, 0.2, 0.4) + _kl(_COOL, 0.75, 0.0625, 0.0625, 0.125)) / 2,
     ),
 )
 EQUIVALENT = {"__call__:constant:2": "which token is looked up where none is scored does not matter"}
