@@ -88,8 +88,8 @@ def distil(
         raise UserError(
             "--on-policy: the student is asked while it trains, in one process, for losses that read nothing but its answers; leave it out"
         )
-    if calibrate and loss.kind != "first":
-        raise UserError("--calibrate chooses the temperature c of --loss first; leave it out")
+    if calibrate and (loss.kind != "first" or on_policy):
+        raise UserError("--calibrate chooses the temperature c of --loss first, on the data's answers (no --on-policy); leave it out")
     run = Experiment.begin(distil, {**locals(), "loss": loss})
     student, master = run.load(model, template=template), run.beside("teacher", teacher)
     return _taught(run, student, master, loss.build())
@@ -106,7 +106,8 @@ def _taught(run: Experiment, student: Policy, master: Policy, objective: Any) ->
     run.check(objective, train)
     before = run.measure("before", student, held)
     roles, watched = {"teacher": Role(master.model)}, held
-    if kept := run.cache_likeliest("teacher", master, objective, train, held):
+    # The student's own answers are new: for them the teacher stays.
+    if not v["on_policy"] and (kept := run.cache_likeliest("teacher", master, objective, train, held)):
         roles, (train, watched) = {}, kept
     if v["calibrate"]:
         objective = replace(objective, c=calibrated(watched, objective.k))

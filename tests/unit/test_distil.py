@@ -222,6 +222,7 @@ SMALL: dict[str, Any] = {"model": "builtin:tiny", "limit": 16, "steps": 2, "batc
     [
         ("distil", {"on_policy": 1.0, "max_new_tokens": 4, "nll": 0.5}),
         ("first", {"calibrate": True, "k": 3}),
+        ("first", {"on_policy": 1.0, "max_new_tokens": 4}),
         ("rule_distillation", {"rule": "Write in capital letters."}),
         ("sequence_kd", {"max_new_tokens": 8}),
     ],
@@ -240,6 +241,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
         ({}, "name the model to learn from with --teacher"),
         ({"teacher": "builtin:tiny", "rule": "Be brief."}, "rule_distillation"),
         ({"teacher": "builtin:tiny", "calibrate": True}, "--calibrate chooses"),
+        ({"teacher": "builtin:tiny", "rule": "Be brief.", "on_policy": 0.5}, "rule_distillation"),
         ({"teacher": str(tmp_path / "other")}, "its vocabulary is another"),
     ):
         with pytest.raises(UserError, match=words):
