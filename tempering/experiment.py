@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -267,7 +266,7 @@ class Experiment(Feed):
             self._spend(json.loads((folder / SPENT).read_text()))
             return models.load(str(target), quantise=self._quantise, say=self.display.say)
         training, seed = self.values["training"], int(self.values.get("seed", 0)) + offset
-        steps = stream[1] if stream else training.steps or max(1, math.ceil(training.epochs * len(train) / training.batch_size))
+        steps = stream[1] if stream else self.steps(train)
         given = stream[0] if stream else Shuffled(train, training.batch_size, seed)
         scope = scope or self._scope(policy)
         looks = {"every": training.eval_every, "patience": training.patience, "keep_best": training.keep_best}

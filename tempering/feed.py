@@ -5,6 +5,7 @@ The half of `Experiment` that knows data; the other half knows steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -20,7 +21,7 @@ from tempering.stages import content_key, content_of
 if TYPE_CHECKING:
     from tempering.display import Display
     from tempering.runs import RunFolder
-    from tempering.types import Message, Policy, Row
+    from tempering.types import Message, Objective, Policy, Row
 
 
 def source(data: str, shape: str, limit: int | None, say: Callable[[str], None]) -> Any:
@@ -60,6 +61,27 @@ class Feed:
     def source(self, data: str, shape: str, limit: int | None) -> Any:
         """The records that `data` names: made by the run, or found (`source`)."""
         return self.made[data] if data in self.made else source(data, shape, limit, self.display.say)
+
+    def steps(self, rows: Sequence[Row]) -> int:
+        """How many optimizer steps the settings ask for with these rows."""
+        training = self.values["training"]
+        return training.steps or max(1, math.ceil(training.epochs * len(rows) / training.batch_size))
+
+    def beside(self, role: str, spec: str) -> Policy:
+        """Another model of the run, with a tokenizer of its own; it is not measured.
+
+        Raises:
+            UserError: it is a reward model.
+        """
+        from tempering import models
+
+        with self.display.phase(f"loading the {role}"):
+            found = models.load(spec, say=lambda _: None)
+        if hasattr(found.model, "value_head"):
+            raise UserError(f"--{role} {spec}: it is a reward model and has no words; name a language model")
+        origin = models.provenance(found.model)
+        self.lock[role] = {"source": spec, "sha256": origin.base_sha256() if origin else None}
+        return found
 
     def judge(self) -> Callable[[str, Sequence[tuple[Message, ...]], Sequence[str]], Sequence[float]]:
         """(a reward model, prompts, an answer to each) -> its scores, as `making.Judge`; each model is loaded once."""
@@ -176,11 +198,18 @@ class Feed:
         self.lock.setdefault("data", {})[role] = {"source": data, "sha256": fingerprint, "rows": len(table), "table": key}
         return table
 
-    def cache_reference(self, policy: Policy, *groups: Rows, column: str = "reference.logp") -> tuple[Any, ...]:
+    def cache_likeliest(self, role: str, policy: Policy, objective: Objective, *groups: Rows) -> tuple[Any, ...]:
+        """The rows with what an objective asks of the role's likeliest tokens as columns, computed once; () where it asks nothing of the kind."""
+        from tempering.signals import owner, top_of
+
+        asked = sorted({name for names in objective.needs.values() for name in names if owner(name)[0] == role and top_of(name)})
+        return self.cache_reference(policy, *groups, column=tuple(asked)) if asked else ()
+
+    def cache_reference(self, policy: Policy, *groups: Rows, column: str | tuple[str, ...] = "reference.logp") -> tuple[Any, ...]:
         """The same rows with the start model's log-probs as the column "reference.logp"; computed once for these weights and rows, ever.
 
         Args:
-            column: another of its signals, "prior.entropy".
+            column: another of its signals, "prior.entropy", or several.
         """
         from tempering import models
         from tempering.reference import cached
@@ -197,7 +226,9 @@ class Feed:
                 "table": rows.fingerprint,
                 "of": rows.indices,
             }
-            with self.display.phase("reference log-probs" if column == "reference.logp" else f"computing {column}") as phase:
+            with self.display.phase(
+                "reference log-probs" if column == "reference.logp" else f"computing {' and '.join([column] if isinstance(column, str) else column)}"
+            ) as phase:
                 how = {"micro_tokens": training.micro_tokens, "progress": phase.advance, "column": column}
                 compute = partial(cached, policy, rows, engine_for(training), inputs, **how)
                 found.append(world_of_run().after_first(compute))

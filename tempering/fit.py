@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from tempering import attention, curvature, fused, optim
+from tempering import attention, curvature, fused, late, optim
 from tempering.config import Optimizer, Schedule, Training
 from tempering.coupling import Memory, apart, couple
 from tempering.distributed.shares import same, share
@@ -100,11 +100,15 @@ def _total(
             parts = micro()
             yield parts, compute(roles, parts, needs, engine)
 
+    # A term that a schedule holds at 0 is not computed, and what it alone asks for (a teacher) is not either.
+    scale = [coefficient(step) if callable(coefficient) else coefficient for coefficient, _ in terms]
+    on = [i for i, (coefficient, _) in enumerate(terms) if scale[i] or not callable(coefficient)]
+    asked = late.needs([terms[i][1] for i in on], engine)
     whole: tuple[Parts, Signals] | None = None
     if needs and len(micros) == 1:
         # The pass that the losses need anyway.
         parts = micros[0]()
-        whole = parts, compute(roles, parts, objective.needs, engine)
+        whole = parts, compute(roles, parts, asked, engine)
         coupled = couple(objective, [whole], world)
     else:
         with torch.no_grad():
@@ -114,13 +118,14 @@ def _total(
     loss_sum = 0.0
     for m, micro in enumerate(micros):
         parts = micro() if whole is None else whole[0]
-        signals = compute(roles, parts, objective.needs, engine) if whole is None else whole[1]
+        signals = compute(roles, parts, asked, engine) if whole is None else whole[1]
         loss = torch.zeros((), device=engine.device)
-        for i, (coefficient, term) in enumerate(terms):
+        for i in on:
+            term = terms[i][1]
             mine = coupled[i].mine[m] if coupled[i].mine else slice(None)
             ctx = Context(step, coupled[i].stats, log, memory.of[i], mine)
-            value = reduce(term(parts, signals, ctx), term, parts[term.part], divisors[i])
-            loss = loss + (coefficient(step) if callable(coefficient) else coefficient) * value
+            value = reduce(late.losses(term, parts, signals, ctx, roles, engine), term, parts[term.part], divisors[i])
+            loss = loss + scale[i] * value
         if torch.is_grad_enabled() and loss.requires_grad:
             loss.backward()
         loss_sum += float(loss.detach())
@@ -285,7 +290,7 @@ def fit(
         from tempering.distributed.shard import Sharded
 
         sharded = Sharded(live, frozen, world, engine.device, engine.dtype)
-        engine = replace(engine, run=sharded.run)
+        engine = replace(engine, run=sharded.run, late=False)
         # Initialisation was the same everywhere; dropout must not be.
         torch.manual_seed(seed + world.hand)
     settings = {name: roles[name].optimizer or optimizer for name in trainable}

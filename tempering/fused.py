@@ -26,6 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tempering.errors import UserError
+
 CHUNK_ELEMENTS = 2**25
 """Elements of one chunk's logits: 64 MiB in bfloat16."""
 ROW_ELEMENTS = 2**20
@@ -51,11 +53,24 @@ def scores(
     return _by_autograd(head, hidden_ND, target_N, signals)
 
 
-def likeliest(head: Callable[[Tensor], Tensor], hidden_ND: Tensor) -> Tensor:
-    """The token with the largest logit at each state, int64 [N]; of equal ones the first. No gradient."""
+def likeliest(head: Callable[[Tensor], Tensor], hidden_ND: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+    """The log-probs of the `k` likeliest tokens at each state, float32 [N, k], and which they are, int64 [N, k]. No gradient.
+
+    Raises:
+        UserError: the vocabulary is smaller.
+    """
+
+    def top(logits: Tensor) -> tuple[Tensor, Tensor]:
+        # Of equal logits the first is the likeliest; `topk` may take another.
+        value, index = logits.max(-1, keepdim=True) if k == 1 else logits.topk(k, -1)
+        return value - logits.logsumexp(-1, keepdim=True), index
+
     with torch.no_grad():
-        size = _rows(head(hidden_ND[:1]).shape[-1], CHUNK_ELEMENTS)
-        return torch.cat([head(hidden).argmax(-1) for hidden in hidden_ND.split(size)])
+        vocabulary = head(hidden_ND[:1]).shape[-1]
+        if k > vocabulary:
+            raise UserError(f"the {k} likeliest tokens: the vocabulary has {vocabulary}; ask for fewer")
+        found = [top(head(hidden).float()) for hidden in hidden_ND.split(_rows(vocabulary, CHUNK_ELEMENTS // 2))]
+        return torch.cat([value for value, _ in found]), torch.cat([index for _, index in found])
 
 
 def _rows(vocabulary: int, elements: int) -> int:

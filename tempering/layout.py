@@ -106,7 +106,7 @@ def collate(rows: Sequence[Row]) -> Parts:
 def _collate(segments: Sequence[tuple[int, Segment]]) -> Batch:
     def flat(arrays: list[np.ndarray], dtype: type) -> Tensor:
         # Concatenating copies, so that tensors never share memory with a read-only file mapping.
-        return torch.from_numpy(np.concatenate([np.zeros(0, dtype), *arrays]).astype(dtype))
+        return torch.from_numpy(np.concatenate(arrays or [np.zeros(0)]).astype(dtype))
 
     size = [len(s.ids) for _, s in segments]
     extras: dict[str, Tensor] = {}

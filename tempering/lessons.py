@@ -105,7 +105,11 @@ def divided(run: Any) -> tuple[list[Record], list[Record], dict[str, Any]]:
     else:
         records, held = split(records, v["budget"].max_test, seed)
         run.display.say(f"held out {len(held)} records to measure with (--test gives your own)")
-    return records, held, {"data": source.fingerprint, "limit": v["limit"], "test": test, "seed": seed, "model": v["model"]}
+    return (
+        records,
+        held,
+        {"data": source.fingerprint, "limit": v["limit"], "test": test, "seed": seed, "model": v["model"], "teacher": v.get("teacher")},
+    )
 
 
 def build(

@@ -33,7 +33,7 @@ def cached(
     *,
     micro_tokens: int = 2048,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    column: str = COLUMN,
+    column: str | tuple[str, ...] = COLUMN,
 ) -> Table:
     """The same rows with the policy's log-prob of every scored token, float32 [tokens], 0 elsewhere, as the column "reference.logp".
 
@@ -43,7 +43,7 @@ def cached(
         inputs: what else the numbers depend on, JSON-able: digests of the weights and of the rows.
         micro_tokens: tokens of one forward pass.
         progress: called as (rows done, rows).
-        column: another signal, under the name that an objective asks for it by: "prior.entropy".
+        column: another signal, under the name that an objective asks for it by: "prior.entropy"; or several of one pass.
     """
     key = content_key({"column": column, "dtype": str(engine.dtype), "rows": len(rows), **inputs})
     folder = store_dir("tables") / key
@@ -71,11 +71,11 @@ def columns(
     engine: Engine,
     micro_tokens: int = 2048,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    column: str = COLUMN,
+    column: str | tuple[str, ...] = COLUMN,
 ) -> Iterator[Row]:
     """What `cached` keeps, row by row, without the store. Rows of like length go through the model together."""
-    signal = owner(column)[1]
-    found: list[dict[str, list[np.ndarray]]] = [{} for _ in rows]
+    names = {owner(name)[1]: name for name in ((column,) if isinstance(column, str) else column)}
+    found: list[dict[str, list[dict[str, np.ndarray]]]] = [{} for _ in rows]
     policy.model.to(engine.device)
     roles = {"policy": Live(policy.model)}
     size = [sum(len(s.ids) for segments in row.values() for s in segments) for row in rows]
@@ -87,15 +87,16 @@ def columns(
             count = max(1, min(len(order) - at, micro_tokens // max(1, size[order[at]])))
             chosen, at = order[at : at + count], at + count
             parts = to(collate([rows[i] for i in chosen]), engine.device)
-            signals = compute(roles, parts, {name: frozenset({signal}) for name in parts}, engine)
-            for name, batch in parts.items():
-                pieces = signals[name][signal].float().cpu().split(lengths(batch).tolist())
-                for group, values in zip(batch.group_S.tolist(), pieces, strict=True):
-                    found[chosen[group]].setdefault(name, []).append(values.numpy())
+            signals = compute(roles, parts, {part: frozenset(names) for part in parts}, engine)
+            for part, batch in parts.items():
+                size_S = lengths(batch).tolist()
+                pieces = {name: signals[part][signal].float().cpu().split(size_S) for signal, name in names.items()}
+                for i, group in enumerate(batch.group_S.tolist()):
+                    found[chosen[group]].setdefault(part, []).append({name: values[i].numpy() for name, values in pieces.items()})
             done += count
             progress(done, len(rows))
     for row, values in zip(rows, found, strict=True):
         yield {
-            name: tuple(replace(s, extras={**s.extras, column: value}) for s, value in zip(segments, values.get(name, ()), strict=True))
-            for name, segments in row.items()
+            part: tuple(replace(s, extras={**s.extras, **value}) for s, value in zip(segments, values.get(part, ()), strict=True))
+            for part, segments in row.items()
         }

@@ -14,7 +14,7 @@ policy with its scope switched off, or from a view of the policy that its handle
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,11 @@ from tempering.models.value import ValueModel
 from tempering.types import Batch, Handle, Parts, Role, Signals
 from tempering.vocabulary import EXTRA, wide_scores
 
-FROM_HEAD = frozenset({"logp", "entropy", "logsumexp", "logits", "guess"}) | EXTRA
+TOP = ("top_logp.", "top_id.")
+"""Before a number K: the K largest log-probs at a token and whose they are [T, K], the likeliest first; without gradient."""
+STATE = "state"
+"""What the output layer reads where it predicts a token: the signal that stands in for "logits" which are taken late (late.py)."""
+FROM_HEAD = frozenset({"logp", "entropy", "logsumexp", "logits", "guess", STATE}) | EXTRA
 FROM_VALUES = frozenset({"value", "values", "reward", "rewards"})
 """Of a `ValueModel`; "value" and "values" of the state before a token, "reward" and "rewards" of the state after it."""
 KNOWN = FROM_HEAD | FROM_VALUES | {"hidden"}
@@ -47,7 +51,7 @@ class Engine:
 
     `layout` is what a model can do at best: "segments" falls back to "packed" and that to "padded", found out by trying once per model. `share` lets
     common prefixes go through a model once. `dtype` bfloat16 runs matmuls under autocast. `run` does something with a model
-    while its weights are there, which matters where they lie in pieces on several processes.
+    while its weights are there, which matters where they lie in pieces on several processes; there `late` is off (late.py).
     """
 
     layout: LayoutKind = "segments"
@@ -55,6 +59,7 @@ class Engine:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     share: bool = True
     run: Callable[[nn.Module, Callable[[], Any]], Any] = lambda model, action: action()
+    late: bool = True
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Where matmuls run in `dtype`."""
@@ -126,7 +131,13 @@ def is_signal(name: str) -> bool:
 
 def _known(signal: str) -> bool:
     share, name = share_of(signal)
-    return share <= 1 and (name in KNOWN or (name.startswith(NUMBERED) and name.partition(".")[2].isdigit()))
+    return share <= 1 and (name in KNOWN or (name.startswith((*NUMBERED, *TOP)) and name.rpartition(".")[2].isdigit()))
+
+
+def top_of(signal: str) -> int:
+    """ "teacher.top_id.5" -> 5; 0 for a signal of another kind."""
+    name = owner(signal)[1]
+    return int(name.rpartition(".")[2]) if name.startswith(TOP) else 0
 
 
 def compute(roles: Mapping[str, Live], parts: Parts, needs: Mapping[str, frozenset[str]], engine: Engine) -> Signals:
@@ -150,39 +161,47 @@ def compute(roles: Mapping[str, Live], parts: Parts, needs: Mapping[str, frozens
             role, signal = owner(name)
             if not _known(signal):
                 raise ValueError(
-                    f"unknown signal {name!r}; signals are {', '.join(sorted(KNOWN))}, hidden.N, router.N, mixed.SHARE.NAME; of another role with "
-                    "its name and a dot"
+                    f"unknown signal {name!r}; signals are {', '.join(sorted(KNOWN))}, hidden.N, router.N, top_logp.K, top_id.K, "
+                    "mixed.SHARE.NAME; of another role with its name and a dot"
                 )
             wanted = asked.setdefault(role, {})
             wanted[part] = wanted.get(part, frozenset()) | {signal}
     for role, wanted in sorted(asked.items()):
         prefix = "" if role == "policy" else f"{role}."
-        for part, found in _of_role(roles, role, parts, wanted, engine).items():
-            result[part] |= {prefix + signal: value for signal, value in found.items()}
+        with entered(roles, role) as model:
+            found = forward(model, parts, wanted, engine)
+        for part, values in found.items():
+            result[part] |= {prefix + signal: value for signal, value in values.items()}
     return result
 
 
-def _of_role(
-    roles: Mapping[str, Live], name: str, parts: Parts, wanted: Mapping[str, frozenset[str]], engine: Engine
-) -> dict[str, dict[str, Tensor]]:
-    if name in roles:
-        live = roles[name]
-        with nullcontext() if live.handle is not None else torch.no_grad():
-            return forward(live.model, parts, wanted, engine)
+@contextmanager
+def entered(roles: Mapping[str, Live], name: str) -> Iterator[nn.Module]:
+    """The model that a role's signals come from, in the state that they are of; without gradient where it is frozen.
+
+    Raises:
+        ValueError: there is no such role.
+    """
     policy = roles["policy"]
-    if view := getattr(policy.handle, "views", {}).get(name):
-        # The policy's own weights in another state, with gradient.
-        with view() as model:
-            return forward(model, parts, wanted, engine)
-    if name != "reference" or policy.handle is None:
-        raise ValueError(f"no role {name!r} in this run; roles are {sorted(roles)}")
-    with torch.no_grad(), policy.handle.off() as model:
-        was_training = model.training
-        model.eval()
-        try:
-            return forward(model, parts, wanted, engine)
-        finally:
-            model.train(was_training)
+    with ExitStack() as stack:
+        if name in roles:
+            live = roles[name]
+            stack.enter_context(nullcontext() if live.handle is not None else torch.no_grad())
+            yield live.model
+        elif view := getattr(policy.handle, "views", {}).get(name):
+            # The policy's own weights in another state, with gradient.
+            yield stack.enter_context(view())
+        elif name != "reference" or policy.handle is None:
+            raise ValueError(f"no role {name!r} in this run; roles are {sorted(roles)}")
+        else:
+            stack.enter_context(torch.no_grad())
+            model = stack.enter_context(policy.handle.off())
+            was_training = model.training
+            model.eval()
+            try:
+                yield model
+            finally:
+                model.train(was_training)
 
 
 def forward(model: nn.Module, parts: Parts, wanted: Mapping[str, frozenset[str]], engine: Engine) -> dict[str, dict[str, Tensor]]:
@@ -290,18 +309,22 @@ def _pass(
         for slot_T, part, signals in zip(layout.slot_T.split([b.num_tokens for b in batches]), batches, wanted, strict=True):
             scored_N = (part.weight_T != 0).nonzero().squeeze(-1)
             values: dict[str, Tensor] = {}
-            if signals & (FROM_HEAD | {"value", "values"}):
+            tops = {top_of(signal) for signal in signals} - {0}
+            if tops or signals & (FROM_HEAD | {"value", "values"}):
                 # Position t is predicted from the state at t - 1, which belongs to the same segment because a segment's first token has no weight.
                 hidden_ND = states_ND.index_select(0, slot_T[scored_N - 1])
+                values[STATE] = hidden_ND
                 if isinstance(model, ValueModel):
                     values |= _numbers(model, hidden_ND, "value")
                 else:
                     head, plain = (split.head, split.plain) if split is not None else (nn.Identity(), None)
                     take = wide_scores if signals & EXTRA else scores
-                    if signals - {"guess"}:
+                    for k in tops:
+                        values |= dict(zip((f"{name}{k}" for name in TOP), likeliest(head, hidden_ND, k), strict=True))
+                    if signals & (FROM_HEAD - {"guess", STATE}):
                         values |= take(head, plain, hidden_ND, part.ids_T[scored_N], signals)
                     if "guess" in signals:
-                        values["guess"] = likeliest(head, hidden_ND)
+                        values["guess"] = likeliest(head, hidden_ND)[1][:, 0]
             if isinstance(model, ValueModel) and signals & {"reward", "rewards"}:
                 values |= _numbers(model, states_ND.index_select(0, slot_T[scored_N]), "reward")
             for signal in signals:

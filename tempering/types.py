@@ -121,8 +121,8 @@ class Batch:
 Parts = Mapping[str, Batch]
 Signals = Mapping[str, Mapping[str, "Tensor"]]
 """part -> signal -> tensor. "logp", "entropy", "logsumexp", "mean_logp", "logsumexp2", "max_logp" [T]; "guess" [T] (a token's id); "logits" [T, V];
-"hidden", "hidden.N" [T, H] (after token t); of a value head "value" [T], "values" [T, K] (before token t), "reward" [T], "rewards" [T, K] (after it);
-"mixed.0.2.logp" (mixed.py); another role's by prefix: "reference.logp". A column of the batch ("label" [S]) is asked for like a signal."""
+"hidden", "hidden.N" [T, H] (after token t), "state" [T, H] (what the output layer reads for it); "value" [T], "values" [T, K] of a value head (before
+token t), "reward" [T], "rewards" [T, K] (after it); "mixed.0.2.logp" (mixed.py); "reference.logp" of another role; a column ("label" [S]) likewise."""
 
 # ------------------------------------------------------------------------------------------------------------------ what is wanted: objectives
 
@@ -166,9 +166,9 @@ class Objective:
     `part`     whose tokens, segments or groups the divisor counts.
     `per`      what one unreduced loss belongs to: a token or a segment.
     `norm`     the divisor (see `Norm`).
-    `couples`  "none": losses of different groups do not touch. "sums": `stats` returns tensors that are summed over the whole step, without
-               gradient, before any loss is computed; accumulation stays exact. "gather": `stats` returns a value for each segment of `part`
-               ([S] or [S, ...]); those of the whole step, in the order of the stream, are there before any loss is computed (`ctx.mine`).
+    `couples`  "none": losses of different groups do not touch. Else `stats` are there before any loss, without gradient: "sums" over the step, or
+               with "gather" a value for each segment of `part` ([S] or [S, ...]), of the whole step in the order of the stream (`ctx.mine`).
+    `by_token` a loss at a token depends on what is known at that token alone: its "logits" come some tokens at a time (late.py).
 
     State between steps: `initial`, `advance`, `ctx.state`; checkpoints hold it. `c * a + b` builds sums; every term keeps its own divisor.
     """
@@ -177,6 +177,7 @@ class Objective:
     part: str = "train"
     per: Literal["token", "segment"] = "token"
     couples: Literal["none", "sums", "gather"] = "none"
+    by_token: bool = False
 
     @property
     def needs(self) -> Mapping[str, frozenset[str]]:
@@ -191,7 +192,7 @@ class Objective:
         return {}
 
     def advance(self, state: Mapping[str, Tensor], stats: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """This step's state from the last one's and this step's stats, of the same names and shapes: once a step, and not for held-out rows."""
+        """This step's state from the last one's and this step's stats, of the same names and shapes; once a step, first, not for held-out rows."""
         return state
 
     def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
@@ -262,12 +263,11 @@ class Scope(Protocol):
 
 @dataclass
 class Role:
-    """A model in the run. `scope=None` means frozen (then optimizer is unused)."""
+    """A model in the run. `scope=None` means frozen (then optimizer is unused); `optimizer` an `optim.Optimizer` value, None the run's default."""
 
     model: torch.nn.Module
     scope: Scope | None = None
     optimizer: Any = None
-    """An `optim.Optimizer` value; None takes the run's default."""
 
 
 # ----------------------------------------------------------------------------------------------------------------- data that reaches it: streams

@@ -169,7 +169,7 @@ class Table:
         extras: dict[str, Any] = {}
         for name, kind in self.manifest["parts"][part]["extras"].items():
             column = self._file(part, "extra." + name)
-            extras[name] = float(column[s]) if kind == "float" else column[a:b]
+            extras[name] = float(column[s]) if kind == "float" else column.reshape(-1, *_wide(kind))[a:b]
         c, d = (int(x) for x in self._file(part, "source_ends")[s : s + 2])
         source = self._file(part, "sources")[c:d].tobytes().decode("utf-8")
         return Segment(self._file(part, "ids")[a:b], self._file(part, "weights")[a:b], extras, source)
@@ -184,6 +184,11 @@ class Table:
             # an empty file cannot be mapped
             self._maps[key] = np.memmap(self.folder / key, dtype, "r").view(np.ndarray) if entry["bytes"] else np.zeros(0, dtype)
         return self._maps[key]
+
+
+def _wide(kind: str) -> tuple[int, ...]:
+    """ "<f4*5" -> (5,); "<f4" -> ()."""
+    return tuple(map(int, kind.split("*")[1:]))
 
 
 class _Array:
@@ -205,7 +210,7 @@ class _Array:
 
 
 class _Column:
-    """An extra of all segments of a part: floats, or arrays per token; the first value decides."""
+    """An extra of all segments of a part: floats, or arrays per token ("<f4"), or several numbers per token ("<f4*5"); the first value decides."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.name = folder, name
@@ -217,11 +222,12 @@ class _Column:
 
     def add(self, value: Any, length: int, where: str) -> None:
         is_float = isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool)
-        if not is_float and not (isinstance(value, np.ndarray) and value.shape == (length,) and value.dtype.kind in "fiub"):
-            shape = getattr(value, "shape", type(value).__name__)
-            raise UserError(f"{where}: the value must be a number or an array [{length}] of numbers, but is {shape}; make its length the segment's.")
+        array = isinstance(value, np.ndarray) and value.shape[:1] == (length,) and value.ndim <= 2 and value.dtype.kind in "fiub"
+        if not is_float and not array:
+            shape, sizes = getattr(value, "shape", type(value).__name__), f"[{length}] or [{length}, K]"
+            raise UserError(f"{where}: the value must be a number or an array {sizes} of numbers, but is {shape}; make its length the segment's.")
         dtype = np.dtype(np.float64) if is_float else np.asarray(value).dtype
-        kind = "float" if is_float else dtype.str
+        kind = "float" if is_float else "*".join([dtype.str, *map(str, np.shape(value)[1:])])
         if self.array is None:
             self.kind, self.array = kind, _Array(self.folder, self.name, dtype)
         if kind != self.kind:

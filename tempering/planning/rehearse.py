@@ -85,19 +85,12 @@ class Rehearsal(Experiment):
                 "there is no plan for reward models yet; it needs about what `temper plan prefer --loss simpo` says of the same model and data"
             )
         import torch
-        from transformers import AutoConfig
 
         from tempering.data import with_template
-        from tempering.models.places import find
-        from tempering.models.tokens import read_tokenizer
         from tempering.planning.trace import build
 
         self.model_spec = spec
-        place = find(spec, self.say, fetch=False)
-        if place.kind == "adapter":
-            raise UserError(f"{spec} is an adapter; a plan is made for plain models, so give its base model, or what `temper export` makes of it")
-        self.config = AutoConfig.from_pretrained(place.folder, local_files_only=True, trust_remote_code=False)
-        self._tokenizer = read_tokenizer(place.folder)
+        self.config, self._tokenizer = self._found(spec)
         if template is not None:
             self._tokenizer = with_template(self._tokenizer, template)
         if new_tokens:
@@ -105,6 +98,27 @@ class Rehearsal(Experiment):
             text = self.config.get_text_config()
             text.vocab_size = max(text.vocab_size, len(self._tokenizer))
         return Policy(build(self.config, torch.device("meta")), self._tokenizer, name=Path(spec).name, source=spec)
+
+    def _found(self, spec: str) -> tuple[Any, Any]:
+        """Configuration and tokenizer of a plain model."""
+        from transformers import AutoConfig
+
+        from tempering.models.places import find
+        from tempering.models.tokens import read_tokenizer
+
+        place = find(spec, self.say, fetch=False)
+        if place.kind == "adapter":
+            raise UserError(f"{spec} is an adapter; a plan is made for plain models, so give its base model, or what `temper export` makes of it")
+        return AutoConfig.from_pretrained(place.folder, local_files_only=True, trust_remote_code=False), read_tokenizer(place.folder)
+
+    def beside(self, role: str, spec: str) -> Policy:
+        """The other model's shapes, and its real tokenizer."""
+        import torch
+
+        from tempering.planning.trace import build
+
+        config, tokenizer = self._found(spec)
+        return Policy(build(config, torch.device("meta")), tokenizer, name=Path(spec).name, source=spec)
 
     def source(self, data: str, shape: str, limit: int | None) -> Any:
         """At most `SAMPLE` records."""
@@ -126,12 +140,17 @@ class Rehearsal(Experiment):
         fewer: dict[str, Any] = {**how, "limit": min(how["limit"] or SAMPLE, SAMPLE)}
         return super().rows(data, None, make_row, **fewer)
 
-    def cache_reference(self, policy: Policy, *groups: Rows, column: str = "reference.logp") -> tuple[Any, ...]:
-        """The rows with a column of zeros: its size is what counts."""
+    def cache_reference(self, policy: Policy, *groups: Rows, column: str | tuple[str, ...] = "reference.logp") -> tuple[Any, ...]:
+        """The rows with columns of zeros: their size is what counts."""
         import numpy as np
 
+        from tempering.signals import top_of
+
+        names = (column,) if isinstance(column, str) else column
+
         def with_column(s: Segment) -> Segment:
-            return Segment(s.ids, s.weight, {**s.extras, column: np.zeros(len(s.ids), np.float32)}, s.source)
+            zeros = {name: np.zeros((len(s.ids), k) if (k := top_of(name)) else len(s.ids), np.float32) for name in names}
+            return Segment(s.ids, s.weight, {**s.extras, **zeros}, s.source)
 
         return tuple([{part: tuple(map(with_column, segments)) for part, segments in row.items()} for row in rows] for rows in groups)
 
@@ -163,14 +182,16 @@ class Rehearsal(Experiment):
         from tempering.planning.trace import Work
 
         training: Training = self.values["training"]
-        steps = stream[1] if stream else training.steps or max(1, math.ceil(training.epochs * len(train) / training.batch_size))
+        steps = stream[1] if stream else self.steps(train)
         # The run may have more rows than were looked at.
         more = training.steps is None and len(train) + len(held) >= SAMPLE and (self.wanted or math.inf) > SAMPLE
         seed = int(self.values.get("seed", 0))
         rows = stream[0] if stream else Shuffled(train, training.batch_size, seed)
         micro, several = _largest(rows, training, min(steps, STEPS), seed)
+        beside = {name: role.model.config for name, role in (how.get("roles") or {}).items()}
+        scope = how.get("scope") or self.values["scope"]
         raise Rehearsed(
-            Work(policy.model.config, how.get("scope") or self.values["scope"], objective, self.values["optimizer"], training, micro, self._quantise),
+            Work(policy.model.config, scope, objective, self.values["optimizer"], training, micro, self._quantise, beside),
             self.model_spec,
             sum(batch.num_tokens for batch in micro.values()),
             several,

@@ -11,7 +11,7 @@ import copy
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ class Counts:
     weights: float
     """All parameters and buffers of the policy."""
     reference: float
-    """A frozen copy of the start."""
+    """Frozen models beside the policy: a copy of the start, a teacher."""
     gradients: float
     states: float
     """What the optimizer keeps between steps."""
@@ -76,6 +76,8 @@ class Work:
     training: Training
     micro: Parts
     quantise: str = "none"
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    """Configurations of frozen models of the run by name; a teacher."""
 
 
 def trace(work: Work) -> Counts:
@@ -210,6 +212,11 @@ def _at(work: Work, config: Any) -> Counts:
     model = _counted(work, config, engine.device, meter, sizes)
     # Copying storages that hold nothing is more than fake tensors do.
     model.__deepcopy__ = lambda _: _counted(work, config, engine.device, meter, sizes)
+    roles = {"policy": Role(model, work.scope)}
+    for name, frozen in work.beside.items():
+        other = _counted(replace(work, quantise="none"), frozen, engine.device, meter, sizes)
+        other.to = lambda *_, other=other: other
+        roles[name] = Role(other)
     stream = _Twice(work.micro, meter)
     # One micro-batch a step, whatever its size; what happens once at the end belongs to no step.
     how: dict[str, Any] = {"steps": 2, "optimizer": work.optimizer, "engine": engine}
@@ -217,7 +224,7 @@ def _at(work: Work, config: Any) -> Counts:
     how["columns"] = brought(work.objective, {part: (batch,) for part, batch in work.micro.items()})
     try:
         with meter, judging_apart(), _hushed(), _staying():
-            fit({"policy": Role(model, work.scope)}, work.objective, stream, **how)
+            fit(roles, work.objective, stream, **how)
     except (RuntimeError, NotImplementedError) as error:
         first = str(error).strip().split("\n")[0]
         raise UserError(

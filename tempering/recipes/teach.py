@@ -34,6 +34,7 @@ def teach(
     max_new_tokens: Annotated[int, Field(ge=1)] = 64,
     limit: int | None = None,
     make: AnyLessons = RTuning(),
+    teacher: str | None = None,
     loss: AnyTokens = choices.choice("nll")(),
     scope: AnyScope = LoRA(),
     optimizer: Optimizer = Optimizer(lr=2e-4),
@@ -55,6 +56,7 @@ def teach(
         max_new_tokens: longest answer of the model itself, for methods that ask it.
         limit: read at most this many rows.
         make: what is made of the records.
+        teacher: the model that answers, for methods that ask one; by default the start model.
         loss: what is wanted of the scored tokens.
         scope: which weights may move: full or lora.
         seed: of the split, of what is made, of shuffling, dropout, initialisation and sampling.
@@ -73,7 +75,8 @@ def on_made(run: Experiment, row: Any, make: Any, objective: Any, **how: Any) ->
 
     v, training = run.values, run.values["training"]
     policy = run.load(v["model"], template=v["template"])
-    phases, measured = lessons(run, policy, make)
+    asked = run.beside("teacher", v["teacher"]) if v.get("teacher") else policy
+    phases, measured = lessons(run, asked, make)
     how = {"max_length": v["max_length"], **how}
     train = [run.made_rows("train" if len(phases) == 1 else f"train {i + 1}", phase, row, **how) for i, phase in enumerate(phases)]
     held = run.made_rows("test", measured, row, **how)

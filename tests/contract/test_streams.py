@@ -45,7 +45,7 @@ def view(record: Record) -> Any:
 @pytest.mark.parametrize("entry", STREAMS, ids=lambda entry: entry.name)
 def test_it_is_a_value_with_cases(entry: index.Entry) -> None:
     cls = index.load(entry)
-    assert issubclass(cls, Maker) and entry.cases and entry.catalogue and entry.family in ("lessons", "comparisons", "rounds")
+    assert issubclass(cls, Maker) and entry.cases and (entry.catalogue or entry.arxiv) and entry.family in ("lessons", "comparisons", "rounds")
     assert cls().name == entry.name
     assert all(type(case.method) is cls for case in importlib.import_module(entry.module).CASES)
 

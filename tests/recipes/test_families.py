@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import tempering as tp
-from tempering import choices, index
+from tempering import choices, index, models
 from tempering.config import Training
 from tempering.data import Mismatched, Numbered, changed_row, labelled_row, listed_row, quality_row, rewarded_row, scored_pair_row
 from tempering.data.place import DataError
@@ -45,6 +45,16 @@ def _kind(entry: index.Entry) -> tuple[str, frozenset[str]]:
     return entry.family, frozenset().union(needs, *needs.values())
 
 
+def _teacher(folder: Path) -> str:
+    """builtin:tiny, moved a little."""
+    found = models.load("builtin:tiny", say=lambda _: None)
+    with torch.no_grad():
+        for p in found.model.parameters():
+            p.add_(0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+    models.save(found, folder / "teacher")
+    return str(folder / "teacher")
+
+
 def _cases() -> list[Any]:
     """The first loss of each family and of each set of things asked for is quick to be met; the rest are run with the slow ones."""
     seen, found = set(), []
@@ -64,6 +74,8 @@ def test_every_loss_runs_by_its_name(name: str, tmp_path: Path) -> None:
         rows = [{"prompt": f"Say {i}.", "chosen": f"{i}, gladly.", "rejected": f"No {i}."} for i in range(6)]
         (tmp_path / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         small["test"] = str(tmp_path / "held.jsonl")
+    if _kind(LOSSES[name])[0] == "distil":
+        small |= {"teacher": _teacher(tmp_path), **({"rule": "Be brief."} if name == "rule_distillation" else {})}
     report = tp.run(name, model="builtin:tiny", out=out, again=True, **small)
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert len(metrics) == 2 and all(math.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in metrics)
