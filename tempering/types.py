@@ -122,7 +122,7 @@ Parts = Mapping[str, Batch]
 Signals = Mapping[str, Mapping[str, "Tensor"]]
 """part -> signal -> tensor. "logp", "entropy", "logsumexp", "mean_logp", "logsumexp2", "max_logp" [T]; "guess" [T] (a token's id); "logits" [T, V];
 "hidden", "hidden.N" [T, H] (after token t), "state" [T, H] (what the output layer reads for it); "value" [T], "values" [T, K] of a value head (before
-token t), "reward" [T], "rewards" [T, K] (after it); "mixed.0.2.logp" (mixed.py); "reference.logp" of another role; a column ("label" [S]) likewise."""
+token t), "reward" [T], "rewards" [T, K] (after it); "mixed.0.2.logp" (mixed.py); "reference.logp" of another role; columns ("label" [S]) likewise."""
 
 # ------------------------------------------------------------------------------------------------------------------ what is wanted: objectives
 
