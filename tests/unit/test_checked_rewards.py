@@ -79,6 +79,7 @@ def test_an_answer_is_taken_out_and_compared() -> None:
     assert exact("first 3\n#### 18", rule="hashes") == 1 and exact("18", rule="hashes") == 0
     assert exact(r"hence \boxed{\frac{36}{2}}", rule="boxed") == 1
     assert exact("Paris.", "paris", rule="text") == 1
+    assert exact("<think>17</think> <answer> 18 dollars </answer>", rule="tag") == 1
     assert exact("18.0", 18) == 1 and exact("17", ["16", "17"]) == 1
     solution = Record((), (Response((Message("assistant", "9 + 9 = 18\n#### 18"),)),))
     assert ExactAnswer()(["?"], ["18"], [solution]).tolist() == [1]
@@ -105,6 +106,9 @@ HACKS = {
     "infinity": ("inf", {"rule": "text", "tolerance": 0.5}),
     "infinite digits": ("9" * 50_000, {}),
     "a very long text": ("18 " + "x1 " * 100_000, {}),
+    "two tags": ("<answer>17</answer><answer>18</answer>", {"rule": "tag"}),
+    "a tag within a tag": ("<answer><answer>18</answer></answer>", {"rule": "tag"}),
+    "an open tag": ("<answer>18", {"rule": "tag"}),
     "the rule's own words": (r"Put the answer in \boxed{}.", BOX),
 }
 
@@ -123,6 +127,17 @@ def test_an_echo_of_the_prompt_earns_nothing() -> None:
     prompt = "There are 18 ducks. How many ducks are there?"
     assert exact(prompt, prompt=prompt) == 0 and exact(f" {prompt} 18", prompt=prompt) == 1
     assert ExactAnswer()([(Message("user", prompt),)], [prompt], [gold("18")]).tolist() == [0]
+
+
+def test_solutions_of_real_questions_are_right_and_others_are_not() -> None:
+    rows = [json.loads(line) for line in shared("data/gsm8k/test.jsonl").read_text(encoding="utf-8").splitlines()]
+    questions, solutions = [row["question"] for row in rows], [row["answer"] for row in rows]
+    records = [Record((Message("user", row["question"]),), (), tags={"answer": row["answer"]}) for row in rows]
+    for rule in ("last_number", "hashes"):
+        assert ExactAnswer(rule=rule)(questions, solutions, records).min() == 1
+        assert ExactAnswer(rule=rule)(questions, solutions[1:] + solutions[:1], records).mean() < 0.03
+    # An echo of the question is never right, though one in so many ends with a number that is.
+    assert ExactAnswer()(questions, questions, records).max() == 0
 
 
 def test_nan_as_gold_is_no_free_pass() -> None:

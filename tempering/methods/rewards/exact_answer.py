@@ -1,9 +1,9 @@
 """Exact answer: 1 where the answer that a stated rule takes out of the text is right, else 0; nan where the record does not say what is right.
 
 Rules: `last_number`, `hashes` (after the last "####", the form of GSM8K), `boxed` (\\boxed{...}, the form of MATH), `text` (all of it): those of the
-probe of this name, so that what is rewarded is what is measured. Each takes one answer from a text, so that listing many does not pay; different
-boxed answers in one text count as none. Compared are mathematics (`_maths.py`: fractions, roots, expressions, units, lists), else words. A prompt
-that the answer begins by repeating is left out.
+probe of this name, so that what is rewarded is what is measured; and `tag`, what stands in <answer> and </answer>. Each takes one answer from a text,
+so that listing many does not pay; different boxed answers in one text, or two tags, count as none. Compared are mathematics (`_maths.py`: fractions,
+roots, expressions, units, lists), else words. A prompt that the answer begins by repeating is left out.
 
 The right answer is the record's "gold", "expected", "target", "solution" or "answer", else its response; of one with "####" or a box, what is there.
 """
@@ -33,7 +33,7 @@ class ExactAnswer(Value):
     """Whether the answer is right."""
 
     kind: Literal["exact_answer"] = "exact_answer"
-    rule: Literal["last_number", "hashes", "boxed", "text"] = "last_number"
+    rule: Literal["last_number", "hashes", "boxed", "text", "tag"] = "last_number"
     """Where the answer stands in the text."""
     tolerance: float = Field(default=0.0, ge=0)
     """Relative difference of numbers that is let pass; 0 asks for the exact value."""
@@ -56,12 +56,15 @@ class ExactAnswer(Value):
             boxes = [extract(f"\\boxed{{{part}", "boxed") for part in answer.split("\\boxed{")[1:]]
             if any(not _maths.same(box, boxes[-1]) for box in boxes[:-1]):
                 return ""
-        found = extract(answer, self.rule)
+        if self.rule == "tag":
+            inside = re.findall(r"<answer>(.*?)</answer>", answer, re.DOTALL)
+            answer = inside[0] if len(inside) == 1 == answer.count("<answer>") else ""
+        found = extract(answer, "text" if self.rule == "tag" else self.rule)
         # "1" has many look-alikes in Unicode; an answer is written with one kind of digit.
         return "" if any(c.isdecimal() and not c.isascii() for c in found) else found
 
     def _expected(self, right: str) -> str:
-        return extract(right, "hashes") or extract(right, "boxed") or extract(right, self.rule) or right
+        return extract(right, "hashes") or extract(right, "boxed") or (self.rule == "last_number" and extract(right, self.rule)) or right
 
     def _same(self, found: str, expected: str) -> bool:
         if _maths.same(found, expected, tolerance=self.tolerance):
