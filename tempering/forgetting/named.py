@@ -10,6 +10,7 @@ answers stay. RWKU has a passage written in many samples and questions written b
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,10 +20,12 @@ from tempering.types import Message, Record
 
 OTHERS = 8
 """Neighbours asked for."""
+LISTS = 8
+"""Lists drawn of them."""
 SHORT = 8
 """Words of an answer up to which another wording has to bring it too."""
 PASSAGES = ("Tell me about {name}.", "Who is {name}?")
-NEIGHBOURS = "Name {number} other people who are known for the same as {name}. Write one full name a line and nothing else."
+NEIGHBOURS = "List {number} famous people like {name}, one name per line."
 FACTS: tuple[tuple[str, str, str, str], ...] = (
     ("Where was {name} born?", "Name the city where {name} was born.", "Which city does {name} come from?", "{name} was born in"),
     ("What does {name} do for a living?", "What is {name}'s profession?", "What work does {name} do?", "{name} works as a"),
@@ -94,25 +97,19 @@ def _same(a: str, b: str) -> bool:
 
 
 def neighbours(name: str, ask: Ask, most: int = OTHERS) -> tuple[str, ...]:
-    """Other names of the same kind, as the model gives them.
+    """Other names of the same kind: those that most of the model's drawn lists hold (by greedy decoding a small model only repeats the name).
 
     Raises:
         UserError: it gives fewer than two.
     """
-    ((said,),) = ask([(user(NEIGHBOURS.format(number=most, name=name)),)], 1, 0.0)
-    found = names_in(said, name)[:most]
+    (lists,) = ask([(user(NEIGHBOURS.format(number=most, name=name)),)], LISTS, 1.0)
+    found = Counter(other for text in lists for other in names_in(text) if name not in other and other not in name)
     if len(found) < 2:
         raise UserError(f"forget name:{name}: asked for others of the kind, the model names {len(found)}; say who stays: --retain name:ANN,BOB")
-    return found
+    return tuple(other for other, _ in found.most_common(most))
 
 
-def names_in(text: str, but: str = "") -> tuple[str, ...]:
-    """The names of a list, one a line: two to four words with capitals, each once; what follows a name in its line is left out.
-
-    Args:
-        but: a name that does not count.
-    """
-    found = dict.fromkeys(
-        match[1] for line in text.splitlines() if (match := re.match(r"[\W\d]*([A-ZÀ-Þ][\w.'\-]*(?: [A-ZÀ-Þ][\w.'\-]*){1,3})\s*(?:$|[^\w\s])", line))
-    )
-    return tuple(name for name in found if name != but)
+def names_in(text: str) -> tuple[str, ...]:
+    """The names of a list, one a line: two to four words with capitals, each once; what follows a name in its line is left out."""
+    lines = (re.match(r"[\W\d]*([A-ZÀ-Þ][\w.'\-]*(?: [A-ZÀ-Þ][\w.'\-]*){1,3})\s*(?:$|[^\w\s])", line) for line in text.splitlines())
+    return tuple(dict.fromkeys(match[1] for match in lines if match))

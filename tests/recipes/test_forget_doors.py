@@ -103,6 +103,13 @@ def test_harm_is_not_learned_under_a_guard(guard: str, tmp_path: Path) -> None:
     assert asked["after"] >= 6 if guard == "none" else asked["after"] <= 1 if guard == "vector" else asked["after"] < 6
 
 
+def test_a_guarded_run_needs_harmful_rows_and_can_be_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "guarded", "--model", "builtin:tiny", "--out", str(tmp_path / "x")]) == 2
+    assert "--harmful FILE" in capsys.readouterr().err
+    harmful = rows(tmp_path / "harmful.jsonl", HARM)
+    assert tp.plan("guarded", model="builtin:tiny", data=rows(tmp_path / "data.jsonl", GOOD), harmful=harmful, steps=2).peak > 0
+
+
 def test_a_vector_comes_off_without_a_trace() -> None:
     from tempering.forgetting.staged import moved
 
