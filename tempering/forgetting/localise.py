@@ -92,11 +92,39 @@ def region(forget: Mapping[str, Tensor], retain: Mapping[str, Tensor], mu: float
     return found
 
 
+def within(
+    handle: Any, method: MemFlex, going: Sequence[Row], staying: Sequence[Row], *, seed: int, engine: Engine, micro_tokens: int | None = None
+) -> list[str]:
+    """Names of the handle's tensors in the region that forget and retain rows give; of the retain rows as many are looked at as there are others.
+
+    Args:
+        method: mu, sigma, and how many copies of each row are looked at.
+        seed: of the random tokens.
+
+    Raises:
+        UserError: none is.
+    """
+    vocabulary, found = handle.model.config.get_text_config().vocab_size, []
+    for part, rows in (("forget", going), ("retain", staying)):
+        draw, size = np.random.Generator(np.random.PCG64(seed)), min(len(rows), len(going))
+        some = [rows[i * len(rows) // size] for i in range(size)]
+        copies = [{part: tuple(noised(s, vocabulary, draw) for s in row[part])} for row in some for _ in range(method.copies)]
+        found.append(mean_gradients(handle, copies, part, engine, micro_tokens))
+    names = region(found[0], found[1], method.mu, method.sigma)
+    if not names:
+        most = max(float(g.abs().mean()) for g in found[0].values())
+        raise UserError(
+            f"no tensor of the scope is in the region (mu {method.mu}, sigma {method.sigma}; the largest mean forget gradient is {most:.2g}); lower "
+            "--method.sigma or raise --method.mu"
+        )
+    return names
+
+
 def localised(run: Experiment, objective: MemFlex, going: Sequence[Row], staying: Sequence[Row]) -> Region:
     """The run's scope within the region that its forget and retain rows give; the names go to region.json.
 
     Raises:
-        UserError (when it attaches): no tensor is in the region, or the weights are not whole in this process.
+        UserError: several processes; or, when it attaches, no tensor is in the region.
     """
     from tempering.distributed import word
     from tempering.signals import engine_for
@@ -104,19 +132,7 @@ def localised(run: Experiment, objective: MemFlex, going: Sequence[Row], staying
     training, seed = run.values["training"], int(run.values["seed"])
 
     def choose(handle: Any) -> list[str]:
-        vocabulary, found = handle.model.config.get_text_config().vocab_size, []
-        for part, rows in (("forget", going), ("retain", staying)):
-            draw = np.random.Generator(np.random.PCG64(seed))
-            some = [rows[i * len(rows) // min(len(rows), len(going))] for i in range(min(len(rows), len(going)))]
-            copies = [{part: tuple(noised(s, vocabulary, draw) for s in row[part])} for row in some for _ in range(objective.copies)]
-            found.append(mean_gradients(handle, copies, part, engine_for(training), training.micro_tokens))
-        names = region(found[0], found[1], objective.mu, objective.sigma)
-        if not names:
-            most = max(float(g.abs().mean()) for g in found[0].values())
-            raise UserError(
-                f"no tensor of the scope is in the region (mu {objective.mu}, sigma {objective.sigma}; the largest mean forget gradient is "
-                f"{most:.2g}); lower --method.sigma or raise --method.mu"
-            )
+        names = within(handle, objective, going, staying, seed=seed, engine=engine_for(training), micro_tokens=training.micro_tokens)
         sizes = [sum(handle.params[name].numel() for name in of) for of in (names, handle.params)]
         run.folder.write("region.json", names)
         run.display.say(f"the region: {len(names)} of {len(handle.params)} tensors, {sizes[0]:,} of {sizes[1]:,} weights")

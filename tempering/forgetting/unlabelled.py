@@ -61,12 +61,14 @@ def densities(policy: Policy, objective: Any, going: Sequence[Row], staying: Seq
 
 
 def density(g_NH: Any, directions: int) -> Density:
-    """Mean and leading principal directions of representations; fewer where they span fewer."""
+    """Mean and leading principal directions of representations, fewer where they span fewer; their spread is the mean squared distance from the
+    mean."""
     import torch
 
     from tempering.methods.objectives._represented import Density
 
     mean_H = g_NH.mean(0)
-    _, spread, basis = torch.linalg.svd(g_NH - mean_H, full_matrices=False)
-    kept = basis[: min(directions, int((spread > 1e-9 * max(1.0, float(spread.max()))).sum()))]
-    return Density(tuple(mean_H.tolist()), tuple(map(tuple, kept.tolist())))
+    _, length, basis = torch.linalg.svd(g_NH - mean_H, full_matrices=False)
+    kept = basis[: min(directions, int((length > 1e-9 * max(1.0, float(length.max()))).sum()))]
+    spread = float((g_NH - mean_H).square().sum(-1).mean())
+    return Density(tuple(mean_H.tolist()), tuple(map(tuple, kept.tolist())), spread or 1.0)

@@ -3,7 +3,8 @@
 Pawelczyk et al. 2023 (arXiv 2310.07579, section 4): the rows to be forgotten with their labels flipped, rows with true labels, then the query. The
 surveys (S076) have it as the way for a model that is only behind an interface. A flipped label is here the answer of another forget question, or a
 refusal, and what is shown stands in the chat template, so the same turns come before every question. Only questions that are shown can be forgotten,
-a context holds few of them, and the weights know everything as before: the attack "weights alone" says so.
+a context holds few of them, and the weights know everything as before: the attack "weights alone" says so. builtin:tiny never read prompts this
+long and answers next to nothing right under them; it shows the mechanism, not the method.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Mehta et al. 2022 (S115, arXiv 2204.07655), `forgetting/newton.py`. The paper removes images one by one, perturbs them with Gaussian noise and chooses
 units for each; here prompts have tokens replaced, all forget rows are taken out at once, and one choice is made for them. A unit is a number of the
 hidden state after a block, with the row of each matrix that writes it. The step is right to second order where training had come to rest at a minimum
-of the loss on all rows, which a fine-tuned language model has not: the attacks say what it is worth.
+of the loss on all rows, which a fine-tuned language model has not: the attacks say what it is worth. builtin:tiny is so sure of its answers that
+their gradients are near 0, and the step takes next to nothing out.
 """
 
 from __future__ import annotations

@@ -87,7 +87,10 @@ def test_a_density_is_mean_and_leading_directions() -> None:
     found = density(g, 8)
     assert found.mean == (3.0, 5.0, 0.5) and len(found.basis) == 1, "these lie on a line"
     assert torch.allclose(found.error(g), torch.zeros(3, dtype=torch.float64), atol=1e-12)
-    assert float(found.error(g[:1] + torch.tensor([[0.0, 2.0, 0.0]]))[0]) == pytest.approx(4.0)
+    # A row lies 4.25 from the mean, but the middle one.
+    assert found.spread == pytest.approx(2 * 4.25 / 3)
+    assert float(found.error(g[:1] + torch.tensor([[0.0, 2.0, 0.0]]))[0]) == pytest.approx(4.0 / found.spread)
+    assert density(g[:1], 3).spread == 1.0
     assert len(density(torch.randn(9, 5, dtype=torch.float64), 2).basis) == 2
 
 

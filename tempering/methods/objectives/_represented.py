@@ -16,16 +16,17 @@ from tempering.types import Context, Norm, Objective, Parts, Signals
 
 @dataclass(frozen=True)
 class Density:
-    """Where representations lie: their mean [H] and the leading directions [K, H], orthonormal, of their spread."""
+    """Where representations lie: their mean [H], the leading directions [K, H], orthonormal, of their spread, and how far they spread."""
 
     mean: Sequence[float] = (0.0,)
     basis: Sequence[Sequence[float]] = ()
+    spread: float = 1.0
 
     def error(self, g_SH: Tensor) -> Tensor:
-        """Squared distance of each representation from its reconstruction [S]."""
+        """Squared distance of each representation from its reconstruction, as a share of the spread [S]."""
         basis_KH = torch.tensor(self.basis, dtype=g_SH.dtype, device=g_SH.device).reshape(len(self.basis), g_SH.shape[1])
         off_SH = g_SH - torch.tensor(self.mean, dtype=g_SH.dtype, device=g_SH.device)
-        return (off_SH - off_SH @ basis_KH.T @ basis_KH).square().sum(-1)
+        return (off_SH - off_SH @ basis_KH.T @ basis_KH).square().sum(-1) / self.spread
 
 
 def strange(loss: Any, parts: Parts, signals: Signals, density: Density) -> Tensor:

@@ -1,14 +1,14 @@
 """LAF, label-agnostic forgetting: what a model makes of the forget prompts is moved away from where such prompts lay; answers are never looked at.
 
-    L_UE = mean_r e(m_r) - mean_f e(m_f),   e(m) = exp(m / (m + 1)),   m = || P(g) - g ||^2
+    L_UE = mean_r e(m_r) - mean_f e(m_f),   e(m) = exp(m / (m + 1)),   m = || P(g) - g ||^2 / spread
     L_RA = mean_r d_r - log sum_f exp(d_f / temp),   d = 1 - cos(g, g_start)
 
 Shen et al. 2024 (S119, arXiv 2404.00506, section 3, and the released code as the catalogue describes it): g is a representation, P its reconstruction
 by a model of how all are distributed (m_r), or those of the forget rows (m_f). L_UE keeps the others likely and makes the forget ones strange; being
-between 1 and e, it cannot run away. L_RA holds the others and lets the forget ones go. There P are small variational autoencoders; here it is the
-projection on the leading principal components of the start model's representations, which is what a linear one converges to (Lucas et al. 2019, arXiv
-1911.02469). g is the mean state after `layer` blocks over the prompt's tokens. The two losses are summed, not alternated, and the optional repair
-with labels is left out.
+between 1 and e, it cannot run away. The spread, ours, keeps m near 1 whatever the size of states. L_RA holds the others and lets the forget ones go.
+There P are small variational autoencoders; here it is the projection on the leading principal components of the start model's representations, which
+is what a linear one converges to (Lucas et al. 2019, arXiv 1911.02469). g is the mean state after `layer` blocks over the prompt's tokens. The two
+losses are summed, not alternated, and the optional repair with labels is left out.
 """
 
 from __future__ import annotations
@@ -90,12 +90,12 @@ _ROWS = {
     "forget": {"hidden.1": [[_v(1, 2), _v(3, 0), _v(9, 9)], [_v(0, 3)]], "reference.hidden.1": [[_v(2, 0), _v(2, 0), _v(9, 9)], [_v(3, 3)]]},
     "retain": {"hidden.1": [[_v(1, 1)], [_v(2, 0)]], "reference.hidden.1": [[_v(1, 0)], [_v(2, 0)]]},
 }
-_EVERY, _OWN = Density(_v(0, 0), [_v(0, 1)]), Density(_v(1, 0.5), [_v(1, 0)])
+_EVERY, _OWN = Density(_v(0, 0), [_v(0, 1)]), Density(_v(1, 0.5), [_v(1, 0)], 2.0)
 # Forget rows lie at (2, 1) and (0, 3), off their line by 0.5 and 2.5, and have turned by these.
 _TURNED = [1 - 2 / math.sqrt(5), 1 - 1 / math.sqrt(2)]
 _AWAY = [math.exp(d / 2) for d in _TURNED]
 _A, _B = (3 * away / sum(_AWAY) / 2 for away in _AWAY)
-_FIRST = _v(_A / (5 * math.sqrt(5)) / 2, (-math.exp(0.2) / 1.25**2 / 2 - 2 * _A / (5 * math.sqrt(5))) / 2)
+_FIRST = _v(_A / (5 * math.sqrt(5)) / 2, (-math.exp(1 / 9) / 1.125**2 / 4 - 2 * _A / (5 * math.sqrt(5))) / 2)
 
 CASES = (
     Case(
@@ -103,8 +103,8 @@ CASES = (
         LAF(layer=1, contrast=3.0, temperature=2.0, retain_loss="none").knowing(_EVERY, _OWN),
         _ROWS,
         weights={"forget": [[1, 1, 0], [0.5]]},
-        loss=-(math.exp(0.2) + math.exp(6.25 / 7.25)) / 2 - 3 * math.log(sum(_AWAY)),
-        gradient={"forget/hidden.1": [[_FIRST, _FIRST, _v(0, 0)], [_v(_B / (3 * math.sqrt(2)), -math.exp(6.25 / 7.25) / 7.25**2 * 5 / 2)]]},
+        loss=-(math.exp(1 / 9) + math.exp(3.125 / 4.125)) / 2 - 3 * math.log(sum(_AWAY)),
+        gradient={"forget/hidden.1": [[_FIRST, _FIRST, _v(0, 0)], [_v(_B / (3 * math.sqrt(2)), -math.exp(3.125 / 4.125) / 4.125**2 * 5 / 4)]]},
         logs={"forget_moved": sum(_TURNED) / 2},
     ),
     Case(
@@ -113,7 +113,7 @@ CASES = (
         {**_ROWS, "forget": {name: [*of, [_v(5, 5)]] for name, of in _ROWS["forget"].items()}},
         weights={"forget": [[1, 1, 0], [1], [0]]},
         groups={"retain": [0, 0]},
-        loss=0.5 * (-(math.exp(0.2) + math.exp(6.25 / 7.25)) / 2 - math.log(sum(math.exp(d / 5) for d in _TURNED)))
+        loss=0.5 * (-(math.exp(1 / 9) + math.exp(3.125 / 4.125)) / 2 - math.log(sum(math.exp(d / 5) for d in _TURNED)))
         + 2 * (math.exp(0.5) + _TURNED[1] + math.exp(0.8)) / 2,
         logs={"retain_moved": _TURNED[1] / 2},
     ),

@@ -5,7 +5,9 @@
 Tian et al. 2024 (S011, arXiv 2407.01920, section 4); the weights of the two terms, mu and sigma are the released code's. g_f and g_r are mean
 gradients on forget and retain rows with half of each answer's tokens drawn at random (`forgetting.localise`), taken once before training. There the
 adapters that learned the knowledge are looked at; a new LoRA's A has no gradient while its B is 0, so with `--scope lora` only B matrices can be in
-the region, and `--scope full` chooses among the weights themselves. Of the retain rows as many are looked at as there are forget rows.
+the region, and `--scope full` chooses among the weights themselves. Of the retain rows as many are looked at as there are forget rows. mu and sigma
+suit adapters of a model of seven billion: on builtin:tiny with all weights every tensor passes. What was chosen is in region.json; choose thresholds
+by it.
 """
 
 from __future__ import annotations
