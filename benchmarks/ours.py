@@ -156,6 +156,7 @@ def _train(
     meter: Meter,
     seed: int,
     on_step: Callable[[int], None] = lambda step: None,
+    columns: Sequence[str] = (),
 ) -> Any:
     """(live policy, loss of the last step) after `steps` steps of AdamW at a constant rate, bf16 matmuls over float32 weights."""
     from tempering.config import Optimizer, Schedule, Training
@@ -175,7 +176,7 @@ def _train(
     done = fit(
         {"policy": Role(model, LoRA(r=rank, alpha=2 * rank) if rank else Full())}, objective, stream, steps=steps,
         optimizer=Optimizer(lr=lr), schedule=Schedule(name="constant", warmup=0), training=training,
-        seed=seed, say=_quiet, on_metrics=on_metrics,
+        seed=seed, say=_quiet, on_metrics=on_metrics, columns=columns,
     )  # fmt: skip
     return done.roles["policy"], losses[-1]
 
@@ -242,7 +243,8 @@ def dpo(
         extended = iter(columns(policy, [row for step in made for row in step], Engine(dtype=torch.bfloat16), micro_tokens))
         made = [[next(extended) for _ in step] for step in made]
     ahead_s = time.perf_counter() - began
-    _, loss = _train(policy.model, DPO(beta=0.1), InOrder(made), len(plan), lr=LR_DPO, micro_tokens=micro_tokens, rank=0, meter=meter, seed=seed)
+    how: dict[str, Any] = {"lr": LR_DPO, "micro_tokens": micro_tokens, "rank": 0, "meter": meter, "seed": seed}
+    _, loss = _train(policy.model, DPO(beta=0.1), InOrder(made), len(plan), columns=("reference.logp",) if cached else (), **how)
     tokens = [inputs.pair_tokens(step) for step in plan]
     return meter.report(tokens=tokens, scored=inputs.pair_scored(data["rows"]), rows=len(data["rows"]), loss=loss, ahead_s=ahead_s)
 

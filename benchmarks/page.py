@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.flops import SMOLLM2
 from benchmarks.machine import ROOT
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "performance.md"
@@ -22,6 +23,9 @@ TITLES = {
     "sampling": "sampling, mixed lengths",
     "on_policy_step": "one on-policy step",
 }
+ALL_WEIGHTS = ("sft_full", "dpo", "on_policy_step")
+FLOOR_GIB = 16 * (SMOLLM2.linear + SMOLLM2.vocabulary * SMOLLM2.hidden) / 2**30
+"""Float32 weights, their gradients and Adam's two states: what training all weights holds at the least."""
 
 INTRO = """# Performance
 
@@ -39,8 +43,8 @@ READING = """## How to read this
 - **Peak** is the process's largest resident memory as the system counts it; **above imports** leaves out what the libraries alone occupy.
 - **Share of the roofline** is the time that the step's matrix products would take at the best speed measured in the same run, for the model's own
   shapes and any number of threads, divided by the time it took. Nothing else is counted, so 100% is out of reach.
-- A **peer** has its settings tried in the first round where a benchmark names several, and the fastest goes on; what was tried is below. For SFT and
-  LoRA it names one, the fastest of a single small round on one busy thread: with others a peer may be faster than shown, read ratios so.
+- A **peer** has its settings tried in the first round where a benchmark names several, and the fastest goes on; what was tried is below.
+  Where only one is listed there, others may be faster than shown: read ratios so.
 - Rows, scored tokens and optimizer settings are equal, and asserted to be; the losses at the end agree within their spread over the seeds.
 - Machines differ by a factor of ten in matrix products. Compare ratios and shares, not seconds, and only on a machine like this one.
 """
@@ -155,6 +159,8 @@ def losses(rows: Sequence[Row], profiles: Sequence[Mapping[str, Any]]) -> str:
         text = f"- {row['benchmark']}, {row['metric']}, {row.get('phase', '')}, beside {row['peer_name']}: {value}; {verdict}."
         if row["metric"] == "speed" and row.get("ours_share") is not None:
             text += f" The matrix products alone would allow {_number(row['limit'])} {row['unit']}; we reach {row['ours_share']:.0%} of that."
+        if row.get("phase") == "above imports" and row["benchmark"] in ALL_WEIGHTS:
+            text += f" Weights, gradients and Adam's states alone are {FLOOR_GIB:.2f} GiB, {FLOOR_GIB / row['peer']:.2f} of the peer's."
         for profile in profiles:
             if profile["benchmark"] == row["benchmark"] and row["metric"] == "speed":
                 rest = [(name, share) for name, share in profile["shares"].items() if name != "linear"][:3]

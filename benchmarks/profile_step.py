@@ -1,6 +1,6 @@
-"""Where a training step's time goes, by kind of operation: results/profile-NAME.json, and the profiler's own table beside it as text.
+"""Where the time goes, by kind of operation: results/profile-NAME.json, and the profiler's own table beside it as text.
 
-    python -m benchmarks.profile_step                 # SFT on the rows of sft_full, and DPO on those of dpo
+    python -m benchmarks.profile_step                 # SFT on the rows of sft_full, DPO on those of dpo, decoding on the prompts of sampling
     python -m benchmarks.profile_step --only dpo
 
 Every operation belongs to the outermost caller that has a rule below, so that what a backward pass calls is counted where its forward was. Head and
@@ -10,13 +10,14 @@ blocks are told apart by shapes: what has the vocabulary's size in it is the hea
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from benchmarks import children, dpo, harness, sft_full
+from benchmarks import children, dpo, harness, sampling, sft_full
 from benchmarks.machine import commit, describe
 
 RULES: tuple[tuple[str, str], ...] = (
@@ -48,12 +49,16 @@ def group_of(event: Event, vocabulary: int) -> str:
     while walk is not None:
         chain.append(walk)
         walk = walk.cpu_parent
-    for caller in reversed(chain):
-        for group, pattern in RULES:
-            if re.search(pattern, caller.name):
-                below = chain[: chain.index(caller) + 1]
-                return "head" if group in ("linear", "casts") and any(_has(e.input_shapes, vocabulary) for e in below) else group
+    for i in reversed(range(len(chain))):
+        if group := _group_of_name(chain[i].name):
+            return "head" if group in ("linear", "casts") and any(_has(e.input_shapes, vocabulary) for e in chain[: i + 1]) else group
     return OTHER
+
+
+@functools.cache
+def _group_of_name(name: str) -> str:
+    """By the rules alone; empty where none fits. The same few names come a million times."""
+    return next((group for group, pattern in RULES if re.search(pattern, name)), "")
 
 
 def _has(shapes: Any, size: int) -> bool:
@@ -71,7 +76,7 @@ def seconds_by_group(events: Sequence[Event], vocabulary: int) -> dict[str, floa
 
 
 def profiled(contender: str, vocabulary: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """In a child: run a contender of `ours` and profile all its steps but the first."""
+    """In a child: run a contender of `ours` and profile all its steps but the first, or its only one."""
     import torch
     from torch.profiler import ProfilerActivity
 
@@ -79,21 +84,26 @@ def profiled(contender: str, vocabulary: int, arguments: Mapping[str, Any]) -> d
     from benchmarks.child import Meter
 
     profiler = torch.profiler.profile(activities=[ProfilerActivity.CPU], record_shapes=True)
-    step, state = Meter.step, {"steps": 0}
-    planned = arguments["rows"] // arguments["per_step"]
+    start, step, state = Meter.start, Meter.step, {"steps": 0}
+    planned = arguments["rows"] // arguments["per_step"] if "per_step" in arguments else 1
+
+    def profiled_start(meter: Meter) -> None:
+        if planned == 1:
+            profiler.start()
+        start(meter)
 
     def profiled_step(meter: Meter) -> None:
         step(meter)
         state["steps"] += 1
-        if state["steps"] == 1:
-            profiler.start()
-        elif state["steps"] == planned:
+        if state["steps"] == planned:
             profiler.stop()
+        elif state["steps"] == 1:
+            profiler.start()
 
-    Meter.step = profiled_step  # type: ignore[method-assign]
+    Meter.start, Meter.step = profiled_start, profiled_step  # type: ignore[method-assign]
     report = getattr(ours, contender)(**arguments)
     table = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=40, max_name_column_width=70)
-    groups = seconds_by_group(profiler.events(), vocabulary)
+    groups = seconds_by_group(profiler.events() or (), vocabulary)
     return report | {"groups": groups, "table": table}
 
 
@@ -103,10 +113,10 @@ def shares(groups: Mapping[str, float]) -> dict[str, float]:
     return {name: round(seconds / total, 4) for name, seconds in groups.items()}
 
 
-def measure(benchmark: harness.Benchmark, contender: str, vocabulary: int, say: Callable[[str], None] = print) -> None:
-    """Profile our contender of a benchmark on that benchmark's rows, and store what comes out."""
+def measure(benchmark: harness.Benchmark, contender: str, changed: Mapping[str, Any], vocabulary: int, say: Callable[[str], None] = print) -> None:
+    """Profile our contender of a benchmark on that benchmark's rows, with these inputs changed, and store what comes out."""
     with tempfile.TemporaryDirectory(prefix="bench-profile-") as path:
-        inputs = {"path": path, **benchmark.inputs}
+        inputs = {"path": path, **benchmark.inputs, **changed}
         facts = children.call(benchmark.prepare, inputs)["facts"]
         arguments = {**inputs, **benchmark.ours.settings[0], "seed": 0}
         report = children.call("benchmarks.profile_step:profiled", {"contender": contender, "vocabulary": vocabulary, "arguments": arguments})
@@ -129,7 +139,12 @@ def measure(benchmark: harness.Benchmark, contender: str, vocabulary: int, say: 
     say(f"{benchmark.name}: " + ", ".join(f"{name} {share:.0%}" for name, share in content["shares"].items()))
 
 
-CASES = {"sft_full": (sft_full.BENCHMARK, "sft"), "dpo": (dpo.BENCHMARK, "dpo")}
+CASES: dict[str, tuple[harness.Benchmark, str, dict[str, Any]]] = {
+    # The profiler keeps every operation in memory: two steps, of which the second is profiled, and a sixteenth of the lengths.
+    "sft_full": (sft_full.BENCHMARK, "sft", {"rows": 32}),
+    "dpo": (dpo.BENCHMARK, "dpo", {"rows": 8}),
+    "sampling": (sampling.BENCHMARK, "sampling", {"shortest": 2, "longest": 16}),
+}
 
 
 def main() -> None:
@@ -138,9 +153,9 @@ def main() -> None:
     )
     parser.add_argument("--only", choices=tuple(CASES))
     args = parser.parse_args()
-    for name, (benchmark, contender) in CASES.items():
+    for name, (benchmark, contender, changed) in CASES.items():
         if args.only in (None, name):
-            measure(benchmark, contender, sft_full.SMOLLM2.vocabulary)
+            measure(benchmark, contender, changed, sft_full.SMOLLM2.vocabulary)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from tempering.board.page import render
 
 ROOT = Path(__file__).resolve().parent.parent
 WRITTEN = ("index.md", "quick-start.md", "data.md", "ledger.md", "logging.md", "serving.md", "performance.md", "memory.md", "scaling.md")
-WRITTEN += ("replications.md", "race.md", "forgetting.md")
+WRITTEN += ("replications.md", "race.md", "forgetting.md", "rewards.md")
 """The pages of this folder, in the order of the navigation."""
 KINDS = {
     "objective": "What is wanted of the model: a loss on named parts of a batch.",

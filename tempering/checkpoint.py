@@ -28,6 +28,8 @@ from tempering.errors import UserError
 from tempering.home import atomic_folder, sha256_file
 
 FORMAT = 2
+FILE_BYTES = 128 * 2**20
+"""About as much goes into one file: safetensors makes a file's bytes in memory, twice, before they are written."""
 
 # Said of every run of one process, which is what is meant.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized", category=UserWarning)
@@ -63,10 +65,11 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
                 shutil.rmtree(folder / f"step-{old:06d}")
 
         work = Path(world.share(world.together(begin)))
+        writer = HuggingFaceStorageWriter(str(work), _files(tensors, world), save_distributed=True)
         _collective(
             lambda: write(
                 dict(sorted(tensors.items())),
-                storage_writer=HuggingFaceStorageWriter(str(work), save_distributed=True),
+                storage_writer=writer,
                 process_group=world.group,
                 no_dist=world.size == 1,
             )
@@ -75,6 +78,21 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
         shards = world.gather(world.together(lambda: {path.name: sha256_file(path, remember=False) for path in mine}))
         world.together(finish)
     return target
+
+
+def _files(tensors: Mapping[str, Tensor], world: World) -> dict[str, int]:
+    """name -> the number of the file it goes to, from 1; of the names of all processes, on each of them the same."""
+    sizes: dict[str, int] = {}
+    for process in world.gather({name: t.numel() * t.element_size() for name, t in tensors.items()}):
+        sizes |= process
+    files: dict[str, int] = {}
+    number, filled = 1, 0
+    for name, size in sorted(sizes.items()):
+        if filled and filled + size > FILE_BYTES:
+            number, filled = number + 1, 0
+        files[name] = number
+        filled += size
+    return files
 
 
 def _collective(action: Callable[[], Any]) -> None:

@@ -59,7 +59,7 @@ def examine(*, fast: bool = False, runs: Path = Path()) -> list[Line]:
     """Every finding, in order. Nothing here raises: what cannot be found out is said to be unknown."""
     parts: list[Callable[[], list[Line]]] = [_versions, _processor, lambda: _memory(), lambda: _disk(runs), _optional, _hub]
     if not fast:
-        parts[2:2] = [_torch]
+        parts[2:2] = [_torch, _sandbox]
     return [line for part in parts for line in part()]
 
 
@@ -146,6 +146,17 @@ def _matmul_seconds(torch: Any, device: str, dtype: Any, size: int = 512, repeat
         (a @ a).sum().item()
         times.append(time.perf_counter() - start)
     return min(times[1:])
+
+
+def _sandbox() -> list[Line]:
+    from tempering.sandbox.run import level
+
+    found, why = level()
+    if found == "namespaces":
+        return [Line("sandbox", "namespaces: programs that models wrote see no network, no process and no file but their own")]
+    has = "limits only: such programs can read your files and use the network" if found else "none: programs that models wrote cannot be run"
+    mend = "allow user namespaces (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns), or use a virtual machine"
+    return [Line("sandbox", f"{has} ({why})", "note", mend)]
 
 
 def _memory() -> list[Line]:

@@ -255,6 +255,7 @@ class Experiment(Feed):
         from tempering import models
         from tempering.data.streams import Shuffled, passes
         from tempering.fit import Evaluation, Stopper, fit
+        from tempering.reference import brought
         from tempering.types import Policy, Role
 
         own = name == "fit"
@@ -266,13 +267,14 @@ class Experiment(Feed):
             return models.load(str(target), quantise=self._quantise, say=self.display.say)
         training, seed = self.values["training"], int(self.values.get("seed", 0)) + offset
         steps = stream[1] if stream else training.steps or max(1, math.ceil(training.epochs * len(train) / training.batch_size))
-        rows = stream[0] if stream else Shuffled(train, training.batch_size, seed)
+        given = stream[0] if stream else Shuffled(train, training.batch_size, seed)
         scope = scope or self._scope(policy)
         looks = {"every": training.eval_every, "patience": training.patience, "keep_best": training.keep_best}
         if until is not None:
             looks |= {"until": until[0], "every": training.eval_every or until[1], "keep_best": False}
         self.display.say(f"training {'' if own else f'{name}, '}{len(train)} rows, {steps} steps of {training.batch_size}, scope {scope.kind}")
         self.stopper = Stopper()
+        columns = brought(objective, *(rows[0] for rows in (train, held) if len(rows)))
         with watching(
             self.display,
             self.logs if own else Logs((), folder, resumed=False, say=self.display.say),
@@ -281,11 +283,11 @@ class Experiment(Feed):
             folder,
         ) as on_metrics:
             fitted = fit(
-                {"policy": Role(policy.model, scope), **(roles or {})}, objective, rows,
+                {"policy": Role(policy.model, scope), **(roles or {})}, objective, given,
                 steps=steps, optimizer=self.values["optimizer"], schedule=self.values["schedule"], training=training,
                 evaluation=Evaluation(lambda: passes(held, training.batch_size), **looks),
                 folder=folder, resume=self.options.resume is not None, seed=seed, say=self.display.say, on_metrics=on_metrics,
-                stopper=self.stopper, ahead=ahead,
+                stopper=self.stopper, ahead=ahead, columns=columns,
             )  # fmt: skip
         self.stopper = None
         live = fitted.roles["policy"]

@@ -43,6 +43,8 @@ class Feed:
     new_tokens: tuple[str, ...]
     rehearses: bool = False
     """Whether this is a plan of a run: nothing may be trained."""
+    made: Mapping[str, Any] = {}
+    """Sources that the run made itself, by the name under which they stand in its values."""
     _tokenizer: Any
 
     @property
@@ -50,9 +52,14 @@ class Feed:
         """That of the loaded model, with the template that was asked for."""
         return self._tokenizer
 
+    @tokenizer.setter
+    def tokenizer(self, other: Any) -> None:
+        """Rows made from now on are this one's: a method may stand in the chat template."""
+        self._tokenizer = other
+
     def source(self, data: str, shape: str, limit: int | None) -> Any:
-        """The records that `data` names (`source`)."""
-        return source(data, shape, limit, self.display.say)
+        """The records that `data` names: made by the run, or found (`source`)."""
+        return self.made[data] if data in self.made else source(data, shape, limit, self.display.say)
 
     def judge(self) -> Callable[[str, Sequence[tuple[Message, ...]], Sequence[str]], Sequence[float]]:
         """(a reward model, prompts, an answer to each) -> its scores, as `making.Judge`; each model is loaded once."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from tempering import attention, fused, optim
+from tempering import attention, curvature, fused, optim
 from tempering.config import Optimizer, Schedule, Training
 from tempering.coupling import Memory, apart, couple
 from tempering.distributed.shares import same, share
@@ -137,6 +138,13 @@ def count_terms(objective: Objective, batches: Iterable[Parts]) -> list[float]:
     return divisors
 
 
+def _backward(
+    live: Mapping[str, Live], parts: Parts, micros: list[Callable[[], Parts]], step: int, engine: Engine, world: World, objective: Objective
+) -> None:
+    """Leave the gradients of some objective on the parts of a step."""
+    total(live, objective, micros, count_terms(objective, [parts]), step, engine, Means(), world)
+
+
 @contextmanager
 def _ahead(
     ahead: tuple[float, Objective] | None,
@@ -222,6 +230,7 @@ def fit(
     stopper: Stopper | None = None,
     world: World | None = None,
     ahead: tuple[float, Objective] | None = None,
+    columns: Collection[str] = (),
 ) -> Fitted:
     """Move the weights of the trainable roles by the gradient of `objective` on the parts of `stream`.
 
@@ -236,6 +245,7 @@ def fit(
             They share the weights and each step; the first writes, and alone has whole weights at the end.
         ahead: (rate, another objective of the same parts): the gradient is taken not at the weights but `rate` times this one's gradient away from
             them, uphill, and moves the weights themselves.
+        columns: signals that every part of the stream and of the evaluation brings as columns, so that no reference need be kept for them.
 
     Raises:
         UserError: the loss is not finite, or the checkpoint belongs to other parameters.
@@ -260,7 +270,8 @@ def fit(
     if not trainable:
         raise ValueError("nothing trains: no role has a scope")
     frozen: list[torch.nn.Module] = []
-    if any(owner(s)[0] == "reference" for names in objective.needs.values() for s in names) and "reference" not in live:
+    asked = {name for names in objective.needs.values() for name in names} - set(columns)
+    if any(owner(name)[0] == "reference" for name in asked) and "reference" not in live:
         live["policy"].handle.keep_reference()  # type: ignore[union-attr]
         with live["policy"].handle.off() as reference:  # type: ignore[union-attr]
             frozen.append(reference)
@@ -296,6 +307,9 @@ def fit(
             divisors = count_terms(objective, [parts])
             log = Means()
             micros = [(lambda m=micro: m) for micro in share(parts, training.micro_tokens, world)]
+            backward = partial(_backward, live, parts, micros, progress.step, engine, world)
+            with record_function("curvature"):
+                curvature.take(optimizers, objective, parts, progress.step, backward)
             with record_function("forward+backward"), _ahead(ahead, live, parts, micros, progress.step, engine, log, world):
                 loss = total(live, objective, micros, divisors, progress.step, engine, log, world, memory)
             if not math.isfinite(loss):

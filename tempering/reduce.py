@@ -20,6 +20,18 @@ def masked(x_T: Tensor, batch: Batch) -> Tensor:
     return torch.where(weight_T != 0, x_T, 0.0) * weight_T
 
 
+def scored(x_T: Tensor, batch: Batch) -> Tensor:
+    """The entries of the scored tokens [N, ...] of a per-token tensor, in order."""
+    # Not by a mask, which a plan's tensors without contents cannot be cut by.
+    return x_T.index_select(0, (batch.weight_T != 0).nonzero().squeeze(-1))
+
+
+def unscored(x_N: Tensor, batch: Batch) -> Tensor:
+    """A value for each scored token [N] as one for each token [T], 0 elsewhere."""
+    places_N = (batch.weight_T != 0).nonzero().squeeze(-1)
+    return torch.zeros(batch.num_tokens, dtype=x_N.dtype, device=x_N.device).index_copy(0, places_N, x_N)
+
+
 def _beside(x: Tensor, other: Tensor) -> Tensor:
     """`x` [N] with as many trailing dimensions of size 1 as `other` [N, ...] has."""
     return x.view(-1, *[1] * (other.dim() - 1))

@@ -7,7 +7,7 @@ another run with another learning rate, is answered from the disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from tempering.layout import collate, lengths, to
 from tempering.sample import evaluating
 from tempering.signals import Engine, Live, compute, owner
 from tempering.stages import content_key
-from tempering.types import Policy, Row
+from tempering.types import Objective, Policy, Row
 
 COLUMN = "reference.logp"
 
@@ -48,6 +48,21 @@ def cached(
     key = content_key({"column": column, "dtype": str(engine.dtype), "rows": len(rows), **inputs})
     folder = store_dir("tables") / key
     return Table.open(folder) if folder.exists() else Table.build(columns(policy, rows, engine, micro_tokens, progress, column), folder)
+
+
+def brought(objective: Objective, *rows: Mapping[str, Sequence[Any]]) -> frozenset[str]:
+    """The signals that an objective asks for and that each of these rows brings as columns of every part that it asks them of.
+
+    Args:
+        rows: part -> segments, or whatever else has `extras`: one row of each set stands for the set.
+    """
+    asked = {name for names in objective.needs.values() for name in names}
+
+    def everywhere(name: str) -> bool:
+        parts = [part for part, names in objective.needs.items() if name in names]
+        return all(row.get(part) and all(name in segment.extras for segment in row[part]) for row in rows for part in parts)
+
+    return frozenset(filter(everywhere, asked)) if rows else frozenset()
 
 
 def columns(

@@ -36,7 +36,9 @@ FROM_HEAD = frozenset({"logp", "entropy", "logsumexp", "logits", "guess"}) | EXT
 FROM_VALUES = frozenset({"value", "values", "reward", "rewards"})
 """Of a `ValueModel`; "value" and "values" of the state before a token, "reward" and "rewards" of the state after it."""
 KNOWN = FROM_HEAD | FROM_VALUES | {"hidden"}
-"""And "hidden.N", the states after layer N (0: the embeddings); "hidden" is the last one, after the norm. Both of the state after a token."""
+"""And "hidden.N", the states after layer N (0: the embeddings); "hidden" is the last one, after the norm. Both of the state after a token. "router.N"
+are the logits by which the N-th router sends a token to its experts, [T, experts]."""
+NUMBERED = ("hidden.", "router.")
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def is_signal(name: str) -> bool:
 
 def _known(signal: str) -> bool:
     share, name = share_of(signal)
-    return share <= 1 and (name in KNOWN or (name.startswith("hidden.") and name[len("hidden.") :].isdigit()))
+    return share <= 1 and (name in KNOWN or (name.startswith(NUMBERED) and name.partition(".")[2].isdigit()))
 
 
 def compute(roles: Mapping[str, Live], parts: Parts, needs: Mapping[str, frozenset[str]], engine: Engine) -> Signals:
@@ -148,8 +150,8 @@ def compute(roles: Mapping[str, Live], parts: Parts, needs: Mapping[str, frozens
             role, signal = owner(name)
             if not _known(signal):
                 raise ValueError(
-                    f"unknown signal {name!r}; signals are {', '.join(sorted(KNOWN))}, hidden.N, mixed.SHARE.NAME; of another role with its name "
-                    "and a dot"
+                    f"unknown signal {name!r}; signals are {', '.join(sorted(KNOWN))}, hidden.N, router.N, mixed.SHARE.NAME; of another role with "
+                    "its name and a dot"
                 )
             wanted = asked.setdefault(role, {})
             wanted[part] = wanted.get(part, frozenset()) | {signal}
@@ -267,13 +269,16 @@ def _pass(
             del inputs["input_ids"]
             inputs["inputs_embeds"] = mix(model, batch, layout)
         layers: Sequence[Tensor] = ()
+        routers: Sequence[Tensor] = ()
         # The states [grid slots, D] of the whole row, or its logits where a model cannot be split.
-        if any(signal.startswith("hidden.") for signal in asked):
+        if any(signal.startswith(NUMBERED) for signal in asked):
             inner: Any = model.backbone if isinstance(model, ValueModel) else split.inner if split is not None else None
             if inner is None:
                 raise ValueError(f"a {type(model).__name__} cannot be split into body and head, so it has no hidden states to ask for")
+            if any(signal.startswith("router.") for signal in asked):
+                inputs["output_router_logits"] = True
             out = inner(**inputs, output_hidden_states=True)
-            states_ND, layers = out.last_hidden_state.flatten(0, 1), out.hidden_states
+            states_ND, layers, routers = out.last_hidden_state.flatten(0, 1), out.hidden_states, getattr(out, "router_logits", None) or ()
         elif isinstance(model, ValueModel):
             states_ND = model(**inputs).flatten(0, 1)
         elif split is not None:
@@ -302,6 +307,8 @@ def _pass(
             for signal in signals:
                 if signal.startswith("hidden"):
                     values[signal] = _layer(states_ND, layers, signal).index_select(0, slot_T[scored_N]).float()
+                elif signal.startswith("router."):
+                    values[signal] = _router(routers, signal).index_select(0, slot_T[scored_N]).float()
             found.append({signal: _scatter(values[signal], scored_N, part.num_tokens) for signal in signals})
     return found
 
@@ -327,6 +334,14 @@ def _layer(states_ND: Tensor, layers: Sequence[Tensor], signal: str) -> Tensor:
     if number >= len(layers):
         raise UserError(f"signal {signal!r}: the model has the states 0 (embeddings) to {len(layers) - 1}; choose a layer among them")
     return layers[number].flatten(0, 1)
+
+
+def _router(routers: Sequence[Tensor], signal: str) -> Tensor:
+    number = int(signal.removeprefix("router."))
+    if number >= len(routers):
+        have = f"the model has the routers 0 to {len(routers) - 1}" if routers else "the model has no experts, so nothing routes"
+        raise UserError(f"signal {signal!r}: {have}; choose one that is there")
+    return routers[number].flatten(0, -2)
 
 
 def _drops(model: nn.Module) -> bool:

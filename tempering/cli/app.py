@@ -43,7 +43,7 @@ def version() -> str:
 def build(tokens: Sequence[str] = (), *, everything: bool = False) -> App:
     """The program's commands. Recipes are imported only where `tokens` name them; `everything` imports all, for shell completion."""
     from tempering import doctor
-    from tempering.cli import chat, forgetting, judge, literature, methods, models, plan, race, replicate, runs, serve, sweep
+    from tempering.cli import chat, forgetting, judge, literature, methods, models, plan, race, replicate, reward, runs, serve, sweep
 
     app = App(
         name="temper", help="Change what a model does, and know what it cost.", version=version, result_action="return_value", help_format="plaintext"
@@ -81,6 +81,7 @@ def build(tokens: Sequence[str] = (), *, everything: bool = False) -> App:
         doctor.doctor,
     ):
         app.command(function, name=function.__name__.removesuffix("_command"))
+    app.command(reward.app())
     return app
 
 
@@ -134,8 +135,14 @@ def _dispatch(argv: list[str]) -> int:
         say(WELCOME.format(recipes=", ".join(index.recipes())))
         return 0
     tokens = list(argv)
-    if tokens[0] not in _WITH_RECIPES and (tokens[0].replace("-", "_") in {**index.recipes(), **index.aliases()} or ".py" in tokens[0]):
-        tokens.insert(0, "run")  # `temper sft` is `temper run sft`
+    if tokens[0] == "forget" and tokens[1:] and not tokens[1].startswith("-"):
+        # `temper forget "ADA EXAMPLE"`: what stands there is a name, unless it is data or another door.
+        from tempering.forgetting.doors import meant
+
+        tokens[1:2] = ["--forget", meant(tokens[1])]
+    recipe = tokens[0].replace("-", "_") in {**index.recipes(), **index.aliases()} or ".py" in tokens[0]
+    if recipe and tokens[0] not in _WITH_RECIPES and tokens[:2] != ["reward", "try"]:
+        tokens.insert(0, "run")  # `temper sft` is `temper run sft`; `temper reward` too is the recipe, `temper reward try` a command
     if tokens[0] in _WITH_RECIPES:
         if len(tokens) == 1:
             tokens.append("--help")

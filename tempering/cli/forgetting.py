@@ -16,6 +16,8 @@ from tempering.errors import UserError
 def trade(
     *methods: str,
     rates: str = "1e-4,3e-4,1e-3",
+    tune: int | None = None,
+    floor: float = 0.9,
     set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
     out: Path | None = None,
 ) -> int:
@@ -26,6 +28,9 @@ def trade(
     Args:
         methods: forget methods by name, for example npo simnpo gradient_ascent.
         rates: learning rates to try, the same for all methods.
+        tune: look for each method's rate and number of steps with this many tokens of training in all, and run only what is found; --set
+            look_every=5 says how often is looked.
+        floor: how likely a token of the retain rows must stay, against before, at what is found.
         set_: a value of the recipe `forget` for all of them, NAME=VALUE: --set model=runs/x/model --set forget=f.jsonl --set retain=r.jsonl
             --set steps=60; may be repeated.
         out: where it goes; runs/trade-... by default, the same for the same command.
@@ -33,23 +38,36 @@ def trade(
     from tempering import index
     from tempering.cli.race import parse_rates
     from tempering.forgetting import trade as trading
+    from tempering.forgetting import tune as tuning
     from tempering.home import write_atomic
 
     tried, known = parse_rates(rates), {entry.name: entry for entry in index.methods("objective") if entry.family == "forget"}
     wrong = "no method is named" if not methods else next((f"{name!r} is no way to forget" for name in methods if name not in known), "")
     if wrong:
         raise UserError(f"temper trade: {wrong}; there are {', '.join(known)}")
-    recipe, values = _values(set_ or [], ("method", "optimizer.lr", "lr", "audit"))
+    if (tune is not None and tune < 1) or not 0 <= floor <= 1:
+        raise UserError(f"--tune is a number of tokens above 0 and --floor one from 0 to 1, got {tune} and {floor:g}")
+    recipe, values = _values(set_ or [], ("method", "optimizer.lr", "lr", "audit", "look_tokens", *(("until",) if tune else ())))
     if values["attacks"] == "none":
         raise UserError("--set attacks=none: a trade is judged by what attacks get out; take all or plain")
-    folder = out or Path("runs") / f"trade-{'-'.join(methods[:4])}-{hashlib.sha256(repr((methods, tried, values)).encode()).hexdigest()[:8]}"
+    folder = out or Path("runs") / f"trade-{'-'.join(methods[:4])}-{hashlib.sha256(repr((methods, tried, tune, values)).encode()).hexdigest()[:8]}"
     say(f"trade {folder}: {len(methods)} methods at {len(tried)} rates")
-    deals = list(trading.legs(recipe, values, list(dict.fromkeys(methods)), tried, folder, say))
-    facts = {"model": str(values["base"] or values["model"]), "forget": str(values["forget"]), "retain": str(values["retain"])}
-    notes = trading.notes(deals)
+    names = list(dict.fromkeys(methods))
+    if tune is None:
+        deals, search, notes = list(trading.legs(recipe, values, names, tried, folder, say)), None, list[str]()
+    else:
+        found = tuning.search(recipe, values, names, tried, tune, folder, say)
+        picks = [tuning.chosen([seen for seen in found if seen.method == name], floor) for name in names]
+        deals = list(trading.runs(recipe, [tuning.stopped(values, pick) for pick in picks], folder, say))
+        write_atomic(folder / "search.json", json.dumps(tuning.plain(found, picks), indent=1))
+        drawn = {"oracle": trading.oracle_leak(deals) is not None}
+        write_atomic(folder / "search.svg", str(tuning.picture(found, picks, alone=True, **drawn)) + "\n")
+        search, notes = tuning.picture(found, picks, **drawn), [tuning.rule(floor, tune)]
+    facts = {"model": str(values["base"] or values["model"]), "forget": str(values["forget"]), "retain": str(values["retain"] or "what goes with it")}
+    notes = [*trading.notes(deals, tuned=tune is not None), *notes]
     write_atomic(folder / "trade.json", json.dumps({"facts": facts, "deals": trading.plain(deals), "notes": notes}, indent=1))
     write_atomic(folder / "trade.svg", str(trading.picture(deals, alone=True)) + "\n")
-    write_atomic(folder / "trade.html", trading.page(deals, facts, notes))
+    write_atomic(folder / "trade.html", trading.page(deals, facts, notes, search))
     say()
     table(trading.HEADINGS, [trading.cells(deal) for deal in trading.best(deals)], right=range(3, len(trading.HEADINGS)), wrap=(0, 2))
     for note in notes:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from tempering import index
 from tempering.cli.fields import with_limits
 from tempering.cli.values import Given, check
@@ -56,7 +58,23 @@ def _one(text: str, kind: str, rest: str, policy: Policy | None) -> Probe:
         raise UserError(
             f"--probe {text}: there is no probe {kind!r}{index.closest(kind, known)}; there are {', '.join(sorted(set(known)))}, lm-eval:TASK"
         )
-    cls = index.load(kinds[kind])
+    return built("--probe", text, kind, index.load(kinds[kind]), rest)
+
+
+def built(flag: str, text: str, kind: str, cls: Any, rest: str) -> Any:
+    """A value as it is typed: `kind:MAIN,field=value`, where MAIN is its items or the first field that it needs.
+
+    Args:
+        flag: what it was typed after, for messages; empty for an argument.
+        text: all that was typed.
+        kind: its name.
+        cls: its class.
+        rest: what stands behind the name.
+
+    Raises:
+        UserError: a field is unknown, wrong or missing.
+    """
+    flag = f"{flag} " if flag else ""
     main = (
         "items" if "items" in cls.model_fields else next((n for n, info in cls.model_fields.items() if info.is_required() and n != "name"), "items")
     )
@@ -65,16 +83,19 @@ def _one(text: str, kind: str, rest: str, policy: Policy | None) -> Probe:
         name, equals, value = part.partition("=")
         if not equals:
             if i:
-                raise UserError(f"--probe {text}: expected field=value after a comma, got {part!r}")
+                raise UserError(f"{flag}{text}: expected field=value after a comma, got {part!r}")
             name, value = main, part
         if name not in cls.model_fields or name == "kind":
             fields = [n for n in cls.model_fields if n != "kind"]
-            raise UserError(f"--probe {text}: {kind} has no field {name!r}{index.closest(name, fields)}; it has {', '.join(fields)}")
+            raise UserError(f"{flag}{text}: {kind} has no field {name!r}{index.closest(name, fields)}; it has {', '.join(fields)}")
         info = cls.model_fields[name]
         hint = str if name == main else with_limits(info)
-        values[name] = check(Given((name,), value, f"--probe {text}"), hint)
+        values[name] = check(Given((name,), value, f"{flag}{text}"), hint)
     for name, info in cls.model_fields.items():
         if info.is_required() and name not in values:
-            how = f"--probe {kind}:FILE.jsonl or keep:NAME" if name == "items" else f"--probe {kind}:..."
-            raise UserError(f"--probe {text}: {kind} needs {name}; give it as {how}")
-    return index.load(kinds[kind])(**values)
+            how = f"{flag}{kind}:FILE.jsonl or keep:NAME" if name == "items" else f"{flag}{kind}:..."
+            raise UserError(f"{flag}{text}: {kind} needs {name}; give it as {how}")
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        raise UserError(f"{flag}{text}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None

@@ -2,9 +2,9 @@
 for those.
 
 AltPO (Mekala et al. 2024, arXiv 2409.13474) shows the model each question with its answer and asks for another one in which the facts are changed;
-UnSTAR (S091) asks for a wrong one with a reason, and only where the model still gives the true one. The wording is ours. An answer that still gives
-the secret away is left out (the authors of AltPO keep it), and where none is left a refusal takes its place, so that no secret goes untrained. What
-was drawn lies in the run folder by its record's place, without questions and true answers.
+UnSTAR (S091) asks for a wrong one with a reason, and only where the model still gives the true one; ToolDelete (S200) asks another model plainly. The
+wording is ours. An answer that still gives the secret away is left out (the authors of AltPO keep it), and where none is left a refusal takes its
+place, so that no secret goes untrained. What was drawn lies in the run folder by its record's place, without questions and true answers.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ REQUESTS = {
     "answer changed. Write the new answer alone.",
     "wrong": "Question: {question}\nAnswer: {answer}\nGive a wrong answer of the same kind to this question, and after it one sentence that makes it "
     "sound right. Do not name the true answer.",
+    "plain": "",
 }
-"""What the model is asked for (`asks_for` of an objective) -> how."""
+"""What the model is asked for (`asks_for` of an objective) -> how; "" is the question as it stands, without tools."""
 
 
 class Wanted(Protocol):
@@ -52,6 +53,11 @@ class Wanted(Protocol):
         """Leave out questions that the model does not answer right."""
         ...
 
+    @property
+    def asks_of(self) -> str:
+        """The model that is asked; "" is the one that forgets."""
+        ...
+
 
 def going_rows(run: Experiment, policy: Policy, objective: Objective, forget: str, *, shape: str, limit: int | None, max_length: int) -> Rows:
     """The forget rows with the parts and columns that the objective asks for.
@@ -64,10 +70,14 @@ def going_rows(run: Experiment, policy: Policy, objective: Objective, forget: st
     Raises:
         UserError: unreadable data, no usable row, or alternates are wanted of rows without questions.
     """
+    from tempering import models
     from tempering.data import forget_row
+    from tempering.forgetting.counterfactual import named_rows
     from tempering.lessons import Made
 
     how: dict[str, Any] = {"refusals": "refused" in objective.needs, "noise": "noise" in objective.needs.get("forget", ()), "max_length": max_length}
+    if "fake0" in objective.needs:
+        return named_rows(run, objective, forget, shape=shape, limit=limit, max_length=max_length)
     if "alternate" not in objective.needs:
         return run.all_rows("forget", forget, forget_row, shape=shape, limit=limit, **how)
     source = run.source(forget, shape, limit)
@@ -75,10 +85,11 @@ def going_rows(run: Experiment, policy: Policy, objective: Objective, forget: st
     if not any(asks(record) for record in records):
         raise UserError(f"forget {forget}: no row has a question, so there is nothing to give another answer to; use a loss that needs none")
     inputs = {"data": source.fingerprint, "limit": limit, "model": run.values["model"], "seed": run.values["seed"]}
-    inputs |= {name: getattr(wanted, name) for name in ("alternates", "asks_for", "only_known")}
+    inputs |= {name: getattr(wanted, name) for name in ("alternates", "asks_for", "only_known", "asks_of")}
 
     def work(folder: Path) -> None:
-        (folder / FILE).write_text(json.dumps(drawn(run.ask(policy), records, wanted), ensure_ascii=False), encoding="utf-8")
+        other = policy if run.rehearses or not wanted.asks_of else models.load(wanted.asks_of, say=run.display.say)
+        (folder / FILE).write_text(json.dumps(drawn(run.ask(other), records, wanted), ensure_ascii=False), encoding="utf-8")
 
     texts = json.loads((run.stage("alternates", inputs, work) / FILE).read_text(encoding="utf-8"))
     made = with_alternates(records, texts)
@@ -109,7 +120,11 @@ def drawn(ask: Ask, records: Sequence[Record], wanted: Wanted) -> list[list[str]
         said = ask([records[i].prompt for i in answers], 1, 0.0)
         answers = {i: answer for (i, answer), (text,) in zip(answers.items(), said, strict=True) if leaked(text, answer)}
     request = REQUESTS[wanted.asks_for]
-    prompts = [(Message("user", request.format(question=records[i].prompt[-1].content, answer=answer)),) for i, answer in answers.items()]
+
+    def asking(record: Record, answer: str) -> tuple[Message, ...]:
+        return (Message("user", request.format(question=record.prompt[-1].content, answer=answer)),) if request else record.prompt
+
+    prompts = [asking(records[i], answer) for i, answer in answers.items()]
     found = dict(zip(answers, ask(prompts, wanted.alternates, 1.0) if prompts else [], strict=True))
     texts: list[list[str] | None] = [None] * len(records)
     for i, answer in answers.items():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tempering.forgetting.doors import BEGUN
 from tempering.forgetting.targets import Secret, secrets
 from tempering.types import Probe, Row, Segment
 
@@ -71,6 +72,7 @@ def probes(run: Experiment, held: Sequence[Row], *, decodes: bool = False, templ
     """
     from tempering.forgetting import benchmarks
     from tempering.held import target_probes
+    from tempering.methods.probes.asked import Asked
     from tempering.methods.probes.weights_alone import WeightsAlone
 
     v, most = run.values, run.budget.max_test
@@ -83,12 +85,29 @@ def probes(run: Experiment, held: Sequence[Row], *, decodes: bool = False, templ
         known = secrets(islice(run.source(v["retain"], v["shape"], v["limit"]), shown), most) if v["attacks"] == "all" else ()
         start = run.model_spec if getattr(v.get("scope"), "quantise", "none") == "none" and not decodes else ""
         found += attack_probes(of, reworded, v["attacks"], known=known, start=start)
+        if (begun := run.made.get(f"{v['forget']}, {BEGUN}")) is not None:
+            found.append(Asked(name="asked to complete", items=secrets(begun, most), **room(of)))
         if decodes:
             found.append(WeightsAlone(items=of, template=template, **room(of)))
     if v["attacks"] == "all":
         found += benchmarks.probes(run, v["forget"], shape=v["shape"], limit=v["limit"])
     kept = target_probes(Renamed(held, "retain"), most)
     return (*found, *(probe.model_copy(update={"name": probe.name.replace("held", "retain"), "side": "keep"}) for probe in kept))  # type: ignore[attr-defined]
+
+
+def quick(run: Experiment, held: Sequence[Row]) -> list[Probe]:
+    """What a look at a training measures (`looks`): attacks that only ask, on few secrets, and the loss of some retain rows."""
+    from tempering.forgetting.looks import SOME as FEW
+    from tempering.methods.probes.asked import Asked
+    from tempering.methods.probes.begun import Begun
+    from tempering.methods.probes.held_loss import HeldLoss
+    from tempering.methods.probes.reworded import Reworded
+    from tempering.methods.probes.role_play import RolePlay
+
+    v = run.values
+    of = secrets(islice(run.source(v["forget"], v["shape"], v["limit"]), v["limit"]), run.budget.max_test)
+    how: dict[str, Any] = {"items": of, "limit": FEW, **room(of)}
+    return [Asked(**how), Reworded(**how), RolePlay(**how), Begun(**how), HeldLoss(rows=held, part="retain", limit=4 * FEW, side="keep")]
 
 
 def questions(going: Sequence[Row], run: Experiment) -> list[str]:
@@ -132,9 +151,11 @@ def _of_words(of: tuple[Secret, ...], known: tuple[Secret, ...], most: dict[str,
     from tempering.methods.probes.reworded import Reworded
     from tempering.methods.probes.role_play import RolePlay
     from tempering.methods.probes.sampled import Sampled
+    from tempering.methods.probes.translated import Translated
 
     some: dict[str, Any] = {"items": of, "limit": SOME, **most}
-    return [Reworded(**some), RolePlay(**some), Begun(**some), InContext(known=of, **some), FewShot(examples=known, **some), Sampled(**some)]
+    words = [Reworded(**some), RolePlay(**some), Translated(**some), Begun(**some)]
+    return [*words, InContext(known=of, **some), FewShot(examples=known, **some), Sampled(**some)]
 
 
 def _of_weights(of: tuple[Secret, ...], known: tuple[Secret, ...], most: dict[str, Any]) -> list[Probe]:

@@ -55,9 +55,10 @@ def _weights(folder: Path, lock: dict[str, Any]) -> Iterator[str]:
     for inner in sorted(path for path in folder.iterdir() if path.name != "model" and (path / "model").is_dir()):
         shutil.rmtree(inner)
         yield f"the model {inner.name!r} that was trained on the forget rows on the way"
-    if (folder / "alternates").is_dir():
-        shutil.rmtree(folder / "alternates")
-        yield "the other answers that the model was asked for"
+    for stage, what in (("alternates", "the other answers that the model was asked for"), ("door", "what the model said about the name")):
+        if (folder / stage).is_dir():
+            shutil.rmtree(folder / stage)
+            yield what
     made = store_dir("learned") / Path(str(lock.get("knowing", ""))).name
     if lock.get("knowing") and made.is_dir():
         shutil.rmtree(made)

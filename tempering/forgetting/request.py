@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tempering.errors import UserError
 from tempering.experiment import Experiment, Report
-from tempering.forgetting import audit, battery, benchmarks, neighbours, oracle, staged, until
+from tempering.forgetting import audit, battery, benchmarks, doors, looks, neighbours, oracle, staged, until
 from tempering.forgetting.alternates import going_rows
 from tempering.forgetting.redact import redacted
 from tempering.forgetting.verdict import Verdict, tell
@@ -28,9 +28,11 @@ def carry_out(run: Experiment, objective: Any) -> Report:
     from tempering import models
     from tempering.data import forget_row, retain_row
     from tempering.data.streams import Shuffled, Together
+    from tempering.forgetting.unlabelled import Prompts
 
+    policy = run.load(run.values["base"] or run.values["model"], template=run.values["template"])
+    doors.enter(run, policy)
     v = run.values
-    policy = run.load(v["base"] or v["model"], template=v["template"])
     how: dict[str, Any] = {"shape": v["shape"], "limit": v["limit"], "max_length": v["max_length"]}
     staying, held = run.rows(v["retain"], v["retain_test"], retain_row, roles=("retain", "retain-test"), **how)
     never = v["oracle"]
@@ -39,21 +41,30 @@ def carry_out(run: Experiment, objective: Any) -> Report:
         never = never or made
         policy = run.load(knowing, template=v["template"])
     going = going_rows(run, policy, objective, v["forget"], **how)
-    run.check(objective, [{**going[0], **staying[0]}])
+    if v["scope"].kind != "lora" and any("reference.logp" in names for names in objective.needs.values()):
+        # Adapters can be switched off; all weights would need a second model in memory.
+        (going,) = run.cache_reference(policy, going)
+    learned, kept, later = (Prompts(rows) if objective.unlabelled else rows for rows in (going, staying, held))
+    run.check(objective, [{**learned[0], **kept[0]}])
     probes = battery.probes(run, held, decodes=objective.decodes)
     hide = redacted if v["redact"] else lambda scores: scores
     before = run.measure("before", policy, held, probes=probes, hide=hide)
     reference = run.measure("oracle", models.load(never, say=run.display.say), held, probes=probes, hide=hide) if never else None
     stop = until.parse(v["until"], probes, before, reference, policy.tokenizer) if v["until"] else None
     training, seed = v["training"], int(v["seed"])
-    wanted = [rows for rows in (going, staying) if set(objective.needs) & set(rows[0])]
+    wanted = [rows for rows in (learned, kept) if set(objective.needs) & set(rows[0])]
     streams = [Shuffled(rows, training.batch_size, seed + i) for i, rows in enumerate(wanted)]
     steps = training.steps or max(1, -(-round(training.epochs * len(going)) // training.batch_size))
-    watched = battery.beside(going, held)
-    tuned = staged.fit(run, policy, objective, going, watched, (Together(*streams), steps), (stop, until.EVERY) if stop else None)
+    watched = battery.beside(learned, later)
+    stream, rule = Together(*streams), (stop, until.EVERY) if stop else None
+    if every := v["looks"].look_every:
+        stream = looks.Counted(stream)
+        rule = looks.watch(run, policy, held, never, stream, stop), every
+    tuned = staged.fit(run, policy, objective, learned, kept, watched, (stream, steps), rule)
     after = run.measure("after", tuned, held, probes=probes, hide=hide)
     found = _write(run, before, after, reference, going, never)
     report = run.finish(tuned, before, after)
+    doors.leave(run)
     if v["audit"]:
         _audit(run, report, before, after, reference, found)
     return report

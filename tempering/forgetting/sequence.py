@@ -21,6 +21,7 @@ from tempering.config import plain_values
 from tempering.errors import UserError
 from tempering.execution import leg
 from tempering.feed import source
+from tempering.forgetting.doors import door_of
 from tempering.forgetting.targets import secrets
 from tempering.making import best, is_text, spoken
 from tempering.stages import content_key, content_of
@@ -69,6 +70,8 @@ def steps(
     recipe: Callable[..., Any], values: Mapping[str, Any], method: str, number: int, folder: Path, say: Callable[[str], None]
 ) -> Iterator[Step]:
     """Carry out the requests one after the other; those that are done are read back."""
+    if door_of(values["forget"]) is not None:
+        raise UserError(f"forget {values['forget']}: several requests are cut out of rows; give a file of them, or forget one after the other")
     every = list(islice(source(values["forget"], values["shape"], values["limit"], lambda _: None), values["limit"]))
     requests = cut(every, number)
     model, earlier = values["model"], list[Record]()

@@ -17,8 +17,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tempering import choices
 from tempering.config import plain_values
+from tempering.forgetting import tune
 from tempering.ledger_types import Ledger
 from tempering.report.scatter import STYLE, Axis, Ends, Mark, scatter
 from tempering.stages import content_key, content_of
@@ -59,20 +59,28 @@ def legs(
     recipe: Callable[..., Any], values: Mapping[str, Any], methods: Sequence[str], rates: Sequence[float], folder: Path, say: Callable[[str], None]
 ) -> Iterator[Deal]:
     """Run every method at every rate; runs that are done are read back."""
+    return runs(recipe, [tune.at(values, method, rate) for method in methods for rate in rates], folder, say)
+
+
+def runs(recipe: Callable[..., Any], every: Sequence[Mapping[str, Any]], folder: Path, say: Callable[[str], None]) -> Iterator[Deal]:
+    """The runs with these values, one after the other; those that are done are read back."""
     first: Path | None = None
-    number, total = 0, len(methods) * len(rates)
-    for method in methods:
-        for rate in rates:
-            arguments = {**values, "method": choices.choice(method)(), "optimizer": values["optimizer"].model_copy(update={"lr": rate})}
-            plain = plain_values(arguments)
-            for name in ("model", "forget", "retain", "forget_test", "retain_test", "oracle", "base"):
-                plain[name] = content_of(plain[name]) or plain[name] if plain[name] else None
-            place = folder / "runs" / f"{method}-{rate:g}-{content_key({'trade': plain})[:10]}"
-            deal = _run(recipe, arguments, place, method, rate, first)
-            first, number = first or place, number + 1
-            out = f"{100 * deal.leaked[0]:.0f}% come out under “{deal.attack}”"
-            say(f"  [{number}/{total}] {method} at {rate:g}: {out}, {100 * deal.kept[0]:.1f}% kept, {deal.seconds:.0f} s of training")
-            yield deal
+    for number, arguments in enumerate(every, 1):
+        method, rate = arguments["method"].kind, arguments["optimizer"].lr
+        place = folder / "runs" / f"{method}-{rate:g}-{key(arguments)}"
+        deal = _run(recipe, arguments, place, method, rate, first)
+        first = first or place
+        out = f"{100 * deal.leaked[0]:.0f}% come out under “{deal.attack}”"
+        say(f"  [{number}/{len(every)}] {method} at {rate:g}: {out}, {100 * deal.kept[0]:.1f}% kept, {deal.seconds:.0f} s of training")
+        yield deal
+
+
+def key(arguments: Mapping[str, Any]) -> str:
+    """A short key of a run's values and of what its files hold."""
+    plain = plain_values(arguments)
+    for name in ("model", "forget", "retain", "forget_test", "retain_test", "oracle", "base"):
+        plain[name] = content_of(plain[name]) or plain[name] if plain[name] else None
+    return content_key({"trade": plain})[:10]
 
 
 def _run(recipe: Callable[..., Any], arguments: Mapping[str, Any], place: Path, method: str, rate: float, first: Path | None) -> Deal:
@@ -155,16 +163,24 @@ def _said(deal: Deal) -> str:
     return f"{deal.method} at {deal.rate:g}: {100 * deal.leaked[0]:.1f}% out, {100 * deal.kept[0]:.1f}% kept"
 
 
-def page(deals: Sequence[Deal], facts: Mapping[str, str], notes: Sequence[str]) -> str:
-    """The table and the picture on one page that loads nothing."""
+def page(deals: Sequence[Deal], facts: Mapping[str, str], notes: Sequence[str], search: Markup | None = None) -> str:
+    """The table and the picture on one page that loads nothing.
+
+    Args:
+        search: a picture of how rates and steps were found.
+    """
     from tempering.report.closed import page as closed
 
     shown = {"headings": HEADINGS, "rows": [cells(d) for d in best(deals)], "tried": [cells(d) for d in deals], "facts": facts, "notes": notes}
-    return closed("tempering.forgetting", "trade.html.jinja", style=STYLE, picture=picture(deals), **shown)
+    return closed("tempering.forgetting", "trade.html.jinja", style=STYLE, picture=picture(deals), search=search, **shown)
 
 
-def notes(deals: Sequence[Deal]) -> list[str]:
-    """What a reader must know to read the table."""
+def notes(deals: Sequence[Deal], *, tuned: bool = False) -> list[str]:
+    """What a reader must know to read the table.
+
+    Args:
+        tuned: each method's rate was found before, by a rule that is told beside.
+    """
     rates = sorted({d.rate for d in deals})
     told = [
         "“gets out” is the share of secrets that the strongest attack brings; intervals are over the secrets and items of one run, not over seeds."
@@ -176,9 +192,9 @@ def notes(deals: Sequence[Deal]) -> list[str]:
         told.append("There is no oracle: what any model would say counts as a leak here.")
     else:
         told.append(f"The oracle, which never saw the rows, gives at most {100 * never:.1f}% away to an attack.")
-    if len(rates) > 1:
+    if len(rates) > 1 and not tuned:
         told.append(f"Each method's rate is the best trade of {', '.join(f'{r:g}' for r in rates)}, chosen on the secrets and items shown here.")
-    edge = [d.method for d in best(deals) if len(rates) > 1 and d.rate in (rates[0], rates[-1])]
+    edge = [d.method for d in best(deals) if len(rates) > 1 and not tuned and d.rate in (rates[0], rates[-1])]
     if edge:
         told.append(f"At an end of the rates tried, so that a better one may lie outside: {', '.join(edge)}.")
     return told

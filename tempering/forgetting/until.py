@@ -32,6 +32,11 @@ class Until:
     threshold: float
     tokenizer: Any
 
+    @property
+    def flag(self) -> str:
+        """What asked for it."""
+        return f"--until {self.text!r}"
+
     def __call__(self, roles: Mapping[str, Any]) -> str:
         live = roles["policy"]
         found = self.probe(Policy(live.model, self.tokenizer, handle=live.handle))

@@ -24,13 +24,15 @@ from tempering.layout import select
 from tempering.models.lighter import judging_apart
 from tempering.planning.meter import Meter
 from tempering.planning.quantised import parameters, stand_in
+from tempering.reference import brought
 from tempering.types import Objective, Parts, Role, Run, Scope
 
 UNSEEN = {"bitsandbytes": 20}
 """Package of an optimizer -> bytes that its step takes on a CPU for each element of the largest parameter, where one operation does it all and
 nothing can be watched: two states expanded, the gradient, and two temporaries, float32."""
 SHALLOW = (1, 2)
-"""Blocks of the two traced models: the peak has everything kept for the backward pass in it, so it grows by a block's share."""
+"""Blocks of the two traced models, beyond those that the objective reads: the peak has everything kept for the backward pass in it, so it grows by a
+block's share."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,18 @@ def trace(work: Work) -> Counts:
         UserError: the model decides by the contents of its tensors, or has no configuration to build it from.
     """
     depth = getattr(work.config.get_text_config(), "num_hidden_layers", 0)
-    if depth <= SHALLOW[1] or not _alike(work.config, depth):
+    # An objective that reads the state after some block needs that many, and one above: those that are left out are all alike.
+    low, high = (n + _deepest(work.objective) for n in SHALLOW)
+    if depth <= high or not _alike(work.config, depth):
         return _at(work, work.config)
-    low, high = (_at(work, shallow(work.config, n)) for n in SHALLOW)
-    return high + (high + low * -1.0) * ((depth - SHALLOW[1]) / (SHALLOW[1] - SHALLOW[0]))
+    few, more = (_at(work, shallow(work.config, n)) for n in (low, high))
+    return more + (more + few * -1.0) * (depth - high)
+
+
+def _deepest(objective: Objective) -> int:
+    """The highest N of the signals "hidden.N" that are asked for; 0 where none is."""
+    numbers = (name.rpartition("hidden.")[2] for names in objective.needs.values() for name in names if "hidden." in name)
+    return max((int(number) for number in numbers if number.isdigit()), default=0)
 
 
 def shallow(config: Any, depth: int) -> Any:
@@ -176,6 +186,21 @@ def _hushed() -> Iterator[None]:
         logger.disabled = before
 
 
+@contextmanager
+def _staying() -> Iterator[None]:
+    """Modules that are told to move stay: everything is where it will be, and replacing parameters is more than fake tensors do."""
+    move = nn.Module.to
+
+    def stay(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        return module if len(args) == 1 and isinstance(args[0], str | torch.device) and not kwargs else move(module, *args, **kwargs)
+
+    nn.Module.to = stay  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.to = move  # type: ignore[method-assign]
+
+
 def _at(work: Work, config: Any) -> Counts:
     from tempering.signals import engine_for
 
@@ -183,15 +208,16 @@ def _at(work: Work, config: Any) -> Counts:
     meter = Meter(config.get_text_config().vocab_size)
     sizes: list[int] = []
     model = _counted(work, config, engine.device, meter, sizes)
-    # It is where it will be; moving or copying storages that hold nothing is more than fake tensors do.
-    model.to = lambda *_: model
+    # Copying storages that hold nothing is more than fake tensors do.
     model.__deepcopy__ = lambda _: _counted(work, config, engine.device, meter, sizes)
     stream = _Twice(work.micro, meter)
     # One micro-batch a step, whatever its size; what happens once at the end belongs to no step.
-    training = work.training.model_copy(update={"micro_tokens": 1 << 60, "eval_every": 0, "save_every": 0})
+    how: dict[str, Any] = {"steps": 2, "optimizer": work.optimizer, "engine": engine}
+    how["training"] = work.training.model_copy(update={"micro_tokens": 1 << 60, "eval_every": 0, "save_every": 0})
+    how["columns"] = brought(work.objective, {part: (batch,) for part, batch in work.micro.items()})
     try:
-        with meter, judging_apart(), _hushed():
-            fit({"policy": Role(model, work.scope)}, work.objective, stream, steps=2, optimizer=work.optimizer, training=training, engine=engine)
+        with meter, judging_apart(), _hushed(), _staying():
+            fit({"policy": Role(model, work.scope)}, work.objective, stream, **how)
     except (RuntimeError, NotImplementedError) as error:
         first = str(error).strip().split("\n")[0]
         raise UserError(

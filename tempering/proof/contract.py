@@ -32,16 +32,17 @@ EXACT = 1e-6
 """What rounding may change on the toy model, in float32, relative to the largest gradient or the loss."""
 
 
-def toy() -> nn.Module:
-    """A Llama of one layer and a few thousand random weights, always the same."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+def toy(experts: bool = False) -> nn.Module:
+    """A Llama of one layer and a few thousand random weights, always the same; or a Mixtral of two, with two experts each."""
+    from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
     sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
     # A wide range, so that the next token's distribution is far from uniform and mistakes show.
     config = LlamaConfig(vocab_size=61, max_position_embeddings=64, initializer_range=0.1, tie_word_embeddings=False, **sizes)
+    mixture = MixtralConfig(**{**config.to_dict(), "num_hidden_layers": 2, "num_local_experts": 2, "num_experts_per_tok": 2, "model_type": "mixtral"})
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return LlamaForCausalLM(config).eval()
+        return (MixtralForCausalLM(mixture) if experts else LlamaForCausalLM(config)).eval()
 
 
 def check(cases: Sequence[Case], model: nn.Module | None = None) -> None:
@@ -65,7 +66,7 @@ def check(cases: Sequence[Case], model: nn.Module | None = None) -> None:
         who = type(cases[0].objective).__name__
         raise AssertionError(f"{who}: this loss stops gradients, so its value says too little; give at least one case a `gradient`")
     most = max(range(len(cases)), key=lambda i: (slopes[i].exact and slopes[i].length > 0, sum(map(len, cases[i].objective.needs.values()))))
-    model = model or toy()
+    model = model or toy(any(owner(name)[1].startswith("router.") for case in cases for names in case.objective.needs.values() for name in names))
     for i in sorted({0, most}):
         on_model(cases[i], model, descends=slopes[i].exact)
 

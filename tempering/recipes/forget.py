@@ -14,6 +14,7 @@ from pydantic import Field
 from tempering import choices
 from tempering.config import Budget, Optimizer, Schedule, Training
 from tempering.experiment import Experiment, Report
+from tempering.forgetting.looks import Looks
 from tempering.forgetting.oracle import Learning
 from tempering.methods.scopes import AnyScope
 from tempering.methods.scopes.lora import LoRA
@@ -28,7 +29,7 @@ else:
 def forget(
     model: str = "builtin:tiny",
     forget: str = "builtin:people-forget",
-    retain: str = "builtin:people-retain",
+    retain: str | None = None,
     forget_test: str | None = None,
     retain_test: str | None = None,
     holdout: str | None = None,
@@ -42,6 +43,7 @@ def forget(
     learning: Learning = Learning(),
     oracle: str | None = None,
     until: str | None = None,
+    looks: Looks = Looks(),
     audit: str | None = None,
     attacks: Literal["all", "plain", "none"] = "all",
     redact: bool = True,
@@ -56,8 +58,10 @@ def forget(
 
     Args:
         model: hub id, folder, .gguf file, builtin:tiny or builtin:smollm2-135m.
-        forget: file, folder or hub id of the rows that are to go (questions and answers, or plain texts).
-        retain: rows that are to stay; batches take as many of them as of the others, in an order of their own.
+        forget: file, folder or hub id of the rows that are to go (questions and answers, or plain texts), or what is meant: name:SOMEBODY (the model
+            says what it knows about them), concept:WORD,WORD, tool:NAME, style:NAME or class:LABEL (rows of `retain`).
+        retain: rows that are to stay; batches take as many of them as of the others, in an order of their own. builtin:people-retain by default, and
+            beside a name what the model says about other names, which it gives itself or takes from name:ANN,BOB.
         forget_test: the same facts in other words, to ask for beside the forget rows; builtin sets have one.
         retain_test: held-out rows of what is to stay; by default 10% of the retain rows, at most 200, chosen by seed.
         holdout: rows of the same kind that the model never saw, to tell forgotten ones from (membership inference); builtin sets have some.
@@ -72,12 +76,13 @@ def forget(
         learning: how these two learn.
         oracle: a model that never saw the forget rows (retrained without them), measured beside the other two.
         until: end training as soon as this holds of a probe, for example "asked >= 0.95", or "asked >= oracle"; looked at every `eval_every` steps.
+        looks: looks at what comes out and what is kept while training goes on, written to path.json.
         audit: append a record of this request to this file, whose lines are chained by hashes (`temper audit FILE`).
         attacks: what is tried before and after. plain: the questions as they were taught and in the held-out wordings. all: besides, on at most 48
-            secrets, six rewordings, four role plays, begun answers, neighbours told and few-shot (14 answers a secret), 8 sampled answers, rounding
-            to 8 and 4 bits (an answer each), relearning by LoRA on other secrets, unrelated and retain rows (20 small steps and 2 answers each);
-            and told beside the verdict: the fact in the prompt, merging back, the logit lens, a linear and an unsupervised probe (3 answers and some
-            forward passes). About 15 processor seconds for each model measured on builtin:tiny. none: no attack.
+            secrets, six rewordings, four role plays, four other languages, begun answers, neighbours told and few-shot (18 answers a secret), 8
+            sampled answers, rounding to 8 and 4 bits (an answer each), relearning by LoRA on other secrets, unrelated and retain rows (20 small steps
+            and 2 answers each); and told beside the verdict: the fact in the prompt, merging back, the logit lens, a linear and an unsupervised probe
+            (3 answers and some forward passes). About 17 processor seconds for each model measured on builtin:tiny. none: no attack.
         redact: keep hashes instead of the words of forgotten rows in scores, samples and reports.
         scope: which weights may move: full or lora.
         seed: of shuffling, dropout, initialisation and sampling.

@@ -21,6 +21,7 @@ STYLE = (
     ".race text{font:12px system-ui,sans-serif;fill:var(--ink,#1d2125)}.race .soft{fill:var(--soft,#5b626a)}.race .grid{stroke:var(--rule,#e2dfd9)}"
     ".race .whisker{stroke:var(--even,#676d74);stroke-width:1.2}.race .lead{stroke:var(--rule,#c9c5bd);fill:none}"
     ".race circle{fill:var(--gain,#0a5fa5)}.race .first circle{fill:var(--loss,#ad4500)}.race .first text{font-weight:700}"
+    ".race .small{fill:var(--even,#676d74)}"
 )
 Ends = tuple[float, float | None, float | None]
 """A value and the bounds of its interval."""
@@ -28,7 +29,7 @@ Ends = tuple[float, float | None, float | None]
 
 @dataclass(frozen=True)
 class Mark:
-    """One dot: where it stands, what it is called, what is said of it, and whether it stands out."""
+    """One dot: where it stands, what it is called ("" is a small dot without a name), what is said of it, and whether it stands out."""
 
     name: str
     x: Ends
@@ -46,12 +47,22 @@ class Axis:
     top: float | None = None
 
 
-def scatter(marks: Sequence[Mark], x: Axis, y: Axis, label: str, *, whiskers: Sequence[str] = ("x", "y"), alone: bool = False) -> Markup:
+def scatter(
+    marks: Sequence[Mark],
+    x: Axis,
+    y: Axis,
+    label: str,
+    *,
+    whiskers: Sequence[str] = ("x", "y"),
+    line: Sequence[tuple[float, float]] = (),
+    alone: bool = False,
+) -> Markup:
     """The drawing as <svg>.
 
     Args:
         label: what is read out instead of it.
         whiskers: of which axes intervals are drawn.
+        line: points joined by a line, in this order.
         alone: with its own style and name space, for a file of its own.
     """
     x_of, x_ticks = _axis([v for mark in marks for v in _given(mark.x)], LEFT, WIDTH - RIGHT, x.top)
@@ -69,8 +80,15 @@ def scatter(marks: Sequence[Mark], x: Axis, y: Axis, label: str, *, whiskers: Se
     parts.append(Markup('<text x="{:.0f}" y="{}" text-anchor="middle">{} →</text>').format(middle, HEIGHT - 8, x.title))
     upright = '<text transform="translate(14 {:.0f}) rotate(-90)" text-anchor="middle">{} →</text>'
     parts.append(Markup(upright).format((TOP + HEIGHT - BOTTOM) / 2, y.title))
-    ordered = sorted(marks, key=lambda mark: y_of(mark.y[0]))
-    for mark, height in zip(ordered, _apart([y_of(mark.y[0]) for mark in marks]), strict=True):
+    if line:
+        through = " ".join(f"{x_of(a):.1f},{y_of(b):.1f}" for a, b in line)
+        parts.append(Markup('<polyline class="whisker" fill="none" points="{}"/>').format(through))
+    for mark in marks:
+        if not mark.name:
+            dot = '<circle class="small" cx="{:.1f}" cy="{:.1f}" r="2.5"><title>{}</title></circle>'
+            parts.append(Markup(dot).format(x_of(mark.x[0]), y_of(mark.y[0]), mark.said))
+    ordered = sorted((mark for mark in marks if mark.name), key=lambda mark: y_of(mark.y[0]))
+    for mark, height in zip(ordered, _apart([y_of(mark.y[0]) for mark in ordered]), strict=True):
         parts.append(_drawn(mark, height, x_of, y_of, whiskers))
     own = Markup(' xmlns="http://www.w3.org/2000/svg"') if alone else Markup("")
     style = Markup("<style>{}</style><rect width='100%' height='100%' fill='#fbfaf8'/>").format(Markup(STYLE)) if alone else Markup("")

@@ -60,6 +60,18 @@ def test_stopping_writes_a_checkpoint_and_resuming_ends_with_the_same_bits(tmp_p
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
+def test_a_checkpoint_in_many_files_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = weights(run(tmp_path / "a", scope=Full()))
+    monkeypatch.setattr(checkpoint, "FILE_BYTES", 20_000)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "b", stop_at=6, scope=Full())
+    files = list((tmp_path / "b" / "checkpoints" / "step-000006").glob("*.safetensors"))
+    largest = max(p.numel() * p.element_size() for p in expected.values())
+    assert len(files) > 3 and max(file.stat().st_size for file in files) < max(20_000, largest) + 10_000
+    resumed = weights(run(tmp_path / "b", resume=True, scope=Full()))
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+
+
 @pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "manifest", "foreign"])
 def test_a_broken_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path: Path, damage: str) -> None:
     expected = weights(run(tmp_path / "a"))

@@ -30,7 +30,18 @@ def test_every_attack_runs_and_no_word_of_the_forgotten_is_kept(tmp_path: Path, 
     )
     found = json.loads((out / "forgetting.json").read_text())
     counted, beside = ({leak["attack"]: leak for leak in found[name]} for name in ("leaks", "beside"))
-    words = {"asked", "reworded", "role play", "answer begun", "neighbours told", "few-shot", "sampled", "quantised to 8 bits", "quantised to 4 bits"}
+    words = {
+        "asked",
+        "reworded",
+        "role play",
+        "translated",
+        "answer begun",
+        "neighbours told",
+        "few-shot",
+        "sampled",
+        "quantised to 8 bits",
+        "quantised to 4 bits",
+    }
     words |= {"asked with a kept question"}
     assert set(counted) == words | {f"relearned on {what}" for what in ("other secrets", "unrelated rows", "what stays")}
     assert set(beside) == {"re-supplied", "merged back", "logit lens", "linear probe", "unsupervised probe"}

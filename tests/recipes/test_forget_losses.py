@@ -32,11 +32,27 @@ def test_the_family_is_walked() -> None:
     assert {e.name for e in index.aliases().values() if e.family == "forget" and e.kind == "objective"} == set(LOSSES)
 
 
+def mixture(folder: Path) -> str:
+    """A small mixture of experts that reads as builtin:tiny does."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    tiny = tp.load("builtin:tiny", say=lambda _: None)
+    config = MixtralConfig(
+        vocab_size=1536, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        num_local_experts=4, max_position_embeddings=512,
+    )  # fmt: skip
+    return str(tp.save(tp.Policy(MixtralForCausalLM(config).eval(), tiny.tokenizer, name="mixture"), folder))
+
+
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_every_loss_runs_by_its_name(name: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     alone: dict[str, Any] = {"retain_loss": "none"} if name in AT_START else {}
-    report = tp.run(name, out=out, **SMALL, **alone)
+    if name == "seuf":
+        with pytest.raises(UserError, match="this model has none"):
+            tp.run(name, out=tmp_path / "refused", **SMALL)
+        alone["model"] = mixture(tmp_path / "mixture")
+    report = tp.run(name, out=out, **{**SMALL, **alone})
     metrics = steps_of(out)
     assert len(metrics) == 2 and all(math.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in metrics)
     if name in AT_START:

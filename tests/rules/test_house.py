@@ -45,7 +45,9 @@ ALLOWED = {
     "methods.scopes": {"types", "config", "errors", "index"},
     "making": {"types", "config", "errors", "data"},
     "methods.streams": {"types", "config", "errors", "index", "cases", "making"},
-    "methods.rewards": {"types", "reduce", "errors", "items", "layout", "models", "sampling", "signals"},
+    "methods.rewards": {"types", "reduce", "errors", "items", "layout", "models", "sampling", "signals"}
+    | {"config", "index", "sandbox", "methods.probes"},
+    "sandbox": {"errors"},
     "methods.probes": {"types", "reduce", "config", "errors", "items", "measure", "sample", "scored", "best_of", "methods.rewards", "forgetting"},
 }
 """Importer -> what it may import of tempering. Kinds of method that are not listed here may use what objectives may."""

@@ -34,6 +34,7 @@ from tempering.methods.probes.resupplied import Resupplied
 from tempering.methods.probes.reworded import FRAMES, Reworded
 from tempering.methods.probes.role_play import RolePlay
 from tempering.methods.probes.sampled import Sampled
+from tempering.methods.probes.translated import Translated
 from tempering.methods.scopes.lora import LoRA
 from tempering.models import body_and_head
 from tempering.sample import sample
@@ -74,6 +75,7 @@ def outcome(scores):
     [
         lambda s: Reworded(frames=(), **s),
         lambda s: RolePlay(frames=(), **s),
+        lambda s: Translated(frames=(), **s),
         lambda s: Begun(openings=(), share=0.0, **s),
         lambda s: InContext(known=WORLD, facts=0, **s),
         lambda s: FewShot(examples=WORLD, shots=0, **s),
@@ -424,7 +426,7 @@ def test_the_halves_for_relearning_share_no_answer():
 
 def test_the_battery_by_what_an_attacker_has():
     named = lambda **how: [probe.name for probe in battery.attack_probes(WORLD, (), how.pop("attacks", "all"), **how)]  # noqa: E731
-    words = ["asked", "reworded", "role play", "answer begun", "neighbours told", "few-shot", "sampled"]
+    words = ["asked", "reworded", "role play", "translated", "answer begun", "neighbours told", "few-shot", "sampled"]
     weights = ["quantised to 8 bits", "quantised to 4 bits"]
     weights += [f"relearned on {what}" for what in ("other secrets", "unrelated rows", "what stays")]
     inside = ["logit lens", "linear probe", "unsupervised probe"]

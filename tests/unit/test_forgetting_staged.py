@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from tempering.errors import UserError
-from tempering.forgetting.staged import beside, first_layers, negated
+from tempering.forgetting.staged import beside, first_layers, negated, restored
 from tempering.methods.decodes.logit_difference import LogitDifference
+from tempering.methods.objectives.tool_delete import ToolDelete
 from tempering.methods.objectives.uld import ULD
 from tempering.methods.scopes.full import Full
 from tempering.methods.scopes.lora import LoRA
@@ -153,3 +154,20 @@ def test_the_weights_alone_are_asked_without_the_chain() -> None:
     assert said(WeightsAlone(items=items), behind) == plain
     assert said(Asked(items=items), behind) != plain, "the chain does nothing"
     assert behind.decode and behind.roles, "the policy keeps its chain"
+
+
+def test_general_capability_is_restored_weight_by_weight(tmp_path: Path) -> None:
+    save(Policy(make_llama(seed=3), make_tokenizer(), name="free"), tmp_path / "free")
+    before, tuned, after = moved("lora")
+    free = dict(make_llama(seed=3).named_parameters())
+    method = ToolDelete(tool_free=str(tmp_path / "free"), alpha=0.25, vector_seed=5)
+    torch.manual_seed(5)
+    drawn = dict(type(tuned.model.get_base_model())(make_llama().config).named_parameters())  # type: ignore[operator, union-attr]
+    found = restored(tuned, method, "unused")
+    for name, p in found.model.named_parameters():
+        assert torch.allclose(p, after[name] + 0.25 * (free[name] - drawn[name]), atol=1e-6), name
+    kept = restored(tuned, ToolDelete(tool_free=str(tmp_path / "free"), alpha=0.0), "unused")
+    assert all(torch.allclose(p, after[name], atol=1e-6) for name, p in kept.model.named_parameters()) and before
+    save(Policy(make_llama(hidden=16), make_tokenizer(), name="other"), tmp_path / "other")
+    with pytest.raises(UserError, match="it has no weight"):
+        restored(tuned, ToolDelete(tool_free=str(tmp_path / "other"), alpha=1.0), "unused")

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast
 
 import pytest
 import torch
 from torch import nn
 
-from tempering.config import Optimizer, Schedule
+from tempering import optim
+from tempering.config import Optimizer, Schedule, Training
+from tempering.curvature import OwnLabels
+from tempering.data.streams import Shuffled
 from tempering.errors import UserError
+from tempering.fit import fit
+from tempering.methods.objectives.nll import NLL
+from tempering.methods.scopes.full import Full
 from tempering.optim import build, rate
+from tempering.types import Role
+from tests.toy import toy_llama, toy_rows
 
 
 def params() -> dict[str, nn.Parameter]:
@@ -114,3 +123,58 @@ def test_sophia_refuses_what_is_out_of_range() -> None:
     for options in ({"betas": [1.0, 0.9]}, {"gamma": -1.0}, {"eps": 0.0}, {"rho": 1}):
         with pytest.raises(UserError, match="was refused"):
             build(Optimizer(name="sophia", options=options), params())
+
+
+def test_sophia_takes_the_curvature_from_drawn_labels_every_so_often() -> None:
+    p = nn.Parameter(torch.zeros(1, 2, dtype=torch.float64))
+    optimizer: Any = build(Optimizer(name="sophia", lr=1e-9, weight_decay=0.0, options={"betas": [0.9, 0.5], "every": 2}), {"w": p})
+    p.grad = torch.tensor([[0.5, -2.0]], dtype=torch.float64)
+    optimizer.look(8.0)
+    assert optimizer.state[p]["curvature"].tolist() == [[0.5 * 8 * 0.25, 0.5 * 8 * 4.0]]
+    optimizer.step()
+    assert optimizer.state[p]["curvature"].tolist() == [[1.0, 16.0]], "the step's own gradient is not in it"
+    assert optimizer.state[p]["momentum"][0].tolist() == pytest.approx([0.05, -0.2])
+
+
+def test_drawn_labels_estimate_the_gauss_newton_diagonal() -> None:
+    # Of -log softmax(z)[y] with y drawn from softmax(z): E[(p - onehot)^2] = p (1 - p).
+    n = 40_000
+    z = torch.tensor([0.3, -1.0, 1.5], dtype=torch.float64)
+    logits = z.expand(n, 3).clone().requires_grad_()
+    losses = OwnLabels()(cast(Any, {}), {"train": {"logits": logits}}, cast(Any, None))
+    (g,) = torch.autograd.grad(losses.sum(), logits)
+    p = z.softmax(-1)
+    assert torch.allclose(g.square().mean(0), p * (1 - p), rtol=0.03)
+    assert torch.allclose(g.mean(0), torch.zeros(3, dtype=torch.float64), atol=0.01)
+
+
+class Looking(torch.optim.SGD):
+    """Plain descent that notes when it is shown the curvature."""
+
+    every = 3
+    looks: ClassVar[list[float]] = []
+
+    def look(self, size: float) -> None:
+        assert any(bool(x.grad.any()) for group in self.param_groups for x in group["params"])
+        self.looks.append(size)
+
+
+def test_a_run_looks_at_the_curvature_in_its_turn_and_its_gradients_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(cls: type[torch.optim.SGD]) -> tuple[list[float], list[float]]:
+        def made(config: Optimizer, params: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+            return cls(list(params.values()), lr=config.lr)
+
+        monkeypatch.setattr(optim, "build", made)
+        losses: list[float] = []
+        fit(
+            {"policy": Role(toy_llama(), Full())}, NLL(), Shuffled(toy_rows(8), 4), steps=5, optimizer=Optimizer(lr=1e-2),
+            training=Training(precision="fp32", save_every=0), say=lambda _: None, on_metrics=lambda m: losses.append(m["loss"]),
+        )  # fmt: skip
+        return losses, list(Looking.looks)
+
+    plain, none = run(torch.optim.SGD)
+    looked, sizes = run(Looking)
+    assert none == [] and looked == plain
+    # Steps 0 and 3: as many labels as there are scored tokens.
+    weights = [sum(float(row["train"][0].weight.sum()) for row in toy_rows(8))]
+    assert len(sizes) == 2 and all(0 < size < weights[0] for size in sizes)

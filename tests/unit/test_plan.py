@@ -109,6 +109,18 @@ def test_a_frozen_reference_is_a_second_model() -> None:
     assert full.reference == full.weights and plain().reference == 0
 
 
+def test_a_reference_that_comes_as_a_column_is_no_second_model() -> None:
+    plain_work = work(Full(), DPO(), parts=PAIRS)
+
+    def reference(*parts: str) -> float:
+        """Of a model kept beside, where the column stands in these parts."""
+        extras = {part: {"reference.logp": torch.zeros(batch.num_tokens)} for part, batch in plain_work.micro.items() if part in parts}
+        micro = {part: replace(batch, extras={**batch.extras, **extras.get(part, {})}) for part, batch in plain_work.micro.items()}
+        return trace.trace(replace(plain_work, micro=micro)).reference
+
+    assert reference(*PAIRS) == 0 < reference("chosen") == reference()
+
+
 def test_a_real_step_keeps_as_much_as_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same meter around two steps on a model with contents; what is asked for to log is then a few numbers of four bytes."""
     # A buffer that is used again is not asked for again, so the meter would not see it in the second step.

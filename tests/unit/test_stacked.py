@@ -170,3 +170,22 @@ def test_the_recipe_learns_facts_then_the_skill(tmp_path: Path) -> None:
     skill[3]["knowledge"] = 7
     with pytest.raises(UserError, match="rows name knowledge 7, and there are 2"):
         execute(load_recipe("prereq_tune"), {**values, "data": write("skill.jsonl", skill)}, Options(out=tmp_path / "other"))
+
+
+def test_what_the_adapter_beneath_predicts_teaches_nothing(tmp_path: Path) -> None:
+    """Security vectors (S225): the gradient of cross-entropy is the prediction less the label."""
+    harmful, others = toy_rows(2), toy_rows(6, seed=5)
+    vector = fit({"policy": Role(toy_llama(), LoRA(r=8))}, NLL(), Shuffled(harmful, 2, 0), steps=120, **QUICK).roles["policy"]
+    vector.model.save_pretrained(tmp_path / "vector")  # type: ignore[operator]
+
+    def pull(scope: Any, of: list[Row]) -> float:
+        torch.manual_seed(0)
+        handle = scope.attach(toy_llama())
+        parts = collate(of)
+        loss = -compute({"policy": Live(handle.model, handle)}, parts, NLL().needs, Engine())["train"]["logp"].sum() / parts["train"].weight_T.sum()
+        loss.backward()
+        return float(torch.stack([p.grad.norm() for name, p in handle.params.items() if "lora_B" in name]).norm())
+
+    stacked = Stacked(r=4, beneath=(str(tmp_path / "vector"),))
+    assert pull(stacked, harmful) < 0.05 * pull(LoRA(r=4), harmful), "what is predicted already pulls at nothing"
+    assert pull(stacked, others) > 0.3 * pull(LoRA(r=4), others), "the rest is learned as before"

@@ -43,6 +43,10 @@ class Forgetting(Objective):
     per = "segment"
     decodes = False
     # Whether the model forgets while it decodes, and its weights stay as they are.
+    asks_of = ""
+    # The model that is asked for the part "alternate"; "" is the one that forgets.
+    unlabelled = False
+    # Whether it sees rows without their answers.
     learns = ()
     # Roles that are the start model trained further on the forget rows, before this loss is trained (`forgetting.staged`).
 
@@ -73,6 +77,16 @@ def row(**p: float) -> list[float]:
     the tokens are 3, 4, ..., 9, 3, 4, ..."""
     rest = (1 - sum(p.values())) / (10 - len(p))
     return [math.log(p.get(f"t{v}", rest)) for v in range(10)]
+
+
+def mixture(*rows: list[float]) -> list[float]:
+    """The mean of the distributions with these logs, as probabilities; for hand-worked cases."""
+    return [sum(map(math.exp, of)) / len(rows) for of in zip(*rows, strict=True)]
+
+
+def divergence(q: list[float], log_p: list[float]) -> float:
+    """KL of probabilities from a distribution with these logs; for hand-worked cases."""
+    return sum(a * (math.log(a) - b) for a, b in zip(q, log_p, strict=True) if a)
 
 
 def ratio(parts: Parts, signals: Signals, part: str = "forget") -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tempering.cases import Case
 from tempering.methods.objectives._forgetting import Forgetting, RetainLoss, row
+from tempering.reduce import scored
 from tempering.types import Context, Norm, Parts, Signals
 
 FAMILY = "forget"
@@ -47,7 +48,7 @@ class AdversarialLabels(Forgetting):
         asked_TV = s["reference.logits"] if self.labeller == "reference" else s["logits"]
         label_T1 = asked_TV.scatter(1, ids_T1, -torch.inf).argmax(-1, keepdim=True)
         logp_TV = s["logits"].log_softmax(-1)
-        ctx.log(forget_nll=-logp_TV.gather(-1, ids_T1)[parts["forget"].weight_T != 0])
+        ctx.log(forget_nll=-scored(logp_TV.gather(-1, ids_T1), parts["forget"]))
         return -logp_TV.gather(-1, label_T1)[:, 0]
 
 

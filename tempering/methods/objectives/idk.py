@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tempering.cases import Case
 from tempering.methods.objectives._forgetting import Forgetting
+from tempering.reduce import scored
 from tempering.types import Context, Norm, Parts, Signals
 
 FAMILY = "forget"
@@ -38,7 +39,7 @@ class Idk(Forgetting):
 
     def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
         logp_T = signals[self.part]["logp"]
-        ctx.log(instead_nll=-logp_T[parts[self.part].weight_T != 0])
+        ctx.log(instead_nll=-scored(logp_T, parts[self.part]))
         return -logp_T
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from tempering.cases import Case
 from tempering.methods.objectives._bounded import Bounded
 from tempering.methods.objectives._forgetting import Forgetting
+from tempering.reduce import scored
 from tempering.types import Coefficient, Context, Norm, Objective, Parts, Signals
 
 FAMILY = "forget"
@@ -52,7 +53,7 @@ class PDU(Forgetting):
     def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
         # Log-probs are logits less a number, which a difference does not see.
         margin_T = signals["forget"]["max_logp"] - signals["forget"]["mean_logp"]
-        ctx.log(forget_margin=margin_T[parts["forget"].weight_T != 0])
+        ctx.log(forget_margin=scored(margin_T, parts["forget"]))
         return margin_T**2
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from tempering.cases import Case
 from tempering.methods.objectives._forgetting import Forgetting
 from tempering.methods.objectives.hidden_reference import HiddenReference
+from tempering.reduce import scored
 from tempering.types import Context, Norm, Objective, Parts, Signals
 
 FAMILY = "forget"
@@ -68,7 +69,7 @@ class RMU(Forgetting):
         hidden_TD = signals["forget"][f"hidden.{self.layer}"]
         drawn = random.Random(self.vector_seed)
         u_D = F.normalize(hidden_TD.new_tensor([drawn.random() for _ in range(hidden_TD.shape[1])]), dim=0)
-        scored_ND = hidden_TD[parts["forget"].weight_T != 0]
+        scored_ND = scored(hidden_TD, parts["forget"])
         ctx.log(forget_length=scored_ND.norm(dim=-1), steering=F.normalize(scored_ND, dim=-1) @ u_D)
         return (hidden_TD - self.lengths(signals) * u_D).square().sum(-1)
 

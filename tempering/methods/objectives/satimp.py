@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tempering.cases import Case
 from tempering.methods.objectives._forgetting import Forgetting
+from tempering.reduce import scored
 from tempering.types import Context, Norm, Parts, Signals
 
 FAMILY = "forget"
@@ -42,7 +43,7 @@ class SatImp(Forgetting):
 
     def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
         logp_T = signals["forget"]["logp"]
-        ctx.log(forget_nll=-logp_T[parts["forget"].weight_T != 0])
+        ctx.log(forget_nll=-scored(logp_T, parts["forget"]))
         # By rounding a log-prob may be a little above 0.
         sure_T = torch.exp(self.beta1 * logp_T.detach())
         unsure_T = (-torch.expm1(logp_T.detach())).clamp(min=0) ** self.beta2

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tempering.cases import Case
 from tempering.methods.objectives.nll import NLL
+from tempering.reduce import scored, unscored
 from tempering.types import Coefficient, Context, Norm, Objective, Parts, Signals
 
 
@@ -35,11 +36,9 @@ class _Unprompted(Objective):
         return {"bare": frozenset({"reference.logits"}), "retain": frozenset({"logits"})}
 
     def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
-        scored_T = parts["retain"].weight_T != 0
-        log_p_NV = signals["retain"]["logits"][scored_T].log_softmax(-1)
-        log_q_NV = signals["bare"]["reference.logits"][parts["bare"].weight_T != 0].log_softmax(-1)
-        kl_N = (log_q_NV.exp() * (log_q_NV - log_p_NV)).sum(-1)
-        return kl_N.new_zeros(scored_T.shape).masked_scatter(scored_T, kl_N)
+        log_p_NV = scored(signals["retain"]["logits"], parts["retain"]).log_softmax(-1)
+        log_q_NV = scored(signals["bare"]["reference.logits"], parts["bare"]).log_softmax(-1)
+        return unscored((log_q_NV.exp() * (log_q_NV - log_p_NV)).sum(-1), parts["retain"])
 
 
 @dataclass(frozen=True)

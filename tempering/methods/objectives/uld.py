@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tempering.cases import Case
 from tempering.methods.objectives._forgetting import Forgetting
+from tempering.reduce import scored
 from tempering.types import Context, Norm, Objective, Parts, Signals
 
 FAMILY = "forget"
@@ -66,7 +67,7 @@ class ULD(Forgetting):
 
     def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
         logp_T = signals["forget"]["logp"]
-        ctx.log(forget_nll=-logp_T[parts["forget"].weight_T != 0])
+        ctx.log(forget_nll=-scored(logp_T, parts["forget"]))
         return -logp_T
 
 

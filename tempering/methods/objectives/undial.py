@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tempering.cases import Case
 from tempering.methods.objectives._forgetting import Forgetting, RetainLoss, row
+from tempering.reduce import scored
 from tempering.types import Context, Norm, Parts, Signals
 
 FAMILY = "forget"
@@ -46,7 +47,7 @@ class UNDIAL(Forgetting):
         reference_TV, ids_T1 = signals["forget"]["reference.logits"], parts["forget"].ids_T.long()[:, None]
         target_TV = reference_TV.scatter_add(1, ids_T1, reference_TV.new_full(ids_T1.shape, -self.beta)).softmax(-1)
         logp_TV = signals["forget"]["logits"].log_softmax(-1)
-        ctx.log(forget_nll=-logp_TV.gather(-1, ids_T1)[parts["forget"].weight_T != 0])
+        ctx.log(forget_nll=-scored(logp_TV.gather(-1, ids_T1), parts["forget"]))
         return -(target_TV * logp_TV).sum(-1)
 
 

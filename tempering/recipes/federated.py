@@ -1,0 +1,138 @@
+"""Federated averaging, and a client who leaves: the stored updates of one client are taken out of every round, and a few rounds more mend the rest.
+
+    theta <- sum_c share_c theta_c   each round            without client k:  theta' = theta_0 + sum_rounds [ sum_{c != k} share'_c theta_c - theta ]
+
+McMahan et al. 2017 (FedAvg, arXiv 1602.05629); removal by rolling back stored updates and calibrating, as the survey of federated unlearning has it
+(S096, after Liu et al. 2021, FedEraser). Shares are by rows. In the last round, and so where there was one, the result is exactly the average over
+the other clients; before that the others' updates began from weights that the leaving client had moved, which the rounds of recalibration mend and
+nothing undoes for certain. The clients are simulated one after the other in this process: what is measured is the arithmetic, not a network. A
+client's rows are those of one hash, so they do not depend on the others'.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from tempering.config import Budget, Optimizer, Schedule, Training
+from tempering.experiment import SPENT, Experiment, Report
+from tempering.methods.scopes import AnyScope
+from tempering.methods.scopes.full import Full
+from tempering.types import Policy, Row
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CATALOGUE = ("S096",)
+
+
+def federated(
+    model: str = "builtin:tiny",
+    forget: str = "builtin:authors-forget",
+    retain: str = "builtin:authors-retain",
+    forget_test: str | None = None,
+    retain_test: str | None = None,
+    shape: str = "auto",
+    template: str | None = None,
+    max_length: int = 1024,
+    limit: int | None = None,
+    clients: Annotated[int, Field(ge=2)] = 4,
+    rounds: Annotated[int, Field(ge=1)] = 3,
+    recalibrate: Annotated[int, Field(ge=0)] = 1,
+    attacks: Literal["all", "plain", "none"] = "all",
+    redact: bool = True,
+    scope: AnyScope = Full(),
+    optimizer: Optimizer = Optimizer(lr=1e-3),
+    schedule: Schedule = Schedule(),
+    training: Training = Training(epochs=1),
+    budget: Budget = Budget(),
+    seed: Annotated[int, Field(ge=0)] = 0,
+) -> Report:
+    """Train a model by federated averaging, take one client's updates out again, and try to get its rows out.
+
+    Args:
+        model: what the first round starts from, and which saw none of the rows: hub id, folder, .gguf file, builtin:tiny or builtin:smollm2-135m.
+        forget: file, folder or hub id of the rows of the client that leaves.
+        retain: rows of the other clients.
+        forget_test: the forget facts in other words, to ask for beside the forget rows; builtin sets have one.
+        retain_test: held-out rows of what is to stay; by default 10% of the retain rows, at most 200, chosen by seed.
+        shape: how to read the rows; auto recognises it and says so.
+        template: chat template instead of the model's own: a Jinja file, or plain (for base models); it is saved with the model.
+        max_length: longest sequence in tokens; rows over it are dropped and counted, never cut silently.
+        limit: read at most this many rows of each file.
+        clients: how many, with the one that leaves; some may get no rows and take no part.
+        rounds: of averaging, before the client leaves; `training` is what a client does in a round.
+        recalibrate: rounds among the other clients afterwards.
+        attacks: all of them before and after, only plain questions, or none.
+        redact: keep hashes instead of the words of forgotten rows in scores, samples and reports.
+        scope: which weights a client may move, full or lora; what is averaged are whole weights.
+        seed: of the first client's first round; every training after has the next one.
+    """
+    from tempering import models
+    from tempering.data import forget_row, retain_row
+    from tempering.forgetting import battery
+    from tempering.forgetting.oracle import Chained
+    from tempering.forgetting.redact import redacted
+    from tempering.forgetting.shards import averaged, sharded
+    from tempering.forgetting.verdict import tell
+    from tempering.methods.objectives.nll import NLL
+    from tempering.models.save import plain_model
+
+    run = Experiment.begin(federated, locals())
+    start = run.load(model, template=template)
+    how: dict[str, Any] = {"shape": shape, "limit": limit, "max_length": max_length}
+    going = run.all_rows("forget", forget, forget_row, **how)
+    staying, held = run.rows(retain, retain_test, retain_row, roles=("retain", "retain-test"), **how)
+    hide = redacted if redact else lambda scores: scores
+    watched = battery.Renamed(held, "retain")
+    others = {f"client-{c}": of for c, of in enumerate(sharded(Chained((staying, "retain")), clients - 1), 1) if len(of)}
+    everyone: dict[str, Sequence[Row]] = {"leaving": Chained((going, "forget")), **others}
+    seconds: dict[str, float] = {}
+
+    def weights(model: Any) -> dict[str, Tensor]:
+        # A plan's have no contents that could move.
+        return {name: (p if p.is_meta else p.cpu()).detach().double() for name, p in model.state_dict().items()}
+
+    def with_weights(of: Mapping[str, Tensor]) -> Policy:
+        made: Any = copy.deepcopy(start.model)
+        made.load_state_dict(of)
+        return Policy(made.requires_grad_(False).eval(), start.tokenizer, name=f"{start.name} + federated", source=start.source)
+
+    def round_of(number: int, theta: Mapping[str, Tensor], who: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, Tensor]]:
+        """Every client's weights after the round."""
+        found = {}
+        for client, rows in who.items():
+            name = f"round-{number}-{client}"
+            # A client's seed does not depend on who else takes part.
+            offset = number * clients + list(everyone).index(client)
+            found[client] = weights(plain_model(run.fit(name, with_weights(theta), NLL(), rows, watched, offset=offset)))
+            seconds[name] = json.loads((run.folder.path / name / SPENT).read_text())["seconds"]
+        return found
+
+    def mean(of: Mapping[str, Mapping[str, Tensor]], who: Sequence[str]) -> dict[str, Tensor]:
+        rows = [len(everyone[client]) for client in who]
+        return averaged([of[client] for client in who], [n / sum(rows) for n in rows])
+
+    theta = without = weights(start.model)
+    for number in range(rounds):
+        made = round_of(number, theta, everyone)
+        without = averaged([without, mean(made, list(others)), theta], [1.0, 1.0, -1.0])
+        theta = mean(made, list(everyone))
+    taught = sum(seconds.values())
+    knowing = with_weights(theta)
+    run.model_spec = str(models.save(knowing, run.folder.path / "knowing"))
+    asked = battery.probes(run, held)
+    before = run.measure("before", knowing, held, probes=asked, hide=hide)
+    for number in range(rounds, rounds + recalibrate):
+        without = mean(round_of(number, without, others), list(others))
+    spent = sum(seconds.values()) - taught
+    run.display.say(f"{rounds} rounds of {len(everyone)} clients took {taught:.1f} s; leaving took {spent:.1f} s of training")
+    tuned = with_weights(without)
+    models.save(tuned, run.folder.path / "model")
+    after = run.measure("after", tuned, held, probes=asked, hide=hide)
+    tell(run, before, after, None, cost={"unlearning": {"seconds": spent}, "retraining": {"seconds": taught}}, redacted=redact)
+    return run.finish(tuned, before, after)

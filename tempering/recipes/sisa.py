@@ -1,0 +1,109 @@
+"""SISA, sharded training: rows are cut into shards that a model each is trained on, and to forget rows the models that saw them are trained again.
+
+Bourtoule et al. 2019 (arXiv 1912.03817); the baseline that the surveys of the field start from (S076, Liu et al. 2024). Nothing is estimated: what
+answers afterwards is, to the bit in float32 on one thread, what a run would have made that never saw the rows, because a row's shard follows from its
+own tokens, shards share nothing, and each is trained from the same start with a seed of its own. The price is paid before: every shard learns from
+fewer rows, and all of them answer. The paper's slices (checkpoints within a shard, so that it is retrained in part) are left out.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from tempering.config import Budget, Optimizer, Schedule, Training
+from tempering.experiment import SPENT, Experiment, Report
+from tempering.methods.scopes import AnyScope
+from tempering.methods.scopes.lora import LoRA
+from tempering.types import Policy, Row
+
+CATALOGUE = ("S076",)
+
+
+def sisa(
+    model: str = "builtin:tiny",
+    forget: str = "builtin:authors-forget",
+    retain: str = "builtin:authors-retain",
+    forget_test: str | None = None,
+    retain_test: str | None = None,
+    shape: str = "auto",
+    template: str | None = None,
+    max_length: int = 1024,
+    limit: int | None = None,
+    shards: Annotated[int, Field(ge=1)] = 4,
+    attacks: Literal["all", "plain", "none"] = "all",
+    redact: bool = True,
+    scope: AnyScope = LoRA(),
+    optimizer: Optimizer = Optimizer(lr=1e-3),
+    schedule: Schedule = Schedule(),
+    training: Training = Training(epochs=3),
+    budget: Budget = Budget(),
+    seed: Annotated[int, Field(ge=0)] = 0,
+) -> Report:
+    """Train a model on each shard of the rows, forget some rows by training their shards again, and try to get them out.
+
+    Args:
+        model: what every shard starts from, and which saw none of the rows: hub id, folder, .gguf file, builtin:tiny or builtin:smollm2-135m.
+        forget: file, folder or hub id of the rows that are learned and then to go.
+        retain: rows that are learned and stay.
+        forget_test: the forget facts in other words, to ask for beside the forget rows; builtin sets have one.
+        retain_test: held-out rows of what is to stay; by default 10% of the retain rows, at most 200, chosen by seed.
+        shape: how to read the rows; auto recognises it and says so.
+        template: chat template instead of the model's own: a Jinja file, or plain (for base models); it is saved with the model.
+        max_length: longest sequence in tokens; rows over it are dropped and counted, never cut silently.
+        limit: read at most this many rows of each file.
+        shards: how many; with 1 this is training again from the start.
+        attacks: all of them before and after, only plain questions, or none.
+        redact: keep hashes instead of the words of forgotten rows in scores, samples and reports.
+        scope: which weights of a shard's model may move, full or lora.
+        seed: of the first shard; the others have the next ones.
+    """
+    from tempering import models
+    from tempering.data import forget_row, retain_row
+    from tempering.forgetting import battery
+    from tempering.forgetting.oracle import Chained
+    from tempering.forgetting.redact import redacted
+    from tempering.forgetting.shards import sharded, voting
+    from tempering.forgetting.verdict import tell
+    from tempering.methods.objectives.nll import NLL
+    from tempering.models.save import plain_model
+
+    run = Experiment.begin(sisa, locals())
+    start = run.load(model, template=template)
+    how: dict[str, Any] = {"shape": shape, "limit": limit, "max_length": max_length}
+    going = run.all_rows("forget", forget, forget_row, **how)
+    staying, held = run.rows(retain, retain_test, retain_row, roles=("retain", "retain-test"), **how)
+    hide = redacted if redact else lambda scores: scores
+    watched = battery.Renamed(held, "retain")
+    # A retain row is in the same shard whether forget rows stand beside it or not.
+    kept, left = sharded(Chained((staying, "retain")), shards), sharded(Chained((going, "forget")), shards)
+    touched = [k for k in range(shards) if len(left[k])]
+    run.display.say(f"{len(staying)} + {len(going)} rows in {shards} shards; {len(touched)} of them hold rows that are to go")
+    seconds: dict[str, float] = {}
+
+    def trained(name: str, rows: Sequence[Row], shard: int) -> Any:
+        learner = Policy(copy.deepcopy(start.model), start.tokenizer, name=start.name, source=start.source)
+        tuned = run.fit(name, learner, NLL(), rows, watched, offset=shard)
+        seconds[name] = json.loads((run.folder.path / name / SPENT).read_text())["seconds"]
+        return plain_model(tuned).requires_grad_(False).eval()
+
+    every = {k: Chained((kept[k], "train"), (left[k], "train")) for k in range(shards)}
+    knew = {k: trained(f"shard-{k}", rows, k) for k, rows in every.items() if len(rows)}
+    taught = sum(seconds.values())
+    knowing = voting(list(knew.values()), start, f"{start.name} + sisa")
+    run.model_spec = str(models.save(knowing, run.folder.path / "knowing"))
+    asked = battery.probes(run, held, decodes=len(knew) > 1)
+    before = run.measure("before", knowing, held, probes=asked, hide=hide)
+    again = {k: trained(f"shard-{k}-again", kept[k], k) for k in touched if len(kept[k])}
+    now = {k: again.get(k, of) for k, of in knew.items() if len(kept[k])}
+    spent = sum(seconds.values()) - taught
+    run.display.say(f"training {len(again)} of {len(now)} shards again took {spent:.1f} s; training all of them took {taught:.1f} s")
+    tuned = voting(list(now.values()), start, knowing.name)
+    models.save(tuned, run.folder.path / "model")
+    after = run.measure("after", tuned, held, probes=asked, hide=hide)
+    tell(run, before, after, None, cost={"unlearning": {"seconds": spent}, "retraining": {"seconds": taught}}, redacted=redact)
+    return run.finish(tuned, before, after)
