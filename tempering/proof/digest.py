@@ -22,7 +22,7 @@ from tempering.proof import claims
 CORE_NUMERICS = 1
 ROOT = Path(__file__).parent.parent.parent
 _APART = {"CASES", "EQUIVALENT"}
-_PAPERS = ("tempering.data.strength",)
+_PAPERS = ("tempering.data.strength", "tempering.forgetting.corrupt")
 """Modules outside of tempering.methods that are a paper's method."""
 _FOLLOWED = ("tempering.methods.", "tempering.worlds", "tempering.replications._", *_PAPERS)
 
@@ -89,7 +89,7 @@ def _names(lines: Iterable[ast.stmt]) -> set[str]:
 
 def files_of(name: str) -> tuple[Path, ...]:
     """The files that a claim's result depends on: the claim's own, its method's, the recipe of that name, and the methods, worlds and what
-    claims share (`tempering.replications._name`) that it imports; of tempering.data only what is a paper's own (`_PAPERS`).
+    claims share (`tempering.replications._name`) that it imports; of other packages only what is a paper's own (`_PAPERS`).
 
     Raises:
         UserError: the claim names a method that is not there.
