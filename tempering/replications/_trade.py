@@ -52,4 +52,4 @@ def trade(
 
 def graddiff(start: Policy, seed: int, scale: Scale) -> dict[str, float]:
     """Gradient ascent with the likelihood of the retain rows, at the best of 3e-4, 5e-4 and 1e-3 on seed 9."""
-    return trade(start, GradientAscent(retain_loss="nll"), seed, scale, lr=5e-4)
+    return trade(start, GradientAscent(retain_loss="nll"), seed, scale, lr=3e-4)

@@ -37,4 +37,4 @@ def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
     going = [row for record in ten(seed).records("train") if (row := forget_row(record, start.tokenizer))]
     kept = [row for record in sums.records("train", 2500) if (row := retain_row(record, start.tokenizer))]
     rows = Together(Shuffled(going, BATCH, seed), Shuffled(kept, BATCH, seed))
-    return trade(start, GradientAscent(retain_loss="nll"), seed, scale, lr=5e-4, rows=rows)
+    return trade(start, GradientAscent(retain_loss="nll"), seed, scale, lr=3e-4, rows=rows)

@@ -4,7 +4,7 @@ Liu et al. 2024 (arXiv 2406.07933, ECO) recognise such prompts with a classifier
 before. Here ten known people are to go from builtin:tiny. The classifier is a logistic regression on the tokens of the forget rows' prompts and those
 of other people; its threshold flags at most a twentieth of 500 other prompts. The noise is the best of one half, one and two standard deviations of
 the embeddings, as the baseline chooses its best step. What is compared is the difference between what stays and what goes on questions in wordings
-that no row has. The method was run once before, on seed 9, which does not count; the baseline's rate is the best of 3e-4, 5e-4 and 1e-3 there.
+that no row has. Nothing of the method was tried before; the baseline's rate is the best of 3e-4, 5e-4 and 1e-3 on seed 9, which does not count.
 """
 
 from __future__ import annotations
