@@ -2,8 +2,8 @@
 
 Jia et al. 2024 (arXiv 2404.18239) run GradDiff, preference optimisation and NPO under Sophia instead of AdamW and find that less of the model's
 utility is lost for as much forgetting. Here it is GradDiff, in which the retain term has the paper's weight of 2 in both arms, on ten known people of
-builtin:tiny. Rates are those of seed 9, which is none of those that count: 1e-3 for AdamW and the better of 1e-4 and 3e-4 for Sophia. What is
-compared is the best difference between what stays and what goes, at a step that each arm chooses.
+builtin:tiny. Rates are those of seed 9, which is none of those that count: 1e-3 for AdamW, the only one tried with this weight, and the better of
+1e-4 and 3e-4 for Sophia. What is compared is the best difference between what stays and what goes, at a step that each arm chooses.
 """
 
 from __future__ import annotations
