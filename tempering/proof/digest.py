@@ -22,8 +22,9 @@ from tempering.proof import claims
 CORE_NUMERICS = 1
 ROOT = Path(__file__).parent.parent.parent
 _APART = {"CASES", "EQUIVALENT"}
-_PAPERS = ("tempering.data.strength",)
+_PAPERS = ("tempering.data.strength", "tempering.forgetting.corrupt")
 """Modules outside of tempering.methods that are a paper's method."""
+_FOLLOWED = ("tempering.methods.", "tempering.worlds", "tempering.replications._", *_PAPERS)
 
 
 def tree_digest(source: str) -> str:
@@ -87,8 +88,8 @@ def _names(lines: Iterable[ast.stmt]) -> set[str]:
 
 
 def files_of(name: str) -> tuple[Path, ...]:
-    """The files that a claim's result depends on: the claim's own, its method's, the recipe of that name, and the methods and worlds it imports;
-    of tempering.data only what is a paper's own (`_PAPERS`).
+    """The files that a claim's result depends on: the claim's own, its method's, the recipe of that name, and the methods, worlds and what
+    claims share (`tempering.replications._name`) that it imports; of other packages only what is a paper's own (`_PAPERS`).
 
     Raises:
         UserError: the claim names a method that is not there.
@@ -100,10 +101,15 @@ def files_of(name: str) -> tuple[Path, ...]:
         raise UserError(f"{path}: method {method!r} is not there{index.closest(method, [entry.name for entry in index.methods()])}")
     recipe = index.recipes().get(method)
     found = {path, *own, *([Path(recipe.path)] if recipe else [])}
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("tempering.methods.", "tempering.worlds", *_PAPERS)):
-            modules = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
-            found |= {file for module in modules if (file := ROOT / Path(*module.split(".")).with_suffix(".py")).is_file()}
+    reading = [path]
+    while reading:
+        for node in ast.walk(ast.parse(reading.pop().read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(_FOLLOWED):
+                modules = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+                files = {file for module in modules if (file := ROOT / Path(*module.split(".")).with_suffix(".py")).is_file()}
+                # What claims share is a part of them, with what it imports.
+                reading += [file for file in files - found if file.parent == claims.FOLDER]
+                found |= files
     return tuple(sorted(found))
 
 

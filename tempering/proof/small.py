@@ -142,6 +142,7 @@ def train(
     optimizer: Optimizer | None = None,
     schedule: Schedule | None = None,
     roles: Mapping[str, Role] | None = None,
+    look: Callable[[int, Policy], None] | None = None,
 ) -> Policy:
     """A tuned copy of `policy`; the one given stays as it is. The order of rows and everything drawn follow from `seed`.
 
@@ -151,12 +152,20 @@ def train(
         optimizer: default AdamW with `lr`.
         schedule: default a warm-up over 3% of the steps, then linearly to 0.
         roles: further models of the run by name.
+        look: called after every step with its number and the model as it is by then, to measure it on the way.
     """
     from tempering.methods.scopes.full import Full
+    from tempering.sample import evaluating
 
     model = copy.deepcopy(policy.model)
     moves: Any = Full() if scope is None else scope
     stream = Shuffled(rows, batch_size, seed) if isinstance(rows, Sequence) else rows
+
+    def seen(metrics: Mapping[str, Any]) -> None:
+        if look is not None:
+            with evaluating(model):
+                look(int(metrics["step"]), Policy(model, policy.tokenizer, name=policy.name))
+
     fitted = fit(
         {"policy": Role(model, moves), **(roles or {})},
         objective,
@@ -167,6 +176,7 @@ def train(
         training=TRAINING,
         seed=seed,
         say=_quiet,
+        on_metrics=seen,
     )
     live = fitted.roles["policy"]
     return Policy(live.model, policy.tokenizer, name=policy.name, handle=live.handle, decode=policy.decode, roles=policy.roles)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tempering.cli.app import run_command
 from tempering.errors import UserError
+from tempering.methods.objectives.nll import NLL
 from tempering.proof import claims, history, replicate, small
 from tempering.proof.claims import Claim, Scale, Seed, judge
 from tempering.proof.digest import combined, digests, tree_digest
+from tempering.types import Policy
 from tempering.worlds.people import People
 
 CLAIM = Claim("dpo", (), "t", "c", "b", "accuracy", smallest_effect=0.1)
@@ -110,6 +113,13 @@ def test_a_result_depends_on_the_data_function_that_is_the_paper() -> None:
     found = digests("strength")
     assert "tempering/data/strength.py" in found
     assert not any(path.startswith("tempering/data/") and path != "tempering/data/strength.py" for path in found)
+
+
+def test_what_claims_share_is_a_part_of_them_with_its_worlds() -> None:
+    """NPO's claim itself imports no world: the set-up that it shares with others does."""
+    found = digests("npo")
+    assert {"tempering/replications/_forgetting.py", "tempering/worlds/people.py"} <= found.keys()
+    assert "tempering/replications/_trade.py" not in found
 
 
 def test_an_arm_is_kept_and_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,3 +251,18 @@ def test_noisy_answers_are_those_of_others_for_as_many_items_as_asked() -> None:
     assert all(b.responses[0].messages[0].content in said[a.tags["kind"]] for a, b in wrong)
     assert noisy == small.noisy(world, 0.25, seed=1) != small.noisy(world, 0.25, seed=2)
     assert small.noisy(world, 0.0, seed=1) == clean
+
+
+def test_a_model_is_looked_at_after_every_step_and_trains_as_it_does_unseen() -> None:
+    start, seen = small.tiny(), list[tuple[int, float]]()
+    rows = small.sft_rows(start, People(5).records("train", 8))
+
+    def look(step: int, policy: Policy) -> None:
+        assert not policy.model.training
+        seen.append((step, small.loss(policy, rows)))
+
+    how: Any = {"steps": 3, "seed": 0, "lr": 1e-3, "batch_size": 4}
+    watched, alone = small.train(start, NLL(), rows, look=look, **how), small.train(start, NLL(), rows, **how)
+    assert [step for step, _ in seen] == [1, 2, 3]
+    assert len({value for _, value in seen}) == 3
+    assert seen[-1][1] == small.loss(watched, rows) == small.loss(alone, rows)
