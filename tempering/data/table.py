@@ -227,7 +227,7 @@ class _Column:
             shape, sizes = getattr(value, "shape", type(value).__name__), f"[{length}] or [{length}, K]"
             raise UserError(f"{where}: the value must be a number or an array {sizes} of numbers, but is {shape}; make its length the segment's.")
         dtype = np.dtype(np.float64) if is_float else np.asarray(value).dtype
-        kind = "float" if is_float else "*".join([dtype.str, *map(str, value.shape[1:])])
+        kind = "float" if is_float else "*".join([dtype.str, *map(str, np.shape(value)[1:])])
         if self.array is None:
             self.kind, self.array = kind, _Array(self.folder, self.name, dtype)
         if kind != self.kind:
