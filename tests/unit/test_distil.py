@@ -23,6 +23,7 @@ from tempering.layout import collate, lengths
 from tempering.methods.objectives.first import FIRST
 from tempering.methods.objectives.forward_kl import ForwardKL
 from tempering.methods.objectives.gkd import GKD
+from tempering.methods.objectives.nll import NLL
 from tempering.methods.objectives.salt import SALT
 from tempering.methods.objectives.universal_logit import UniversalLogit
 from tempering.methods.scopes.full import Full
@@ -34,6 +35,7 @@ from tempering.types import Message, Objective, Parts, Policy, Record, Response,
 from tests.conftest import make_llama, make_tokenizer
 from tests.toy import VOCAB, toy_llama, toy_rows
 
+FULL: Any = Full()
 TOPS = ("teacher.top_logp.5", "teacher.top_id.5")
 
 
@@ -47,7 +49,7 @@ def step(objective: Objective, live: dict[str, Live], parts: Parts, at: int = 0)
 
 
 def both() -> dict[str, Live]:
-    return {"policy": Live.attach(Role(toy_llama(), Full())), "teacher": Live.attach(Role(toy_llama(1)))}
+    return {"policy": Live.attach(Role(toy_llama(), FULL)), "teacher": Live.attach(Role(toy_llama(1)))}
 
 
 def test_the_likeliest_tokens_of_a_role() -> None:
@@ -73,12 +75,19 @@ def test_first_with_all_tokens_kept_is_the_forward_kl_to_its_gradient() -> None:
     assert 0 < few[0] < whole[0], "what is told apart less differs less"
 
 
+def test_first_and_a_student_that_is_its_teacher() -> None:
+    same = {"policy": Live.attach(Role(toy_llama(), FULL)), "teacher": Live.attach(Role(toy_llama()))}
+    for objective in (FIRST(), FIRST(rest=False)):
+        loss, gradients = step(objective, same, collate(toy_rows(3)))
+        assert abs(loss) < 1e-6 and all(g.abs().max() < 1e-6 for g in gradients)
+
+
 def test_columns_on_disk_take_the_place_of_the_teacher(tmp_path: Path) -> None:
     rows = toy_rows(4)
     table = Table.build(columns(Policy(toy_llama(1), None), rows, Engine(), 20, column=TOPS), tmp_path / "table")
     assert table[0]["train"][0].extras[TOPS[1]].shape == (len(rows[0]["train"][0].ids), 5)
     table.verify()
-    alone = {"policy": Live.attach(Role(toy_llama(), Full()))}
+    alone = {"policy": Live.attach(Role(toy_llama(), FULL))}
     kept, live = step(FIRST(), alone, collate(list(table))), step(FIRST(), both(), collate(rows))
     assert kept[0] == pytest.approx(live[0], rel=1e-6)
     for a, b in zip(kept[1], live[1], strict=True):
@@ -102,6 +111,10 @@ def test_salt_does_not_ask_the_teacher_after_its_last_step() -> None:
     assert early[0] != late[0]
     with pytest.raises(ValueError, match="no role 'teacher'"):
         step(SALT(until=2), live, parts, at=1)
+    plain = step(NLL(), live, parts)
+    for without in (SALT(weight=0.0), SALT(until=0)):
+        found = step(without, live, parts)
+        assert found[0] == plain[0] and all(torch.equal(a, b) for a, b in zip(found[1], plain[1], strict=True))
 
 
 # ------------------------------------------------------------------------------------------------------------------------- rows that differ
@@ -185,7 +198,7 @@ def test_training_on_own_answers_goes_on_to_the_same_bits(tmp_path: Path) -> Non
     def trained(folder: str, stop_at: int) -> dict[str, torch.Tensor]:
         stopper = Stopper()
         fitted = fit(
-            {"policy": Role(toy_llama(), Full()), "teacher": Role(toy_llama(1))}, GKD(), _stream(toy_rows(9), 0.7), steps=6,
+            {"policy": Role(toy_llama(), FULL), "teacher": Role(toy_llama(1))}, GKD(), _stream(toy_rows(9), 0.7), steps=6,
             optimizer=Optimizer(lr=3e-3), training=Training(save_every=2, precision="fp32"), folder=tmp_path / folder, resume=True, seed=1,
             say=lambda text: None, stopper=stopper, on_metrics=lambda m: stopper("a test") if m["step"] == stop_at else None,
         )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -28,8 +29,9 @@ PARTS = collate(toy_rows(6, seed=3))
 KLS = [ForwardKL(), ForwardKL(temperature=2.0), ReverseKL(), GKD(), GKD(beta=0.1), SkewKL(), SkewKL(reverse=True)]
 
 
-def roles(scope: object = None, teacher: int | None = 1) -> dict[str, Live]:
-    found = {"policy": Live.attach(Role(toy_llama(), scope or Full()))}
+def roles(scope: Any = None, teacher: int | None = 1) -> dict[str, Live]:
+    moves: Any = scope or Full()
+    found = {"policy": Live.attach(Role(toy_llama(), moves))}
     return found | ({"teacher": Live.attach(Role(toy_llama(teacher)))} if teacher is not None else {})
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from tempering.types import Context, Norm, Objective, Parts, Signals
+from tempering.types import Batch, Context, Norm, Objective, Parts, Signals
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,13 @@ class Distil(Objective):
         student_TV = (signals["train"]["logits"] / self.temperature).log_softmax(-1)
         teacher_TV = (signals["train"]["teacher.logits"] / self.temperature).log_softmax(-1)
         agree_T = (student_TV.argmax(-1) == teacher_TV.argmax(-1)).float()
-        ctx.log(agreement=agree_T[parts["train"].weight_T != 0])
+        ctx.log(agreement=agree_T[scored(parts["train"])])
         return self.temperature**2 * self.divergence(teacher_TV, student_TV)
+
+
+def scored(batch: Batch) -> Tensor:
+    """Which tokens carry weight, as indices [N]: a plan, whose signals have no contents, can select by these."""
+    return (batch.weight_T != 0).nonzero().squeeze(-1)
 
 
 def kl(p_TV: Tensor, q_TV: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tempering.cases import Case
-from tempering.methods.objectives._distil import Distil, kl
+from tempering.methods.objectives._distil import Distil, kl, scored
 from tempering.types import Context, Parts, Signals
 
 FAMILY = "distil"
@@ -34,7 +34,7 @@ class RuleDistillation(Distil):
         return {"train": frozenset({"logits"}), "told": frozenset({"teacher.logits"})}
 
     def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
-        scored_N, told_N = ((parts[part].weight_T != 0).nonzero().squeeze(-1) for part in self.aligned)
+        scored_N, told_N = (scored(parts[part]) for part in self.aligned)
         student_NV, teacher_NV = signals["train"]["logits"][scored_N], signals["told"]["teacher.logits"][told_N]
         loss_N = kl((teacher_NV / self.temperature).log_softmax(-1), (student_NV / self.temperature).log_softmax(-1))
         return self.temperature**2 * loss_N.new_zeros(parts["train"].num_tokens).index_copy(0, scored_N, loss_N)

@@ -24,7 +24,6 @@ from tempering.methods.objectives.nll import NLL
 from tempering.types import Coefficient, Norm, Objective
 
 FAMILY = "distil"
-CATALOGUE = ("S064",)
 
 
 @dataclass(frozen=True)

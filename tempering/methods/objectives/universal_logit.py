@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tempering.cases import Case
+from tempering.methods.objectives._distil import scored
 from tempering.types import Context, Norm, Objective, Parts, Signals
 
 FAMILY = "distil"
@@ -46,10 +47,11 @@ class UniversalLogit(Objective):
 
     def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
         # Tokens that stand in different places of their parts meet by their number among the scored ones.
-        student_NV = signals["seen"]["logits"][parts["seen"].weight_T != 0].softmax(-1).sort(-1, descending=True).values
-        teacher_NV = signals["taught"]["teacher.logits"][parts["taught"].weight_T != 0].softmax(-1).sort(-1, descending=True).values
+        scored_N = scored(parts["seen"])
+        student_NV = signals["seen"]["logits"][scored_N].softmax(-1).sort(-1, descending=True).values
+        teacher_NV = signals["taught"]["teacher.logits"][scored(parts["taught"])].softmax(-1).sort(-1, descending=True).values
         q_VN, p_VN = pad_sequence([student_NV.T, teacher_NV.T], batch_first=True)
-        gap_N, scored_N = (q_VN - p_VN).abs().sum(0), (parts["seen"].weight_T != 0).nonzero().squeeze(-1)
+        gap_N = (q_VN - p_VN).abs().sum(0)
         return self.weight * gap_N.new_zeros(parts["seen"].num_tokens).index_copy(0, scored_N, gap_N)
 
 

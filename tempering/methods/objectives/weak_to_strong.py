@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tempering.cases import Case
-from tempering.methods.objectives._distil import Distil
+from tempering.methods.objectives._distil import Distil, scored
 from tempering.types import Context, Parts, Signals
 
 FAMILY = "distil"
@@ -38,7 +38,7 @@ class WeakToStrong(Distil):
         weak_TV = (signals["train"]["teacher.logits"] / self.temperature).softmax(-1)
         own_T = student_TV.amax(-1)
         alpha = self.alpha * min(1.0, (ctx.step + 1) / (self.warmup + 1))
-        ctx.log(own=own_T[parts["train"].weight_T != 0])
+        ctx.log(own=own_T[scored(parts["train"])])
         return -(1 - alpha) * (weak_TV * student_TV).sum(-1) - alpha * own_T
 
 
