@@ -245,6 +245,7 @@ class Handle(Protocol):
 
     def off(self) -> AbstractContextManager[torch.nn.Module]:
         """The model as it was before training: the reference. Full scopes keep a frozen copy, made by `keep_reference()`."""
+        ...
 
     def keep_reference(self) -> None:
         """Called once before training if some signal asks for the reference of this role."""
@@ -282,7 +283,6 @@ class Run:
     step: int
     seed: int
     log: Log = lambda **values: None
-    """As `Context.log`, for what a stream finds out."""
 
 
 class Stream(Protocol):
@@ -290,6 +290,7 @@ class Stream(Protocol):
 
     def next(self, run: Run) -> Parts:
         """The next step's parts: all groups of one optimizer step. A stream has no end; `fit` knows how many steps it takes."""
+        ...
 
     def state(self) -> dict[str, Any]:
         """JSON-able position."""
