@@ -282,7 +282,6 @@ class Run:
     step: int
     seed: int
     log: Log = lambda **values: None
-    """As `Context.log`, for what a stream finds out."""
 
 
 class Stream(Protocol):

@@ -75,7 +75,8 @@ def trl_step(kind: str, folder: Path, model: Any, reference: Any, given: dict[st
         with torch.no_grad():
             ids = torch.cat([given["prompt_ids"], given["completion_ids"]], 1)
             attention = torch.cat([given["prompt_mask"], mask], 1)
-            inputs["ref_per_token_logps"] = trainer._get_per_token_logps_and_entropies(copy.deepcopy(reference), ids, attention, WIDTH)[0]
+            logits = reference(input_ids=ids, attention_mask=attention).logits[:, -WIDTH - 1 : -1]
+            inputs["ref_per_token_logps"] = logits.log_softmax(-1).gather(-1, given["completion_ids"][..., None])[..., 0]
     trainer.model.train()
     loss = trainer._compute_loss(trainer.model, inputs)
     loss.backward()
@@ -86,7 +87,12 @@ def trl_step(kind: str, folder: Path, model: Any, reference: Any, given: dict[st
     ("objective", "kind", "settings"),
     [
         (GRPO(), "GRPO", {"loss_type": "grpo"}),
-        (GRPO(kl=0.04, clip_high=0.3), "GRPO", {"loss_type": "grpo", "beta": 0.04, "epsilon_high": 0.3}),
+        (
+            GRPO(kl=0.04, clip_high=0.3),
+            "GRPO",
+            # TRL weighs the divergence by the ratio by default; the paper does not.
+            {"loss_type": "grpo", "beta": 0.04, "epsilon_high": 0.3, "use_bias_correction_kl": False},
+        ),
         (DAPO(clip_high=0.2), "GRPO", {"loss_type": "bnpo"}),
         (DrGRPO(budget=WIDTH), "GRPO", {"loss_type": "dr_grpo"}),
         (DAPO(), "GRPO", {"loss_type": "dapo", "epsilon_high": 0.28}),

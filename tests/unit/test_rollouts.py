@@ -283,3 +283,14 @@ def test_a_stream_waits_for_a_guess_and_pays_the_last_turn() -> None:
     assert asyncio.run(asked("dunno")).messages[-1].content == "Say a number."
     won, lost = asyncio.run(asked("9", "2", "5")), asyncio.run(asked("1", "2", "3"))
     assert (won.done, won.reward) == (True, 1.0) and (lost.done, lost.reward) == (True, 0.0)
+
+
+def test_what_is_paid_is_learned() -> None:
+    """End to end on a random model, from sampled tokens to weights: it comes to write what Echo pays for, in both turns."""
+    rewards: list[float] = []
+    training = TRAINING.model_copy(update={"batch_size": 4})
+    fit(
+        {"policy": Role(make_llama(), Full())}, GRPO(), stream(training=training, samples=8), steps=12, optimizer=Optimizer(lr=1e-2),
+        schedule=Schedule(name="constant", warmup=0), training=training, say=lambda _: None, on_metrics=lambda m: rewards.append(m["reward"]),
+    )  # fmt: skip
+    assert np.mean(rewards[:3]) < 0.3 and np.mean(rewards[-3:]) > 2
