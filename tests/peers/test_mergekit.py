@@ -107,6 +107,7 @@ FILES: dict[str, dict[str, Any]] = {
 def test_a_file_gives_the_tensors_that_mergekit_gives(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mergekit")
     from mergekit.config import MergeConfiguration
+    from mergekit.io.tasks import LoaderCache
     from mergekit.merge import run_merge
     from mergekit.options import MergeOptions
 
@@ -121,6 +122,8 @@ def test_a_file_gives_the_tensors_that_mergekit_gives(name: str, tmp_path: Path,
         # Of changes of equal size, frequent in bfloat16, mergekit keeps any: its sort is not stable.
         made.to(torch.float32 if name == "ties" else torch.bfloat16).save_pretrained(model)
         make_tokenizer().save_pretrained(model)
+    # It keeps what it opened by the name of the model, and those names are taken anew in every test.
+    LoaderCache().loaders.clear()
     run_merge(MergeConfiguration.model_validate(FILES[name]), "theirs", MergeOptions(cuda=False, quiet=True, write_model_card=False))
     merge(parse(FILES[name], name), "ours", say=lambda text: None)
     expected, found = load_file("theirs/model.safetensors"), load_file("ours/model.safetensors")

@@ -322,6 +322,66 @@ def test_types_of_computing_and_of_storing(models: Models) -> None:
     assert json.loads(Path("out/config.json").read_text())["dtype"] == "float16"
 
 
+# ---------------------------------------------------------------------------------------------------------------------------------- vocabularies
+
+
+@pytest.fixture
+def strangers(models: Models) -> None:
+    """Folders `one` and `two`: one knows <1>, two knows <2> and <1>, so the same token has another id."""
+    for name, extra in (("one", ["<1>"]), ("two", ["<2>", "<1>"])):
+        tokenizer = make_tokenizer()
+        tokenizer.add_tokens(extra)
+        make_llama(vocab=len(tokenizer), seed=len(extra)).save_pretrained(name)
+        tokenizer.save_pretrained(name)
+
+
+def joined(source: Any, out: str, weights: tuple[float, float] = (0.5, 0.5)) -> tuple[Any, dict[str, Tensor]]:
+    inputs = [{"model": name, "parameters": {"weight": weight}} for name, weight in zip(("one", "two"), weights, strict=True)]
+    merge(parse({"merge_method": "linear", "models": inputs} | source, "test"), out, say=quiet)
+    from tempering.models.tokens import read_tokenizer
+
+    return read_tokenizer(Path(out)), tensors(Path(out))
+
+
+def test_each_end_of_a_union_says_what_its_model_says(strangers: None) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    for name, weights in (("one", (1.0, 0.0)), ("two", (0.0, 1.0))):
+        made, _ = joined({"tokenizer_source": "union"}, f"to-{name}", weights)
+        assert set(made.get_vocab()) == {*make_tokenizer().get_vocab(), "<1>", "<2>"}
+        own = AutoTokenizer.from_pretrained(name)
+        text = "Say <1> and the rest"
+        found = AutoModelForCausalLM.from_pretrained(f"to-{name}")(**made(text, return_tensors="pt")).logits[0]
+        expected = AutoModelForCausalLM.from_pretrained(name)(**own(text, return_tensors="pt")).logits[0]
+        shared = sorted(own.get_vocab())
+        places = [[tokenizer.get_vocab()[token] for token in shared] for tokenizer in (made, own)]
+        assert torch.allclose(found[:, places[0]], expected[:, places[1]], atol=1e-5)
+
+
+def test_rows_that_a_model_lacks_and_rules_for_tokens(strangers: None) -> None:
+    name = "model.embed_tokens.weight"
+    one, two = tensors(Path("one"))[name], tensors(Path("two"))[name]
+    made, found = joined({"tokenizer_source": "union"}, "union")
+    at = made.get_vocab()
+    assert torch.allclose(found[name][at["<2>"]], two[274]), "the only model that has it"
+    assert torch.allclose(found[name][at["<1>"]], (one[274] + two[275]) / 2) and len(found[name]) == 276
+    made, found = joined({"tokenizer_source": "one"}, "ones")
+    assert "<2>" not in made.get_vocab() and len(found[name]) == 275
+    rules = {
+        "<1>": {"source": "two", "force": True},
+        "<2>": {"source": {"kind": "zero"}},
+        "<3>": {"source": {"kind": "model_token", "model": "one", "token": "h"}},
+    }
+    made, found = joined({"tokenizer": {"source": "union", "tokens": rules, "pad_to_multiple_of": 64}}, "ruled")
+    at = made.get_vocab()
+    assert torch.equal(found[name][at["<1>"]], two[275]) and torch.allclose(found[name][at["<2>"]], two[274] / 2)
+    assert torch.allclose(found[name][at["<3>"]], one[at["h"]])
+    assert len(found[name]) == 320 and torch.allclose(found[name][300], found[name][:277].mean(0), atol=1e-6)
+    assert json.loads(Path("ruled/config.json").read_text())["vocab_size"] == 320
+    with pytest.raises(UserError, match="three is asked for, which is no model of this merge"):
+        joined({"tokenizer_source": "three"}, "none")
+
+
 # ---------------------------------------------------------------------------------------------------------------------------------- temper merge
 
 
