@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,6 +33,7 @@ def merge(
     data: str | None = None,
     shape: str = "auto",
     lost: int = 5,
+    along: str | None = None,
     json_: Json = None,
     **setting: str,
 ) -> int:
@@ -53,6 +54,8 @@ def merge(
         data: rows to measure the loss on.
         shape: how to read them.
         lost: how many lost items to show with their texts.
+        along: values of one setting, "t=0 0.25 0.5 1": a merge for each, in a folder of its own in --out, all measured and drawn in path.svg against
+            what they keep of the first and the last model.
         json_: write the ledgers to this file.
         setting: the method's own: --weight 0.5, --density 0.6,0.4 for one of each model, --t "[0, 0.5, 1]" from the first layer to the last.
     """
@@ -62,6 +65,13 @@ def merge(
 
     if not model:
         raise UserError("temper merge needs models, or a mergekit file; `temper merge --help` shows how it is used")
+    if along is not None:
+        if json_ is not None or len(model) < 2:
+            raise UserError("--along draws the way between two models or more, and writes path.svg instead of ledgers; leave --json out")
+        asked = probe or ["default" if keep == "none" else keep]
+        make = lambda more: _config(model, method, base, dtype, out_dtype, tokenizer, setting | more)  # noqa: E731
+        _path(along, make, out, model, asked, data, shape, seed, _bytes(shard_size))
+        return 0
     if len(model) == 1 and model[0].lower().endswith((".yaml", ".yml")):
         if setting or base or method != "linear":
             raise UserError(f"{model[0]} says what is merged and how; change it there, and leave --method, --base and settings out")
@@ -136,6 +146,43 @@ def _bytes(text: str) -> int:
     if found is None or not float(found[1]):
         raise UserError(f"--shard-size {text}: expected a size, for example 5GB or 500MB")
     return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
+
+
+def _path(
+    along: str,
+    make: Callable[[dict[str, str]], Config],
+    out: Path,
+    models: Sequence[str],
+    probes: list[str],
+    data: str | None,
+    shape: str,
+    seed: int,
+    shard_bytes: int,
+) -> None:
+    """A merge for each value of a setting, measured and drawn between the first model and the last."""
+    from dataclasses import replace
+
+    from tempering.display import Display
+    from tempering.home import write_atomic
+    from tempering.merging.path import picture, points, said
+    from tempering.merging.run import merge as run
+
+    name, sign, texts = along.partition("=")
+    values = texts.split()
+    if not sign or not values:
+        raise UserError(f'--along {along}: expected a setting and its values, for example --along "t=0 0.25 0.5 0.75 1"')
+    configs = {value: make({name: value}) for value in values}
+    first, asked = measured(models[0], probes, data, shape)
+    between = []
+    for value, config in configs.items():
+        folder = run(config, out / f"{name}-{value}", seed=seed, shard_bytes=shard_bytes, say=Display().say)
+        between.append(replace(measured(str(folder), [], data, shape, asked)[0], model=f"{name} {value}"))
+    last = measured(models[-1], [], data, shape, asked)[0]
+    found = points((first, last), between)
+    for point in found:
+        say(said(point, found[0].name, found[-1].name))
+    write_atomic(out / "path.svg", str(picture(found)) + "\n")
+    say(f"wrote {out / 'path.svg'}")
 
 
 def _ledgers(merged: str, parents: Sequence[str], probes: list[str], data: str | None, shape: str) -> tuple[Ledger, ...]:

@@ -438,3 +438,18 @@ def test_a_merge_ends_in_a_ledger_against_each_parent(models: Models, capsys: py
         probe = next(p for p in one["probes"] if p["kind"] == "binary")
         kept, lost = len(probe["kept_ids"]), len(probe["lost_ids"])
         assert f"({kept} of {kept + lost})" in out if kept + lost else "no item was right" in out
+
+
+def test_the_way_between_two_models_is_measured_and_drawn(models: Models, capsys: pytest.CaptureFixture[str]) -> None:
+    items = [{"id": f"q{i}", "question": f"{i}?", "choices": ["yes", "no", "it is"], "answer": i % 3} for i in range(9)]
+    Path("items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    code, out, _ = temper(capsys, 'merge a b --method slerp --along "t=0 0.5 1" --probe multiple_choice:items.jsonl --out way')
+    assert code == 0 and sorted(path.name for path in Path("way").iterdir()) == ["path.svg", "t-0", "t-0.5", "t-1"]
+    for name, parent in (("t-0", "a"), ("t-1", "b")):
+        made = tensors(Path("way") / name)
+        assert all(torch.equal(tensor, made[key]) for key, tensor in tensors(models[parent]).items()), "the ends are the models"
+    lines = out.splitlines()
+    assert [line.split(":")[0] for line in lines[:5]] == ["a", "t 0", "t 0.5", "t 1", "b"]
+    assert lines[0].partition(":")[2] == lines[1].partition(":")[2] and lines[3].partition(":")[2] == lines[4].partition(":")[2]
+    assert Path("way/path.svg").read_text().count("<circle") == 5
+    assert temper(capsys, "merge a b --method slerp --along t --out other")[0] == 2

@@ -65,3 +65,4 @@ CASES = (
     MergeCase("more outliers than the density leaves", Breadcrumbs(density=0.5, gamma=0.75), [[1, 4, 2, 3]], [1, 0, 2, 0], base=[0, 0, 0, 0]),
     MergeCase("too few entries for an outlier", Breadcrumbs(density=0.5, gamma=0.2), [[1, 4, 2, 3]], [0, 4, 0, 3], base=[0, 0, 0, 0]),
 )
+EQUIVALENT = {"thin:constant:1": "where all is kept the short cut gives what the long way gives"}

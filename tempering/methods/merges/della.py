@@ -32,4 +32,5 @@ CASES = (
         base=[0, 0, 0],
         uniform=[0.7, 0.3, 0.4, 0.6, 0.4, 0.3],
     ),
+    MergeCase("divided by the weights that agree", Della(weight=(1, 3)), [[2, 5], [4, -1]], [3.5, 5], base=[0, 0]),
 )

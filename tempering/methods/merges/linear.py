@@ -32,16 +32,17 @@ class Linear:
     """Divide by the sum of the weights."""
 
     def __call__(self, base: Tensor | None, tensors: Sequence[Tensor], draw: Draw) -> Tensor:
+        first = tensors[0]
         weights = each(self.weight, len(tensors), "weight")
         if self.normalize and sum(weights) == 0:
             raise UserError("linear: the weights sum to 0, so they cannot be normalised; change one, or set normalize to false")
-        total = torch.zeros_like(tensors[0], dtype=torch.promote_types(tensors[0].dtype, torch.float32))
+        total = torch.zeros_like(first, dtype=torch.promote_types(first.dtype, torch.float32))
         for tensor, weight in zip(tensors, weights, strict=True):
             # Of a shape, not a plain number: then the product is rounded as mergekit's is.
             total.addcmul_(tensor, torch.full((1,) * tensor.dim(), weight, dtype=total.dtype))
         if self.normalize:
             total.div_(torch.tensor(weights, dtype=total.dtype).sum())
-        return total.to(tensors[0].dtype)
+        return total.to(first.dtype)
 
 
 CASES = (
@@ -49,3 +50,4 @@ CASES = (
     MergeCase("weights count by their share", Linear(weight=(3, 1)), [[1, -2], [3, 4]], [1.5, -0.5]),
     MergeCase("without division, three models", Linear(weight=(2, -1, 0.5), normalize=False), [[1, -2], [3, 4], [6, 8]], [2, -4]),
 )
+EQUIVALENT = {"__call__:constant:1": "all tensors are of one shape and type"}

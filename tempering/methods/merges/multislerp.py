@@ -81,3 +81,4 @@ CASES = (
     MergeCase("opposite ones: the straight line", MultiSlerp(weight=(1, 1)), [[2.0, 0], [-4.0, 0]], [-1, 0]),
     MergeCase("only one", MultiSlerp(weight=2), [[1.0, 2]], [1, 2], base=[5.0, 5]),
 )
+EQUIVALENT = {"__call__:flip-sign:1": "a guard against dividing by nothing, far below rounding"}

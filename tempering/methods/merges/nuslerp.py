@@ -60,6 +60,16 @@ class NuSlerp:
 
 CASES = (
     MergeCase("a right angle, a third of the way", NuSlerp(weight=(2, 1)), [[1.0, 0], [0, 4.0]], [math.sqrt(3) / 2, 2]),
+    MergeCase(
+        "60 degrees, a third of the way, norms 1 and 2",
+        NuSlerp(weight=(2, 1)),
+        [[1.0, 0], [1.0, math.sqrt(3)]],
+        [
+            (math.sin(2 * math.pi / 9) + math.sin(math.pi / 9)) / math.sin(math.pi / 3),
+            math.sqrt(3) * math.sin(math.pi / 9) / math.sin(math.pi / 3),
+        ],
+    ),
+    MergeCase("straight on", NuSlerp(weight=(1, 3)), [[1.0, 0], [3.0, 0]], [2.5, 0]),
     MergeCase("of changes", NuSlerp(), [[3.0, 1], [1, 2.0]], [1 + math.sqrt(2), 1 + math.sqrt(0.5)], base=[1.0, 1]),
     MergeCase(
         "rows by themselves: one a right angle, one straight on",

@@ -34,5 +34,6 @@ class Passthrough:
 
 CASES = (
     MergeCase("as it is", Passthrough(), [[1, -2]], [1, -2]),
+    MergeCase("doubled", Passthrough(scale=2), [[1, -2]], [2, -4]),
     MergeCase("scaled", Passthrough(scale=(0.5,)), [[1, -2]], [0.5, -1]),
 )

@@ -46,10 +46,14 @@ class RAM:
 
 CASES = (
     MergeCase(
-        "own, shared and no changes; 0.1 is none",
+        "own, shared, negative and no changes; up to 0.1 is none",
         RAM(epsilon=0.1),
-        [[3, 1, 1, 1.05], [1, 5, 1, 0.95], [1, 3, 1.5, 1]],
-        [3, 4, 1.5, 1],
-        base=[1, 1, 1, 1],
+        [[3, 1, 1, 1.05, -2], [1, 5, 1, 0.95, 1], [1, 3, 1.5, 1, -4]],
+        [3, 4, 1.5, 1, -3],
+        base=[1, 1, 1, 1, 1],
     ),
 )
+EQUIVALENT = {
+    "__call__:drop-mask:2": "a change of one model alone is lifted by 1 here; ramplus_tl lifts it otherwise",
+    "__call__:constant:3": "the divisor of a change of one model alone, or of none, is not used",
+}

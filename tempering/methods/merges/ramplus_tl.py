@@ -43,3 +43,4 @@ CASES = (
     ),
     MergeCase("all is shared: nothing to lift", RAMPlusTL(), [[2, 4], [4, 0.5]], [3, 2.25], base=[0, 0]),
 )
+EQUIVALENT = {"lift:mul-div:2": "a model without a change of its own has nothing that the lift is of"}

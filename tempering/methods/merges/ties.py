@@ -58,3 +58,7 @@ CASES = (
     MergeCase("a tie of signs goes up", Ties(weight=(1, 2), lambda_=0.5), [[4], [-2]], [2], base=[0]),
     MergeCase("summed, not averaged", Ties(normalize=False, density=(1, 0.5)), [[4, -1], [2, -3]], [4, -4], base=[0, 0]),
 )
+EQUIVALENT = {
+    "thin:constant:1": "where all is kept the short cut gives what the long way gives",
+    "thin:negate:2": "minus nothing is nothing",
+}
