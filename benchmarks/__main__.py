@@ -14,7 +14,7 @@ import traceback
 
 from benchmarks import harness
 
-NAMES = ("roofline", "startup", "sft_full", "sft_lora", "dpo", "sampling", "on_policy_step", "growth")
+NAMES = ("roofline", "startup", "sft_full", "sft_lora", "dpo", "sampling", "on_policy_step", "growth", "merge")
 
 
 def main() -> int:

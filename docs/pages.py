@@ -22,7 +22,7 @@ from tempering.board.page import render
 
 ROOT = Path(__file__).resolve().parent.parent
 WRITTEN = ("index.md", "quick-start.md", "data.md", "ledger.md", "logging.md", "serving.md", "performance.md", "memory.md", "scaling.md")
-WRITTEN += ("replications.md", "race.md", "forgetting.md", "distillation.md", "reinforcement.md", "rewards.md")
+WRITTEN += ("replications.md", "race.md", "forgetting.md", "distillation.md", "merging.md", "reinforcement.md", "rewards.md")
 """The pages of this folder, in the order of the navigation."""
 KINDS = {
     "objective": "What is wanted of the model: a loss on named parts of a batch.",
@@ -72,7 +72,8 @@ def fields_of(entry: index.Entry) -> Iterator[tuple[str, str, str]]:
         if not (isinstance(node, ast.ClassDef) and node.name == entry.public):
             continue
         for field, after in zip(node.body, [*node.body[1:], None], strict=True):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and field.target.id not in ("kind", "name"):
+            own = isinstance(field, ast.AnnAssign) and "ClassVar" not in ast.unparse(field.annotation)
+            if own and isinstance(field.target, ast.Name) and field.target.id not in ("kind", "name"):
                 text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
                 yield field.target.id, "required" if field.value is None else _default(field.value), str(text)
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tempering.merges import Merge
 from tempering.types import Message, Objective, Record, Response
 
 Nested = Sequence[Any]
@@ -63,6 +64,22 @@ class RecordCase:
     memory: Mapping[str, Any] = field(default_factory=dict)
     """What the method kept from earlier rounds."""
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class MergeCase:
+    """One tensor of several models that go into a method of the folder merges, and what must come out of it, worked out by hand."""
+
+    what: str
+    """What the case is there to show."""
+    method: Merge
+    """The value, for example TIES(density=0.5)."""
+    tensors: Sequence[Nested]
+    """Of each model but the base."""
+    expected: Nested
+    base: Nested | None = None
+    uniform: Sequence[float] = ()
+    """The random numbers that it draws, in order."""
 
 
 def talk(*turns: str, answers: Sequence[str] = (), better: Sequence[tuple[int, int]] = (), id: str = "", **tags: Any) -> Record:

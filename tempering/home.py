@@ -93,6 +93,25 @@ def atomic_folder(path: str | Path, *, existing: Literal["refuse", "replace", "k
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def kept_folder(path: str | Path) -> Iterator[Path]:
+    """Yields the folder `.NAME.partial` beside `path`, with what an earlier, broken attempt left in it; on a clean exit it is flushed and renamed to
+    `path`, on any failure it stays for the next attempt.
+
+    Raises UserError where `path` is there already and not an empty folder.
+    """
+    path = Path(path).expanduser().absolute()
+    if path.exists() and not _is_empty_folder(path):
+        raise UserError(f"{path} is there already; choose a new folder or remove this one.")
+    with disk_errors(f"cannot write the folder {path}"):
+        partial = path.parent / f".{path.name[:100]}.partial"
+        partial.mkdir(parents=True, exist_ok=True)
+        yield partial
+        _flush(partial)
+        _open_up(partial)
+        _rename(partial, path, "refuse")
+
+
 def write_atomic(path: str | Path, text: str) -> None:
     """Writes a text file whole or not at all. Raises UserError where it cannot."""
     path = Path(path)

@@ -25,6 +25,7 @@ WELCOME = """temper: change what a model does, and know what it cost.
   temper check my.jsonl --model builtin:tiny              what a model would be trained on, before any training
   temper compare BASE TUNED                               two models, item by item
   temper chat runs/NAME                                   talk to the result
+  temper merge A B --base M --method ties --out DIR       one model of several, and what it keeps of each
 
 Recipes: {recipes}. `temper run RECIPE --help` lists a recipe's flags, `temper methods` what there is, `temper --help` every command."""
 
@@ -43,7 +44,7 @@ def version() -> str:
 def build(tokens: Sequence[str] = (), *, everything: bool = False) -> App:
     """The program's commands. Recipes are imported only where `tokens` name them; `everything` imports all, for shell completion."""
     from tempering import doctor
-    from tempering.cli import chat, forgetting, judge, literature, methods, models, plan, race, replicate, reward, runs, serve, sweep
+    from tempering.cli import chat, forgetting, judge, literature, merge, methods, models, plan, race, replicate, reward, runs, serve, sweep
 
     app = App(
         name="temper", help="Change what a model does, and know what it cost.", version=version, result_action="return_value", help_format="plaintext"
@@ -63,6 +64,7 @@ def build(tokens: Sequence[str] = (), *, everything: bool = False) -> App:
         serve.serve,
         models.check,
         models.export,
+        merge.merge,
         judge.judge,
         race.race,
         replicate.replicate,

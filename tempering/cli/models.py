@@ -70,9 +70,9 @@ def measure_command(*model: str, probe: Probes = None, data: str | None = None, 
     if not model:
         raise UserError("temper measure needs a model, for example `temper measure builtin:tiny`; `temper measure --help` shows how it is used")
     _check_output(json_, "--json")
-    measured = [_measured(spec, probe or [], data, shape)[0] for spec in model]
+    every = [measured(spec, probe or [], data, shape)[0] for spec in model]
     rows = []
-    for scores in measured:
+    for scores in every:
         for one in scores.probes:
             mean = sum(item.score for item in one.items) / max(1, len(one.items))
             more = ", ".join(f"{key} {value:.3g}" for key, value in one.summary.items())
@@ -82,11 +82,11 @@ def measure_command(*model: str, probe: Probes = None, data: str | None = None, 
     if json_ is not None:
         from dataclasses import asdict
 
-        write_json(json_, [asdict(scores) for scores in measured])
+        write_json(json_, [asdict(scores) for scores in every])
     return 0
 
 
-def _measured(spec: str, names: list[str], data: str | None, shape: str, probes: Sequence[Probe] | None = None) -> tuple[Scores, Sequence[Probe]]:
+def measured(spec: str, names: list[str], data: str | None, shape: str, probes: Sequence[Probe] | None = None) -> tuple[Scores, Sequence[Probe]]:
     """(scores, the probes other than those on the data): models that are compared answer what the base was asked."""
     from dataclasses import replace
 
@@ -153,8 +153,8 @@ def compare_command(
 
         for spec in model:
             model_of(spec)
-        base, probes = _measured(model[0], probe or [], data, shape)
-        others = [_measured(spec, [], data, shape, probes)[0] for spec in model[1:]]
+        base, probes = measured(model[0], probe or [], data, shape)
+        others = [measured(spec, [], data, shape, probes)[0] for spec in model[1:]]
         ledgers = compare_many(base, others, alpha=alpha)
     _show(ledgers, lost, html)
     if json_ is not None:

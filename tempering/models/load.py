@@ -86,7 +86,7 @@ def load_tokenizer(spec: str | Path, *, say: Callable[[str], None] = print) -> A
     for _ in range(_DEPTH):
         if place.kind == "model" or _has_tokenizer(place.folder):
             return read_tokenizer(place.folder)
-        place = find(_base_spec(place), say)
+        place = find(spec_of_base(place), say)
     raise UserError(f"{spec}: adapters on adapters more than {_DEPTH} deep; merge them first.")
 
 
@@ -177,7 +177,7 @@ def _weights(folder: Path, dtype: str, quantise: Quantise) -> Any:
 def _load_adapter(place: Place, dtype: str, quantise: Quantise, say: Callable[[str], None], depth: int) -> Policy:
     from tempering.models.resize import add_tokens
 
-    base_spec = _base_spec(place)
+    base_spec = spec_of_base(place)
     base_place = find(base_spec, say)
     policy_file = place.folder / "policy.json"
     notes = read_json(policy_file) if policy_file.is_file() else {}
@@ -198,7 +198,8 @@ def _load_adapter(place: Place, dtype: str, quantise: Quantise, say: Callable[[s
     return Policy(model, tokenizer, name=place.folder.name, source=place.spec)
 
 
-def _base_spec(place: Place) -> str:
+def spec_of_base(place: Place) -> str:
+    """What loads the model that an adapter belongs to. Raises UserError where the adapter does not say."""
     base = read_json(place.folder / "adapter_config.json").get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise UserError(f"{place.folder / 'adapter_config.json'} names no base_model_name_or_path; write there which model the adapter belongs to.")

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tempering.cases import Case
+from tempering.cases import Case, MergeCase
 from tempering.fit import Means
+from tempering.proof import merged
 from tempering.reduce import count, reduce
 from tempering.signals import is_signal, owner
 from tempering.types import Batch, Context, Objective, Parts, Signals
@@ -52,20 +53,22 @@ class Outcome:
     logs: Mapping[str, float]
 
 
-def name_of(case: Case) -> str:
+def name_of(case: Case | MergeCase) -> str:
     """ "DPO(beta=0.5), the pair stands in the wrong order"."""
-    return f"{case.objective}: {case.what}"
+    return f"{case.method if isinstance(case, MergeCase) else case.objective}: {case.what}"
 
 
 # ------------------------------------------------------------------------------------------------------------------------------ numbers to tensors
 
 
-def tensors(case: Case) -> Input:
-    """The parts and signals of a case.
+def tensors(case: Case | MergeCase) -> Input:
+    """The parts and signals of a case; a merge has none.
 
     Raises:
         AssertionError: numbers that do not fit together, or a signal that the objective needs and the case does not give.
     """
+    if isinstance(case, MergeCase):
+        return Input({}, {}, frozenset())
     needs = case.objective.needs
     for part, names in sorted(needs.items()):
         if missing := sorted(names - set(case.signals.get(part, ()))):
@@ -184,12 +187,14 @@ def run(objective: Objective, given: Input, reads: set[tuple[str, str]] | None =
 # ------------------------------------------------------------------------------------------------------------------------------------- comparison
 
 
-def wrong(case: Case, given: Input, objective: Objective | None = None) -> str:
+def wrong(case: Case | MergeCase, given: Input, objective: Objective | None = None) -> str:
     """What differs from the case, as one sentence; "" if nothing does.
 
     Args:
         objective: takes the place of the case's own.
     """
+    if isinstance(case, MergeCase):
+        return merged.wrong(case, TOLERANCE)
     outcome = run(objective or case.objective, given)
     if not close(outcome.loss, case.loss):
         return f"the loss is {outcome.loss:.8g}, worked out as {case.loss:.8g}"
@@ -220,7 +225,7 @@ def _show(x: Tensor) -> str:
     return "[" + ", ".join(f"{v:.6g}" for v in x.flatten().tolist()) + "]"
 
 
-def check(case: Case) -> None:
+def check(case: Case | MergeCase) -> None:
     """One case through objective, reduction and backward.
 
     Raises:

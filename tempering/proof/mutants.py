@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from tempering import reduce
-from tempering.cases import Case
+from tempering.cases import Case, MergeCase
 from tempering.proof import hand, rules
 from tempering.types import Batch
 
@@ -226,7 +226,7 @@ def _imported(tree: ast.Module, path: Path) -> Iterator[ModuleType]:
 # ------------------------------------------------------------------------------------------------------------------------------------------ the pass
 
 
-def cases_of(module: ModuleType, path: Path) -> tuple[Case, ...]:
+def cases_of(module: ModuleType, path: Path) -> tuple[Any, ...]:
     """The cases of a method's module.
 
     Raises:
@@ -239,8 +239,8 @@ def cases_of(module: ModuleType, path: Path) -> tuple[Case, ...]:
 
 
 def vocabulary_of(cases: Sequence[Case]) -> rules.Vocabulary:
-    """The signals and parts that the cases' objectives need."""
-    needs = [case.objective.needs for case in cases]
+    """The signals and parts that the cases' objectives need; merges have none."""
+    needs = [case.objective.needs for case in cases if not isinstance(case, MergeCase)]
     signals = sorted({name for need in needs for names in need.values() for name in names})
     return rules.Vocabulary(signals, sorted({part for need in needs for part in need}))
 

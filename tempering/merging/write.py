@@ -1,0 +1,120 @@
+"""Tensors into sharded safetensors as they are made: shapes are known before, so a file's header is written first and every tensor goes to the disk
+at once; no more than two are held.
+
+A journal in the folder names every finished shard with its checksum, after the shard has reached the disk. A merge that was killed and is started
+again with the same inputs leaves finished shards as they are and makes the others anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tempering.home import sha256_file, write_atomic
+from tempering.merging.read import DTYPES, Meta
+
+JOURNAL, CHECKSUMS = "journal.json", "checksums.json"
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor of the result, before it is made."""
+
+    name: str
+    meta: Meta
+
+
+def shards(slots: Sequence[Slot], most: int) -> dict[str, list[Slot]]:
+    """File name -> its tensors: in the order given, a file is full before it would hold more than `most` bytes (one tensor may)."""
+    found: list[list[Slot]] = [[]]
+    size = 0
+    for slot in slots:
+        if found[-1] and size + slot.meta.bytes > most:
+            found.append([])
+            size = 0
+        found[-1].append(slot)
+        size += slot.meta.bytes
+    if len(found) == 1:
+        return {"model.safetensors": found[0]}
+    return {f"model-{i:05d}-of-{len(found):05d}.safetensors": group for i, group in enumerate(found, 1)}
+
+
+def write(folder: Path, slots: Sequence[Slot], make: Callable[[str], Tensor], key: str, most: int, say: Callable[[str], None] = print) -> None:
+    """Make every tensor and write it.
+
+    Args:
+        folder: holds what an earlier attempt with the same `key` finished, or anything else, which is then thrown away.
+        make: name -> the tensor, of the shape and type that its slot says.
+        key: tells inputs apart: what was finished under another one is not kept.
+        most: bytes of a file.
+    """
+    plan = shards(slots, most)
+    done = _finished(folder, key, plan)
+    if done:
+        say(f"going on: {len(done)} of {len(plan)} files were finished before")
+    for file, group in plan.items():
+        if file not in done:
+            done[file] = _shard(folder / file, group, make)
+            write_atomic(folder / JOURNAL, json.dumps({"key": key, "done": done}))
+    if len(plan) > 1:
+        where = {slot.name: file for file, group in plan.items() for slot in group}
+        index = {"metadata": {"total_size": sum(slot.meta.bytes for slot in slots)}, "weight_map": where}
+        write_atomic(folder / "model.safetensors.index.json", json.dumps(index, indent=1) + "\n")
+    write_atomic(folder / CHECKSUMS, json.dumps({file: done[file] for file in plan}, indent=1) + "\n")
+    (folder / JOURNAL).unlink()
+
+
+def _finished(folder: Path, key: str, plan: dict[str, list[Slot]]) -> dict[str, str]:
+    try:
+        journal = json.loads((folder / JOURNAL).read_text(encoding="utf-8"))
+        done = journal["done"] if journal["key"] == key else {}
+        done = {file: digest for file, digest in done.items() if file in plan and sha256_file(folder / file, remember=False) == digest}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        done = {}
+    for path in folder.iterdir():
+        if path.name not in done and path.is_file():
+            path.unlink()
+    return done
+
+
+def _shard(path: Path, group: Sequence[Slot], make: Callable[[str], Tensor]) -> str:
+    # The widest types first: then every tensor starts at a multiple of its own width, as readers that map the file need it.
+    group = sorted(group, key=lambda slot: -slot.meta.dtype.itemsize)
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for slot in group:
+        header[slot.name] = {"dtype": _CODES[slot.meta.dtype], "shape": slot.meta.shape, "data_offsets": (at, at + slot.meta.bytes)}
+        at += slot.meta.bytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    with path.open("wb", buffering=0) as out, ThreadPoolExecutor(1) as behind:
+
+        def put(raw: memoryview) -> None:
+            digest.update(raw)
+            while raw:
+                raw = raw[out.write(raw) :]
+
+        put(memoryview(len(text).to_bytes(8, "little") + text))
+        waiting: Future[None] | None = None
+        for slot in group:
+            made = make(slot.name).contiguous()
+            if made.shape != slot.meta.shape or made.dtype != slot.meta.dtype:
+                raise ValueError(f"{slot.name} is {tuple(made.shape)} {made.dtype}, planned as {slot.meta}")
+            if waiting is not None:
+                waiting.result()
+            # Hashing and writing let the next tensor be made meanwhile.
+            waiting = behind.submit(put, made.view(-1).view(torch.uint8).numpy().data)
+        if waiting is not None:
+            waiting.result()
+        os.fsync(out.fileno())
+    return digest.hexdigest()
