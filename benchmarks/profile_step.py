@@ -25,7 +25,7 @@ RULES: tuple[tuple[str, str], ...] = (
     ("attention", r"scaled_dot_product|ScaledDotProduct|[Aa]ttention|[Aa]ttend|Segment|aten::bmm|aten::baddbmm|BmmBackward"),
     ("head", r"logsumexp|Logsumexp|log_softmax|LogSoftmax|LogProb|Logp|cross_entropy|nll_loss|NllLoss|Head|_Scores"),
     ("casts", r"aten::to$|aten::_to_copy|ToCopy"),
-    ("linear", r"aten::linear|aten::addmm|aten::mm$|AddmmBackward|MmBackward|LinearBackward|mkldnn_linear"),
+    ("linear", r"aten::linear|aten::addmm|aten::mm$|AddmmBackward|MmBackward|LinearBackward|mkldnn_linear|linear_pointwise"),
     ("embedding", r"[Ee]mbedding"),
     ("norms and activations", r"rsqrt|Rsqrt|pow|Pow|silu|Silu|aten::mul|MulBackward|aten::mean|MeanBackward|RMSNorm|rms_norm"),
 )

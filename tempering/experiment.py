@@ -274,7 +274,7 @@ class Experiment(Feed):
             looks |= {"until": until[0], "every": training.eval_every or until[1], "keep_best": False}
         self.display.say(f"training {'' if own else f'{name}, '}{len(train)} rows, {steps} steps of {training.batch_size}, scope {scope.kind}")
         self.stopper = Stopper()
-        columns = brought(objective, *(rows[0] for rows in (train, held) if len(rows)))
+        columns = brought(objective, *(rows[0] for rows in (train, held) if len(rows) and isinstance(rows[0], Mapping)))
         with watching(
             self.display,
             self.logs if own else Logs((), folder, resumed=False, say=self.display.say),
