@@ -12,14 +12,13 @@ client's rows are those of one hash, so they do not depend on the others'.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from tempering.config import Budget, Optimizer, Schedule, Training
-from tempering.experiment import SPENT, Experiment, Report
+from tempering.experiment import Experiment, Report
 from tempering.methods.scopes import AnyScope
 from tempering.methods.scopes.full import Full
 from tempering.types import Policy, Row
@@ -91,7 +90,6 @@ def federated(
     watched = battery.Renamed(held, "retain")
     others = {f"client-{c}": of for c, of in enumerate(sharded(Chained((staying, "retain")), clients - 1), 1) if len(of)}
     everyone: dict[str, Sequence[Row]] = {"leaving": Chained((going, "forget")), **others}
-    seconds: dict[str, float] = {}
 
     def weights(model: Any) -> dict[str, Tensor]:
         # A plan's have no contents that could move.
@@ -110,7 +108,6 @@ def federated(
             # A client's seed does not depend on who else takes part.
             offset = number * clients + list(everyone).index(client)
             found[client] = weights(plain_model(run.fit(name, with_weights(theta), NLL(), rows, watched, offset=offset)))
-            seconds[name] = json.loads((run.folder.path / name / SPENT).read_text())["seconds"]
         return found
 
     def mean(of: Mapping[str, Mapping[str, Tensor]], who: Sequence[str]) -> dict[str, Tensor]:
@@ -122,14 +119,14 @@ def federated(
         made = round_of(number, theta, everyone)
         without = averaged([without, mean(made, list(others)), theta], [1.0, 1.0, -1.0])
         theta = mean(made, list(everyone))
-    taught = sum(seconds.values())
+    taught = run.cost["seconds"]
     knowing = with_weights(theta)
     run.model_spec = str(models.save(knowing, run.folder.path / "knowing"))
     asked = battery.probes(run, held)
     before = run.measure("before", knowing, held, probes=asked, hide=hide)
     for number in range(rounds, rounds + recalibrate):
         without = mean(round_of(number, without, others), list(others))
-    spent = sum(seconds.values()) - taught
+    spent = run.cost["seconds"] - taught
     run.display.say(f"{rounds} rounds of {len(everyone)} clients took {taught:.1f} s; leaving took {spent:.1f} s of training")
     tuned = with_weights(without)
     models.save(tuned, run.folder.path / "model")

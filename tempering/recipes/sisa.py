@@ -9,14 +9,13 @@ fewer rows, and all of them answer. The paper's slices (checkpoints within a sha
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from tempering.config import Budget, Optimizer, Schedule, Training
-from tempering.experiment import SPENT, Experiment, Report
+from tempering.experiment import Experiment, Report
 from tempering.methods.scopes import AnyScope
 from tempering.methods.scopes.lora import LoRA
 from tempering.types import Policy, Row
@@ -83,24 +82,21 @@ def sisa(
     kept, left = sharded(Chained((staying, "retain")), shards), sharded(Chained((going, "forget")), shards)
     touched = [k for k in range(shards) if len(left[k])]
     run.display.say(f"{len(staying)} + {len(going)} rows in {shards} shards; {len(touched)} of them hold rows that are to go")
-    seconds: dict[str, float] = {}
 
     def trained(name: str, rows: Sequence[Row], shard: int) -> Any:
         learner = Policy(copy.deepcopy(start.model), start.tokenizer, name=start.name, source=start.source)
-        tuned = run.fit(name, learner, NLL(), rows, watched, offset=shard)
-        seconds[name] = json.loads((run.folder.path / name / SPENT).read_text())["seconds"]
-        return plain_model(tuned).requires_grad_(False).eval()
+        return plain_model(run.fit(name, learner, NLL(), rows, watched, offset=shard)).requires_grad_(False).eval()
 
     every = {k: Chained((kept[k], "train"), (left[k], "train")) for k in range(shards)}
     knew = {k: trained(f"shard-{k}", rows, k) for k, rows in every.items() if len(rows)}
-    taught = sum(seconds.values())
+    taught = run.cost["seconds"]
     knowing = voting(list(knew.values()), start, f"{start.name} + sisa")
     run.model_spec = str(models.save(knowing, run.folder.path / "knowing"))
     asked = battery.probes(run, held, decodes=len(knew) > 1)
     before = run.measure("before", knowing, held, probes=asked, hide=hide)
     again = {k: trained(f"shard-{k}-again", kept[k], k) for k in touched if len(kept[k])}
     now = {k: again.get(k, of) for k, of in knew.items() if len(kept[k])}
-    spent = sum(seconds.values()) - taught
+    spent = run.cost["seconds"] - taught
     run.display.say(f"training {len(again)} of {len(now)} shards again took {spent:.1f} s; training all of them took {taught:.1f} s")
     tuned = voting(list(now.values()), start, knowing.name)
     models.save(tuned, run.folder.path / "model")
