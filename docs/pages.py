@@ -22,7 +22,7 @@ from tempering.board.page import render
 
 ROOT = Path(__file__).resolve().parent.parent
 WRITTEN = ("index.md", "quick-start.md", "data.md", "ledger.md", "logging.md", "serving.md", "performance.md", "memory.md", "scaling.md")
-WRITTEN += ("replications.md", "race.md", "forgetting.md", "distillation.md", "merging.md", "reinforcement.md", "rewards.md")
+WRITTEN += ("replications.md", "race.md", "forgetting.md", "distillation.md", "merging.md", "reshaping.md", "reinforcement.md", "rewards.md")
 """The pages of this folder, in the order of the navigation."""
 KINDS = {
     "objective": "What is wanted of the model: a loss on named parts of a batch.",
@@ -33,6 +33,7 @@ KINDS = {
     "credit": "Scores to advantages.",
     "environment": "Where the model acts.",
     "merge": "How weights combine.",
+    "reshape": "How a model grows and shrinks.",
     "decode": "How text is made: logits to logits while sampling.",
     "probe": "What is measured, item by item.",
 }

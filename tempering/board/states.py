@@ -92,8 +92,9 @@ def row_of(paper: Paper, entries: Sequence[Entry], found: Sequence[Replication],
 
 def _missing(mine: Sequence[Entry], entries: Sequence[Entry], tried: Sequence[Replication]) -> tuple[str, ...]:
     missing = [] if mine else ["no method or recipe names it in CATALOGUE"]
-    # `temper merge` runs every merge.
-    missing += [f"no recipe uses {entry.name}" for entry in mine if entry.kind not in ("recipe", "merge") and not index.reaching(entry, entries)]
+    # `temper merge` runs every merge, `temper reshape` every reshape.
+    run = [entry for entry in mine if entry.kind not in ("recipe", "merge", "reshape")]
+    missing += [f"no recipe uses {entry.name}" for entry in run if not index.reaching(entry, entries)]
     missing += [f"{entry.name} has no hand-worked cases" for entry in mine if entry.kind in ("objective", "stream", "merge") and not entry.cases]
     return tuple(missing if tried else [*missing, "no replication is stored"])
 

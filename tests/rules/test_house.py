@@ -28,7 +28,7 @@ HEAVY = {"torch", "transformers", "peft", "datasets", "scipy", "tokenizers", "ac
 HEAVY |= {"tensorboard", "trackio", "wandb", "mlflow"}
 """What takes a second or more to import, or comes with such a thing."""
 LIGHT = ("", "__main__", "cli", "config", "display", "doctor", "errors", "home", "index", "ledger", "ledger_types", "recipes", "runs", "types")
-LIGHT += ("board", "cases", "choices", "merges", "docstrings", "logs", "options", "profiling", "watch")
+LIGHT += ("board", "cases", "choices", "merges", "reshapes", "docstrings", "logs", "options", "profiling", "watch")
 LIGHT += ("making", "methods.scopes", "methods.streams", "methods.credits", "methods.environments", "rollouts.types", "rollouts.settings")
 """Modules and packages (with all that is in them) that `temper --help` and a recipe's signature may load."""
 
@@ -40,10 +40,12 @@ ALLOWED = {
     "forest": set(),
     "layout": {"types", "errors", "forest"},
     "merges": set(),
+    "reshapes": set(),
     "cases": {"types", "merges"},
     "methods.objectives": {"types", "reduce", "config", "errors", "cases"},
     "methods.decodes": {"types", "config", "errors"},
     "methods.merges": {"errors", "cases", "merges"},
+    "methods.reshapes": {"errors", "reshapes"},
     "methods.scopes": {"types", "config", "errors", "index"},
     "making": {"types", "config", "errors", "data"},
     "methods.streams": {"types", "config", "errors", "index", "cases", "making"},

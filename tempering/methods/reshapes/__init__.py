@@ -1,0 +1,1 @@
+"""How a model is made larger or smaller: one idea, one file."""
