@@ -103,16 +103,15 @@ def method_of(name: str, given: dict[str, str]) -> Any:
     return cls(**values)
 
 
-def _rows(policy: Any, source: str, count: int, shape: str) -> list[list[int]]:
+def _rows(policy: Any, calibration: str, count: int, shape: str) -> list[list[int]]:
     from itertools import islice
 
-    from tempering.data import read, sft_row
+    from tempering.data import sft_row
     from tempering.display import Display
-    from tempering.worlds.demo import demo_records
+    from tempering.feed import source
 
-    records = demo_records(source) if source.startswith("builtin:") else read(source, shape=shape, say=Display().say)
-    made = (sft_row(record, policy.tokenizer) for record in records)
+    made = (sft_row(record, policy.tokenizer) for record in source(calibration, shape, None, Display().say))
     rows = [segment.ids.tolist() for row in islice((row for row in made if row is not None), count) for segment in row["train"]]
     if not rows:
-        raise UserError(f"--calibration {source}: no row is usable; look with `temper check {source}`")
+        raise UserError(f"--calibration {calibration}: no row is usable; look with `temper check {calibration}`")
     return rows

@@ -247,7 +247,7 @@ def test_what_cannot_be_meant_is_refused() -> None:
         of(loud("llama"), BlockExpansion(groups=3))
     with pytest.raises(UserError, match="--heads 3: 2 heads share a key"):
         of(loud("llama"), MaskedGrowth(heads=3))
-    with pytest.raises(UserError, match="there is no llama of this shape: .* not a multiple of the number of attention heads"):
+    with pytest.raises(UserError, match=r"there is no llama of this shape: .* not a multiple of the number of attention heads"):
         of(loud("llama"), MaskedGrowth(heads=6))
     with pytest.raises(UserError, match="prune neurons"):
         of(loud("gpt-neox"), WidthPruning(heads=0.5))
