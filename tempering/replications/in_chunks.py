@@ -1,10 +1,10 @@
 """Forgetting a little at a time by gradient ascent keeps more than forgetting all at once.
 
-Jang et al. 2023 (knowledge unlearning, arXiv 2210.01504) find that gradient ascent on one chunk of the sequences after the other is better than on all
-of them together. Here ten known people are to go from builtin:tiny by the ascent alone, without retain rows: the baseline trains on rows about all
-ten, the method on those about two people at a time, for a fifth of the steps each, with a new optimizer. Batches and the number of steps are the same.
-What is compared is the best difference between what stays and what goes of all ten, at a step that each arm chooses. Each arm has the best of 1e-4,
-3e-4 and 5e-4 on seed 9, which is none of those that count (there the chunks were behind).
+Jang et al. 2023 (knowledge unlearning, arXiv 2210.01504) find that gradient ascent on one chunk of the sequences after the other is better than on
+all of them together. Here ten known people are to go from builtin:tiny by the ascent alone, without retain rows: the baseline trains on rows about
+all ten, the method on those about two people at a time, for a fifth of the steps each, with a new optimizer. Batches and the number of steps are
+the same. What is compared is the best difference between what stays and what goes of all ten, at a step that each arm chooses. Each arm has the
+best of 1e-4, 3e-4 and 5e-4 on seed 9, which is none of those that count (there the chunks were behind).
 """
 
 from __future__ import annotations
