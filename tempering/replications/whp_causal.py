@@ -1,10 +1,10 @@
 """A model that learns what it would say of somebody else forgets at less cost than one that is driven off what it said.
 
-Liu et al. 2024 (targeted unlearning, arXiv 2407.16997) take the mean of a model's predictions under other names for the teacher, and find that what is
-to go goes without what should stay, where gradient ascent harms the rest. Here ten known people are to go from builtin:tiny, four invented names
+Liu et al. 2024 (targeted unlearning, arXiv 2407.16997) take the mean of a model's predictions under other names for the teacher, and find that what
+is to go goes without what should stay, where gradient ascent harms the rest. Here ten known people are to go from builtin:tiny, four invented names
 stand in their place, and the retain rows' likelihood stands beside in both arms (the paper has none). Rates are those of seed 9, which is none of
-those that count: the better of 3e-4 and 1e-3, and for the baseline the best of 3e-4, 5e-4 and 1e-3. What is compared is the best difference between
-what stays and what goes, at a step that each arm chooses.
+those that count: the best of 3e-4, 1e-3 and 3e-3, and for the baseline the best of 3e-4, 5e-4 and 1e-3. What is compared is the best difference
+between what stays and what goes, at a step that each arm chooses.
 """
 
 from __future__ import annotations
