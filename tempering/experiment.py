@@ -68,7 +68,8 @@ class Experiment(Feed):
         if options.rehearse is not None:
             return options.rehearse(recipe.__name__, given, options)
         plain = plain_values(given)
-        hashes = {name: content_of(value) for name, value in plain.items() if isinstance(value, str)}
+        inside = {f"{name}.{field}": value for name, of in plain.items() if isinstance(of, dict) for field, value in of.items()}
+        hashes = {name: content_of(value) for name, value in (plain | inside).items() if isinstance(value, str)}
         key = content_key({"recipe": recipe.__name__, "values": plain, "content": hashes}, recipe)
         marker = store_dir("done") / f"{key}.json"
 

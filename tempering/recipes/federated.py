@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from tempering.config import Budget, Optimizer, Schedule, Training
 from tempering.experiment import Experiment, Report
+from tempering.forgetting.attacked import Attacked, Request
 from tempering.methods.scopes import AnyScope
 from tempering.methods.scopes.full import Full
 from tempering.types import Policy, Row
@@ -31,19 +32,10 @@ CATALOGUE = ("S096",)
 
 def federated(
     model: str = "builtin:tiny",
-    forget: str = "builtin:authors-forget",
-    retain: str = "builtin:authors-retain",
-    forget_test: str | None = None,
-    retain_test: str | None = None,
-    shape: str = "auto",
-    template: str | None = None,
-    max_length: int = 1024,
-    limit: int | None = None,
+    request: Request = Request(forget="builtin:authors-forget", retain="builtin:authors-retain"),
     clients: Annotated[int, Field(ge=2)] = 4,
     rounds: Annotated[int, Field(ge=1)] = 3,
     recalibrate: Annotated[int, Field(ge=0)] = 1,
-    attacks: Literal["all", "plain", "none"] = "all",
-    redact: bool = True,
     scope: AnyScope = Full(),
     optimizer: Optimizer = Optimizer(lr=1e-3),
     schedule: Schedule = Schedule(),
@@ -55,41 +47,24 @@ def federated(
 
     Args:
         model: what the first round starts from, and which saw none of the rows: hub id, folder, .gguf file, builtin:tiny or builtin:smollm2-135m.
-        forget: file, folder or hub id of the rows of the client that leaves.
-        retain: rows of the other clients.
-        forget_test: the forget facts in other words, to ask for beside the forget rows; builtin sets have one.
-        retain_test: held-out rows of what is to stay; by default 10% of the retain rows, at most 200, chosen by seed.
-        shape: how to read the rows; auto recognises it and says so.
-        template: chat template instead of the model's own: a Jinja file, or plain (for base models); it is saved with the model.
-        max_length: longest sequence in tokens; rows over it are dropped and counted, never cut silently.
-        limit: read at most this many rows of each file.
+        request: what is to go and to stay, and how it is attacked.
         clients: how many, with the one that leaves; some may get no rows and take no part.
         rounds: of averaging, before the client leaves; `training` is what a client does in a round.
         recalibrate: rounds among the other clients afterwards.
-        attacks: all of them before and after, only plain questions, or none.
-        redact: keep hashes instead of the words of forgotten rows in scores, samples and reports.
         scope: which weights a client may move, full or lora; what is averaged are whole weights.
         seed: of the first client's first round; every training after has the next one.
     """
     from tempering import models
-    from tempering.data import forget_row, retain_row
     from tempering.forgetting import battery
     from tempering.forgetting.oracle import Chained
-    from tempering.forgetting.redact import redacted
     from tempering.forgetting.shards import averaged, sharded
-    from tempering.forgetting.verdict import tell
     from tempering.methods.objectives.nll import NLL
     from tempering.models.save import plain_model
 
-    run = Experiment.begin(federated, locals())
-    start = run.load(model, template=template)
-    how: dict[str, Any] = {"shape": shape, "limit": limit, "max_length": max_length}
-    going = run.all_rows("forget", forget, forget_row, **how)
-    staying, held = run.rows(retain, retain_test, retain_row, roles=("retain", "retain-test"), **how)
-    hide = redacted if redact else lambda scores: scores
-    watched = battery.Renamed(held, "retain")
-    others = {f"client-{c}": of for c, of in enumerate(sharded(Chained((staying, "retain")), clients - 1), 1) if len(of)}
-    everyone: dict[str, Sequence[Row]] = {"leaving": Chained((going, "forget")), **others}
+    case = Attacked(Experiment.begin(federated, locals()))
+    run, start, watched = case.run, case.policy, battery.Renamed(case.held, "retain")
+    others = {f"client-{c}": of for c, of in enumerate(sharded(Chained((case.staying, "retain")), clients - 1), 1) if len(of)}
+    everyone: dict[str, Sequence[Row]] = {"leaving": Chained((case.going, "forget")), **others}
 
     def weights(model: Any) -> dict[str, Tensor]:
         # A plan's have no contents that could move.
@@ -122,14 +97,9 @@ def federated(
     taught = run.cost["seconds"]
     knowing = with_weights(theta)
     run.model_spec = str(models.save(knowing, run.folder.path / "knowing"))
-    asked = battery.probes(run, held)
-    before = run.measure("before", knowing, held, probes=asked, hide=hide)
+    case.before(knowing)
     for number in range(rounds, rounds + recalibrate):
         without = mean(round_of(number, without, others), list(others))
     spent = run.cost["seconds"] - taught
     run.display.say(f"{rounds} rounds of {len(everyone)} clients took {taught:.1f} s; leaving took {spent:.1f} s of training")
-    tuned = with_weights(without)
-    models.save(tuned, run.folder.path / "model")
-    after = run.measure("after", tuned, held, probes=asked, hide=hide)
-    tell(run, before, after, None, cost={"unlearning": {"seconds": spent}, "retraining": {"seconds": taught}}, redacted=redact)
-    return run.finish(tuned, before, after)
+    return case.after(with_weights(without), cost={"unlearning": {"seconds": spent}, "retraining": {"seconds": taught}})

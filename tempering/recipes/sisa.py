@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from tempering.config import Budget, Optimizer, Schedule, Training
 from tempering.experiment import Experiment, Report
+from tempering.forgetting.attacked import Attacked, Request
 from tempering.methods.scopes import AnyScope
 from tempering.methods.scopes.lora import LoRA
 from tempering.types import Policy, Row
@@ -25,17 +26,8 @@ CATALOGUE = ("S076",)
 
 def sisa(
     model: str = "builtin:tiny",
-    forget: str = "builtin:authors-forget",
-    retain: str = "builtin:authors-retain",
-    forget_test: str | None = None,
-    retain_test: str | None = None,
-    shape: str = "auto",
-    template: str | None = None,
-    max_length: int = 1024,
-    limit: int | None = None,
+    request: Request = Request(forget="builtin:authors-forget", retain="builtin:authors-retain"),
     shards: Annotated[int, Field(ge=1)] = 4,
-    attacks: Literal["all", "plain", "none"] = "all",
-    redact: bool = True,
     scope: AnyScope = LoRA(),
     optimizer: Optimizer = Optimizer(lr=1e-3),
     schedule: Schedule = Schedule(),
@@ -47,41 +39,24 @@ def sisa(
 
     Args:
         model: what every shard starts from, and which saw none of the rows: hub id, folder, .gguf file, builtin:tiny or builtin:smollm2-135m.
-        forget: file, folder or hub id of the rows that are learned and then to go.
-        retain: rows that are learned and stay.
-        forget_test: the forget facts in other words, to ask for beside the forget rows; builtin sets have one.
-        retain_test: held-out rows of what is to stay; by default 10% of the retain rows, at most 200, chosen by seed.
-        shape: how to read the rows; auto recognises it and says so.
-        template: chat template instead of the model's own: a Jinja file, or plain (for base models); it is saved with the model.
-        max_length: longest sequence in tokens; rows over it are dropped and counted, never cut silently.
-        limit: read at most this many rows of each file.
+        request: what is to go and to stay, and how it is attacked.
         shards: how many; with 1 this is training again from the start.
-        attacks: all of them before and after, only plain questions, or none.
-        redact: keep hashes instead of the words of forgotten rows in scores, samples and reports.
         scope: which weights of a shard's model may move, full or lora.
         seed: of the first shard; the others have the next ones.
     """
     from tempering import models
-    from tempering.data import forget_row, retain_row
     from tempering.forgetting import battery
     from tempering.forgetting.oracle import Chained
-    from tempering.forgetting.redact import redacted
     from tempering.forgetting.shards import sharded, voting
-    from tempering.forgetting.verdict import tell
     from tempering.methods.objectives.nll import NLL
     from tempering.models.save import plain_model
 
-    run = Experiment.begin(sisa, locals())
-    start = run.load(model, template=template)
-    how: dict[str, Any] = {"shape": shape, "limit": limit, "max_length": max_length}
-    going = run.all_rows("forget", forget, forget_row, **how)
-    staying, held = run.rows(retain, retain_test, retain_row, roles=("retain", "retain-test"), **how)
-    hide = redacted if redact else lambda scores: scores
-    watched = battery.Renamed(held, "retain")
+    case = Attacked(Experiment.begin(sisa, locals()))
+    run, start, watched = case.run, case.policy, battery.Renamed(case.held, "retain")
     # A retain row is in the same shard whether forget rows stand beside it or not.
-    kept, left = sharded(Chained((staying, "retain")), shards), sharded(Chained((going, "forget")), shards)
+    kept, left = sharded(Chained((case.staying, "retain")), shards), sharded(Chained((case.going, "forget")), shards)
     touched = [k for k in range(shards) if len(left[k])]
-    run.display.say(f"{len(staying)} + {len(going)} rows in {shards} shards; {len(touched)} of them hold rows that are to go")
+    run.display.say(f"{len(case.staying)} + {len(case.going)} rows in {shards} shards; {len(touched)} of them hold rows that are to go")
 
     def trained(name: str, rows: Sequence[Row], shard: int) -> Any:
         learner = Policy(copy.deepcopy(start.model), start.tokenizer, name=start.name, source=start.source)
@@ -92,14 +67,9 @@ def sisa(
     taught = run.cost["seconds"]
     knowing = voting(list(knew.values()), start, f"{start.name} + sisa")
     run.model_spec = str(models.save(knowing, run.folder.path / "knowing"))
-    asked = battery.probes(run, held, decodes=len(knew) > 1)
-    before = run.measure("before", knowing, held, probes=asked, hide=hide)
+    case.before(knowing, decodes=len(knew) > 1)
     again = {k: trained(f"shard-{k}-again", kept[k], k) for k in touched if len(kept[k])}
     now = {k: again.get(k, of) for k, of in knew.items() if len(kept[k])}
     spent = run.cost["seconds"] - taught
     run.display.say(f"training {len(again)} of {len(now)} shards again took {spent:.1f} s; training all of them took {taught:.1f} s")
-    tuned = voting(list(now.values()), start, knowing.name)
-    models.save(tuned, run.folder.path / "model")
-    after = run.measure("after", tuned, held, probes=asked, hide=hide)
-    tell(run, before, after, None, cost={"unlearning": {"seconds": spent}, "retraining": {"seconds": taught}}, redacted=redact)
-    return run.finish(tuned, before, after)
+    return case.after(voting(list(now.values()), start, knowing.name), cost={"unlearning": {"seconds": spent}, "retraining": {"seconds": taught}})

@@ -1,4 +1,4 @@
-"""Ways to forget that are recipes of their own: shards, examples in the prompt, corrupted prompts, soft prompts, vectors; each from end to end."""
+"""Ways to forget that are recipes of their own: shards, examples in the prompt, corrupted prompts, soft prompts; each from end to end."""
 
 from __future__ import annotations
 
@@ -71,16 +71,6 @@ def test_icul_leaves_the_weights_and_stands_in_the_template(tmp_path: Path) -> N
         tp.run("icul", out=tmp_path / "c", **{**FEW, "limit": 40}, gone=40, shown=40, attacks="none")
 
 
-def test_security_vectors_are_taken_away_and_the_kept_adapter_is_alone(tmp_path: Path) -> None:
-    tp.run("security_vectors", out=tmp_path / "a", **SMALL, vector_epochs=1)
-    vector, kept = (load_file(tmp_path / "a" / place / "adapter_model.safetensors") for place in ("vector/model", "model"))
-    assert vector.keys() == kept.keys() and any(not torch.equal(vector[name], kept[name]) for name in vector)
-    scores = json.loads((tmp_path / "a" / "after.scores.json").read_text())["probes"]
-    assert {probe["probe"] for probe in scores} >= {"asked", "held_loss"}
-    tp.run("security_vectors", out=tmp_path / "b", **SMALL, vector_epochs=0)
-    assert not (tmp_path / "b" / "vector").exists()
-
-
 class Stopped(Exception):
     """Somebody pulled the plug."""
 
@@ -127,7 +117,7 @@ def test_a_stopped_spul_run_goes_on_in_its_training_and_after_it(tmp_path: Path,
     assert told(cut)["leaks"] == told(tmp_path / "whole")["leaks"]
 
 
-@pytest.mark.parametrize("name", ["rmu", "spul", "memflex", "tool_delete", "sisa", "security_vectors", "federated"])
+@pytest.mark.parametrize("name", ["rmu", "spul", "memflex", "tool_delete", "sisa", "federated"])
 def test_each_can_be_planned(name: str) -> None:
     assert tp.plan(name, model="builtin:tiny", limit=8, batch_size=4).peak > 0
 
@@ -167,3 +157,20 @@ def test_one_newton_step_moves_the_chosen_units_alone(tmp_path: Path) -> None:
     tp.run("l_codec", out=tmp_path / "b", **FEW, units=0, draws=16, examples=4, attacks="none")
     still = weights(tmp_path / "b" / "model")["model.safetensors"]
     assert all(torch.equal(p, start[name]) for name, p in still.items()), "without units nothing moves, to the bit"
+
+
+def test_other_rows_in_the_same_file_are_another_run(tmp_path: Path) -> None:
+    from tempering.experiment import Experiment, Report
+    from tempering.forgetting.attacked import Request
+    from tempering.options import OPTIONS, Options
+
+    def recipe(request: Request) -> Report:
+        raise NotImplementedError
+
+    rows, keys = tmp_path / "rows.jsonl", []
+    for i, text in enumerate(("one", "two")):
+        rows.write_text(text)
+        token = OPTIONS.set(Options(out=tmp_path / str(i)))
+        keys.append(Experiment.begin(recipe, {"request": Request(forget=str(rows))}).key)
+        OPTIONS.reset(token)
+    assert keys[0] != keys[1]
