@@ -27,6 +27,8 @@ from tempering.rollouts.settings import Rollouts
 if TYPE_CHECKING:
     from tempering.types import Policy
 
+CATALOGUE = ("S088",)
+
 
 def reft(
     model: str = "builtin:smollm2-135m",

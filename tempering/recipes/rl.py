@@ -94,7 +94,7 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
     from tempering.data.streams import Shuffled
     from tempering.methods.probes.episode_reward import EpisodeReward
     from tempering.models import with_outputs
-    from tempering.rollouts.stream import OnPolicy, longest
+    from tempering.rollouts.stream import Conversations, longest
     from tempering.types import Role, Stream
 
     v, training = run.values, run.values["training"]
@@ -115,7 +115,7 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
     if rollouts.kl_cost and v["scope"].kind != "lora":
         # Rewards are priced before the loss, which has a reference of its own only if it asks for one.
         roles["reference"] = Role(copy.deepcopy(policy.model))
-    stream: Stream = OnPolicy(policy.tokenizer, env, tasks, v["credit"], rollouts, training=training, max_new_tokens=new, seed=v["seed"])
+    stream: Stream = Conversations(policy.tokenizer, env, tasks, v["credit"], rollouts, training=training, max_new_tokens=new, seed=v["seed"])
     if run.rehearses:
         stream = Shuffled(longest(policy.tokenizer, tasks, rollouts.samples, new, objective.needs), training.batch_size)
     steps = training.steps or max(1, math.ceil(training.epochs * rollouts.epochs * len(tasks) / training.batch_size))

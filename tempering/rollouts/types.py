@@ -142,3 +142,13 @@ class Credit(Value):
     def __call__(self, earned: Earned) -> Mapping[str, np.ndarray]:
         """The advantage of each sampled token, and what else an objective of its kind asks for."""
         raise NotImplementedError
+
+
+def overlong(length_N: Sequence[int] | np.ndarray, longest: float, buffer: float) -> np.ndarray:
+    """What answers lose for their length [N]: 0 up to longest - buffer, from there rising to 1 at `longest`, whatever lengths count.
+
+    Yu et al. 2025 (DAPO), arXiv 2503.14476, equation 13.
+    """
+    import numpy as np
+
+    return ((np.asarray(length_N, np.float64) - (longest - buffer)) / buffer).clip(0.0, 1.0)

@@ -18,6 +18,7 @@ from tempering.methods.rewards.exact_answer import ExactAnswer
 from tempering.methods.rewards.format import Format
 from tempering.methods.rewards.overlong import Overlong
 from tempering.methods.rewards.weighted import Weighted
+from tempering.rollouts.types import overlong
 from tempering.types import Message, Record, Response
 from tests.conftest import shared
 
@@ -178,7 +179,7 @@ def test_overlong_by_hand() -> None:
     reward = Overlong(longest=20, buffer=8)
     assert reward([""] * 5, ["", "x" * 12, "x" * 14, "x" * 20, "x" * 10_000]).tolist() == [0, 0, -0.25, -1, -1]
     assert Overlong(longest=4, buffer=2, unit="words")([""] * 2, ["a b c", "a b"]).tolist() == [-0.5, 0]
-    assert reward.of([16]).tolist() == [-0.5]
+    assert overlong([12, 16], 20, 8).tolist() == [0, 0.5]
     with pytest.raises(ValidationError, match="give a smaller one"):
         Overlong(longest=5, buffer=6)
 

@@ -15,10 +15,12 @@ from tempering.errors import UserError
 from tempering.methods.credits.group_relative import GroupRelative
 from tempering.methods.environments.arithmetic import Arithmetic
 from tempering.methods.environments.records import Records
+from tempering.methods.probes.episode_reward import EpisodeReward
 from tempering.methods.rewards.judged import Judged
 from tempering.rollouts.stream import _Group
 from tempering.rollouts.types import State, Trajectory, Turn
-from tempering.types import Message, Record
+from tempering.types import Message, Policy, Record
+from tests.conftest import make_llama, make_tokenizer
 
 
 class Length(Judged):
@@ -68,6 +70,23 @@ def test_what_nobody_can_score_takes_no_part() -> None:
     task = Record((Message("user", "x"),), ())
     group = _Group([played(task, "a"), played(task, "b")], [np.array([0.0, 1.0]), np.array([0.0, np.nan])])
     assert [trajectory.answer for trajectory in group.known().played] == ["a"] and group.known().score_N.tolist() == [1.0]
+
+
+def test_a_task_that_nobody_can_score_is_not_measured() -> None:
+    class Some(Arithmetic):
+        """Knows nothing of some tasks."""
+
+        unknown: int = 1
+
+        def judge(self, played: Sequence[Trajectory]) -> np.ndarray:
+            return np.array([np.nan] * self.unknown + [0.5] * (len(played) - self.unknown))
+
+    policy = Policy(make_llama(), make_tokenizer())
+    scores = EpisodeReward(environment=Some(), n=3, max_new_tokens=2)(policy)
+    assert [item.id for item in scores.items] == [task.id for task in Arithmetic().tasks("test", 3)[1:]]
+    assert {item.score for item in scores.items} == {0.5}
+    with pytest.raises(UserError, match="none of its 3 test tasks can be scored"):
+        EpisodeReward(environment=Some(unknown=3), n=3, max_new_tokens=2)(policy)
 
 
 def test_an_override_of_a_kind_takes_that_kinds_defaults() -> None:
