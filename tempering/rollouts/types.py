@@ -75,6 +75,10 @@ class Environment(Value):
         """What becomes of it after the policy's answer: it is over, unless said otherwise. It may wait for a tool; others go on meanwhile."""
         return state.said(answer, done=True)
 
+    def final(self, answer: str) -> str:
+        """What of an answer counts where answers are compared with each other: all of it, unless said otherwise."""
+        return answer.strip()
+
     def judge(self, played: Sequence[Trajectory]) -> np.ndarray:
         """What the ends of these conversations earn beside their turns [N], all at once, so that a reward model sees batches; nan where nobody
         knows."""
