@@ -1,7 +1,7 @@
-"""A policy with room, for claims about reinforcement: it was shown two ways to answer a sum, and took to the one that it cannot do.
+"""A policy with room, for claims about reinforcement: it was shown two ways to answer a sum, one of which it cannot do.
 
 builtin:tiny works sums of two digits out place by place and is right in five of six. After a few steps on demonstrations of which `BARE` give the
-number alone, it gives the number alone most of the time, and is mostly wrong; now and then it works the sum out. Demonstrations do not say which way
+number alone, it often gives the number alone, and is mostly wrong; at other times it works the sum out. Demonstrations do not say which way
 is the better one for this model; what its own answers earn does.
 """
 
@@ -26,7 +26,7 @@ from tempering.worlds.base import rng
 SUMS = Arithmetic()
 TASKS = 500
 TOKENS = 40
-BARE = 0.7
+BARE = 0.5
 CONSTANT = Schedule(name="constant", warmup=0.05)
 
 
@@ -40,7 +40,7 @@ def demonstrations(seed: int, tasks: int = TASKS) -> list[Record]:
 
 
 def begun(seed: int, scale: Scale) -> Policy:
-    """builtin:tiny after some steps on these demonstrations; 60 and 1e-3 are chosen on seed 100, for about one right answer in eight."""
+    """builtin:tiny after some steps on these demonstrations; 60 and 1e-3 are chosen on seed 100, for about a quarter of right answers."""
 
     def make() -> Policy:
         base = tiny()
