@@ -11,6 +11,7 @@ that count. More computing goes into the method, as in the paper.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 from tempering.config import Optimizer
 from tempering.methods.credits.gae import GAE
@@ -42,7 +43,8 @@ def arm(seed: int, arm: str, scale: Scale) -> float:
         return right(train(start, NLL(), sft_rows(start, demonstrations(seed)), steps=steps, seed=seed, lr=1e-3), scale)
 
     def roles() -> dict[str, Role]:
-        critic = Role(with_outputs(copy.deepcopy(start), 1).model, Full(), Optimizer(lr=3e-4))
+        whole: Any = Full()
+        critic = Role(with_outputs(copy.deepcopy(start), 1).model, whole, Optimizer(lr=3e-4))
         return {"critic": critic, "reference": Role(copy.deepcopy(start.model))}
 
     settings = Rollouts(epochs=2, kl_cost=0.02)
