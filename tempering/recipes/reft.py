@@ -27,6 +27,8 @@ from tempering.rollouts.settings import Rollouts
 if TYPE_CHECKING:
     from tempering.types import Policy
 
+CATALOGUE = ("S088",)
+
 
 def reft(
     model: str = "builtin:smollm2-135m",
@@ -37,6 +39,7 @@ def reft(
     template: str | None = None,
     tasks: Annotated[int | None, Field(ge=1)] = None,
     max_new_tokens: Annotated[int, Field(ge=1)] = 128,
+    attempts: Annotated[int, Field(ge=1)] = 1,
     warmup_steps: Annotated[int, Field(ge=1)] = 50,
     scope: Full = Full(),
     critic_lr: Annotated[float, Field(gt=0)] = 1e-4,
@@ -57,6 +60,7 @@ def reft(
         template: chat template instead of the model's own: a Jinja file, or plain (for base models); it is saved with the model.
         tasks: at most this many of the environment's training tasks.
         max_new_tokens: longest turn of the policy.
+        attempts: above 1, each test task is also tried so often with sampled tokens: what the best attempt earns, and what most agree on.
         warmup_steps: optimizer steps on the worked answers.
         scope: which weights may move; an adapter would lie on weights that the warm-up changed.
         critic_lr: learning rate of the critic.

@@ -46,6 +46,7 @@ def rl(
     template: str | None = None,
     tasks: Annotated[int | None, Field(ge=1)] = None,
     max_new_tokens: Annotated[int, Field(ge=1)] = 128,
+    attempts: Annotated[int, Field(ge=1)] = 1,
     scope: AnyScope = LoRA(),
     critic_lr: Annotated[float, Field(gt=0)] = 1e-4,
     optimizer: Optimizer = Optimizer(lr=2e-5),
@@ -65,6 +66,7 @@ def rl(
         template: chat template instead of the model's own: a Jinja file, or plain (for base models); it is saved with the model.
         tasks: at most this many of the environment's training tasks.
         max_new_tokens: longest turn of the policy.
+        attempts: above 1, each test task is also tried so often with sampled tokens: what the best attempt earns, and what most agree on.
         scope: which weights may move: full or lora.
         critic_lr: learning rate of the critic, where the credit asks for one; all its weights train.
         seed: of the order of tasks, sampling, dropout and initialisation.
@@ -93,8 +95,9 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
     """
     from tempering.data.streams import Shuffled
     from tempering.methods.probes.episode_reward import EpisodeReward
+    from tempering.methods.probes.pass_at_k import PassAtK
     from tempering.models import with_outputs
-    from tempering.rollouts.stream import OnPolicy, longest
+    from tempering.rollouts.stream import Conversations, longest
     from tempering.types import Role, Stream
 
     v, training = run.values, run.values["training"]
@@ -103,8 +106,11 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
         objective = replace(objective, budget=new)
     policy = run.load(v["model"], template=v["template"])
     tasks = env.tasks("train", v["tasks"])
-    probe = EpisodeReward(name=env.name, environment=env, n=v["budget"].max_test, max_new_tokens=new, side="target")
-    before = run.measure("before", policy, (), probes=(probe,))
+    asked: dict[str, Any] = {"environment": env, "n": v["budget"].max_test, "max_new_tokens": new, "side": "target"}
+    probes: tuple[Any, ...] = (EpisodeReward(name=env.name, **asked),)
+    if (k := v["attempts"]) > 1:
+        probes += (PassAtK(name=f"{env.name}, best of {k}", k=k, samples=k, temperature=rollouts.temperature, **asked),)
+    before = run.measure("before", policy, (), probes=probes)
     policy, roles, whole = warm(policy), dict[str, Role](), cast("Any", Full())
     if "value" in v["credit"].asks:
         if run.rehearses:
@@ -115,9 +121,9 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
     if rollouts.kl_cost and v["scope"].kind != "lora":
         # Rewards are priced before the loss, which has a reference of its own only if it asks for one.
         roles["reference"] = Role(copy.deepcopy(policy.model))
-    stream: Stream = OnPolicy(policy.tokenizer, env, tasks, v["credit"], rollouts, training=training, max_new_tokens=new, seed=v["seed"])
+    stream: Stream = Conversations(policy.tokenizer, env, tasks, v["credit"], rollouts, training=training, max_new_tokens=new, seed=v["seed"])
     if run.rehearses:
         stream = Shuffled(longest(policy.tokenizer, tasks, rollouts.samples, new, objective.needs), training.batch_size)
     steps = training.steps or max(1, math.ceil(training.epochs * rollouts.epochs * len(tasks) / training.batch_size))
     tuned = run.fit("fit", policy, objective, tasks, (), (stream, steps), roles=roles)
-    return run.finish(tuned, before, run.measure("after", tuned, (), probes=(probe,)))
+    return run.finish(tuned, before, run.measure("after", tuned, (), probes=probes))

@@ -1,6 +1,6 @@
 """What is watched while a policy learns from its own conversations: means that are logged at every step that samples.
 
-reward          what a conversation earned; reward_std its deviation within a group
+reward          what a conversation earned; reward_std its deviation within a group, best the most in a group (pass@n where 1 is right, 0 wrong)
 silent_groups   share of groups that all earned the same: they teach nothing
 entropy         nats a token, estimated by minus the sampler's log-probs; what sinks to 0 has stopped to explore
 length          sampled tokens; unfinished the share that ended by the budget; turns where there are several
@@ -33,6 +33,7 @@ def health(groups: Sequence[Sequence[Trajectory]], scores: Sequence[np.ndarray])
     found: dict[str, Sequence[float] | np.ndarray] = {
         "reward": np.concatenate(known),
         "reward_std": [score_N.std() for score_N in known if len(score_N) > 1],
+        "best": [score_N.max() for score_N in known if len(score_N)],
         "silent_groups": [float(silent(score_N)) for score_N in scores],
         "entropy": [-logp for trajectory in every for turn in trajectory.turns for logp in turn.logps],
         "length": [float(trajectory.tokens) for trajectory in every],

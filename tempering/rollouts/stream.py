@@ -24,7 +24,7 @@ from tempering.rollouts.health import health, mismatch, silent
 from tempering.rollouts.play import How, play
 from tempering.rollouts.rows import SAMPLED, flat, from_json, rewards, segments, to_json
 from tempering.rollouts.settings import Rollouts
-from tempering.rollouts.types import Credit, Earned, Environment, Trajectory
+from tempering.rollouts.types import Credit, Earned, Environment, Trajectory, overlong
 from tempering.sample import evaluating
 from tempering.signals import compute, engine_for, is_signal
 from tempering.types import Parts, Policy, Record, Row, Run, Segment
@@ -56,7 +56,7 @@ class _Group:
         return replace(self, played=[self.played[i] for i in keep], reward=[self.reward[i] for i in keep])
 
 
-class OnPolicy:
+class Conversations:
     """Conversations of the live policy with advantages.
 
     Args:
@@ -144,10 +144,10 @@ class OnPolicy:
         return [rewards(trajectory, float(end)) for trajectory, end in zip(played, ends, strict=True)]
 
     def _too_long(self, played: Sequence[Trajectory]) -> np.ndarray:
-        """DAPO's price of length: 0 before the last `overlong` share of the budget, 1 at its end."""
+        """DAPO's price of the longest turn: 0 before the last `overlong` share of the budget, 1 at its end."""
+        longest = [max(len(turn.ids) for turn in trajectory.turns) for trajectory in played]
         last = self.settings.overlong * self.max_new_tokens
-        longest = np.array([max(len(turn.ids) for turn in trajectory.turns) for trajectory in played])
-        return ((longest - (self.max_new_tokens - last)) / last).clip(0, 1) if last else np.zeros(len(played))
+        return overlong(longest, self.max_new_tokens, last) if last else np.zeros(len(played))
 
     # -------------------------------------------------------------------------------------------------------------------------------- credit
 

@@ -75,6 +75,10 @@ class Environment(Value):
         """What becomes of it after the policy's answer: it is over, unless said otherwise. It may wait for a tool; others go on meanwhile."""
         return state.said(answer, done=True)
 
+    def final(self, answer: str) -> str:
+        """What of an answer counts where answers are compared with each other: all of it, unless said otherwise."""
+        return answer.strip()
+
     def judge(self, played: Sequence[Trajectory]) -> np.ndarray:
         """What the ends of these conversations earn beside their turns [N], all at once, so that a reward model sees batches; nan where nobody
         knows."""
@@ -142,3 +146,13 @@ class Credit(Value):
     def __call__(self, earned: Earned) -> Mapping[str, np.ndarray]:
         """The advantage of each sampled token, and what else an objective of its kind asks for."""
         raise NotImplementedError
+
+
+def overlong(length_N: Sequence[int] | np.ndarray, longest: float, buffer: float) -> np.ndarray:
+    """What answers lose for their length [N]: 0 up to longest - buffer, from there rising to 1 at `longest`, whatever lengths count.
+
+    Yu et al. 2025 (DAPO), arXiv 2503.14476, equation 13.
+    """
+    import numpy as np
+
+    return ((np.asarray(length_N, np.float64) - (longest - buffer)) / buffer).clip(0.0, 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tempering.cli.values import Signature
 from tempering.errors import UserError
 from tempering.index import load_recipe
 from tempering.planning.rehearse import rehearse
-from tempering.types import Policy
+from tempering.types import Message, Policy, Response
 
 ALGORITHMS = [entry.name for entry in index.methods("objective") if entry.family == "policy_gradient"]
 SMALL: dict[str, Any] = {"model": "builtin:tiny", "steps": 2, "batch_size": 2, "samples": 2, "max_new_tokens": 12, "max_test": 4, "keep": "none"}
@@ -83,9 +84,31 @@ def test_what_rollouts_cannot_do_is_said_at_once(tmp_path: Path) -> None:
 def test_reft_warms_up_and_goes_on_from_there(tmp_path: Path) -> None:
     out = tmp_path / "run"
     small = {name: value for name, value in SMALL.items() if name != "r"}
-    report = tp.run("reft", out=out, again=True, **small, warmup_steps=3)
+    report = tp.run("reft", out=out, again=True, **small, warmup_steps=3, attempts=2)
     warm = [json.loads(line) for line in (out / "warmup" / "metrics.jsonl").read_text().splitlines()]
     acted = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert len(warm) == 3 and len(acted) == 2 and acted[0]["critic.grad_norm"] > 0
     assert acted[0]["sampled_kl"] == pytest.approx(0, abs=1e-4), "the reference is the model after the warm-up"
-    assert report.ledger.probes[0].kind == "continuous"
+    greedy, best = report.ledger.probes
+    assert greedy.kind == best.kind == "continuous"
+    assert best.metric == "pass@2" and all((best.summary["pass@1"][i] or 0) <= x for i, x in enumerate((best.before.point, best.after.point)))
+
+
+def test_only_written_answers_that_earn_more_than_the_models_own_are_learned(tmp_path: Path) -> None:
+    from tempering.methods.environments.arithmetic import Arithmetic
+    from tempering.recipes.offline import advantages, drawn
+
+    env, policy = Arithmetic(wrong=0.25), models.load("builtin:tiny", say=lambda _: None)
+    first, second, third = env.tasks("train", 3)
+    wrong = Response((Message("assistant", "Answer: 1"),))
+    tasks = (replace(first, responses=(wrong, *first.responses)), replace(second, responses=(wrong,)), third)
+    rows = advantages(policy, env, tasks, [0.5, 0.125, 1.0].__getitem__)
+    assert [row["train"][0].extras["advantage"] for row in rows] == [0.5, 0.125]
+    chosen = [row["train"][0].extras["advantage"] for row in drawn(rows, 4000, 0)]
+    assert chosen.count(0.5) / 4000 == pytest.approx(0.8, abs=0.03), "in proportion to the advantage"
+    with pytest.raises(UserError, match="none of its 4 written answers"):
+        advantages(policy, env, tasks, lambda _: 1.0)
+    small = {name: value for name, value in SMALL.items() if name not in ("r", "samples")}
+    report = tp.run("a_lol", out=tmp_path / "run", again=True, **small, scope="full", value_samples=2)
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert metrics[0]["moved"] == pytest.approx(0, abs=1e-4) and metrics[1]["moved"] != 0 and report.ledger.probes[0].side == "target"

@@ -13,11 +13,13 @@ from pydantic import ValidationError
 
 from tempering.cli.app import run_command
 from tempering.methods.rewards._maths import same
+from tempering.methods.rewards.calibrated import Calibrated
 from tempering.methods.rewards.constraints import _RULES, Constraints
 from tempering.methods.rewards.exact_answer import ExactAnswer
 from tempering.methods.rewards.format import Format
 from tempering.methods.rewards.overlong import Overlong
 from tempering.methods.rewards.weighted import Weighted
+from tempering.rollouts.types import overlong
 from tempering.types import Message, Record, Response
 from tests.conftest import shared
 
@@ -174,11 +176,44 @@ def test_a_pattern_matches_the_whole_answer_in_bounded_time() -> None:
         Format(tags=("<a>",))
 
 
+def test_calibrated_is_a_proper_score() -> None:
+    """By enumeration: being right with chance p, no other percentage earns more than p; and 1 and -1 are its ends."""
+    record, reward = Record((), (), tags={"answer": "7"}), Calibrated()
+    shares = range(0, 101, 5)
+    texts = [f"{said}\nIt might also be 9.\nConfidence: {share}%" for said in ("7", "8") for share in shares]
+    right, wrong = np.split(reward([""] * len(texts), texts, [record] * len(texts)), 2)
+    assert (right[-1], right[0], wrong[0], wrong[-1]) == (1, -1, 1, -1)
+    for i, share in enumerate(shares):
+        expected = share / 100 * right + (1 - share / 100) * wrong
+        assert expected.argmax() == i and (expected == expected.max()).sum() == 1
+
+
+def test_calibrated_is_not_fooled() -> None:
+    record = Record((Message("user", "3 + 4? Confidence: 100%"),), (), tags={"answer": "7"})
+    said = {
+        "it is 7 Confidence: 0.5": 0.5,
+        "7\nconfidence: 80 %": 0.92,
+        "8\n7\nConfidence: 100%": -1,  # The first line is the answer.
+        "7": -1,
+        "7\nConfidence: very high": -1,
+        "7\nConfidence: 100%\nConfidence: 0%": -1,
+        "7\nConfidence: 700%": -1,
+        "7\nConfidence: 1.5": -1,
+        "": -1,
+        "3 + 4? Confidence: 100%": -1,
+        "3 + 4? Confidence: 100% 7\nConfidence: 100%": 1,
+    }
+    found = Calibrated()([record.prompt] * len(said), list(said), [record] * len(said))
+    assert found.tolist() == pytest.approx(list(said.values()))
+    assert np.isnan(Calibrated()(["x"], ["7\nConfidence: 10%"], [Record((), ())])).all()
+    assert Calibrated(rule="text")(["x"], ["Lima\nConfidence: 100%"], [Record((), (), tags={"answer": "Lima"})]).tolist() == [1]
+
+
 def test_overlong_by_hand() -> None:
     reward = Overlong(longest=20, buffer=8)
     assert reward([""] * 5, ["", "x" * 12, "x" * 14, "x" * 20, "x" * 10_000]).tolist() == [0, 0, -0.25, -1, -1]
     assert Overlong(longest=4, buffer=2, unit="words")([""] * 2, ["a b c", "a b"]).tolist() == [-0.5, 0]
-    assert reward.of([16]).tolist() == [-0.5]
+    assert overlong([12, 16], 20, 8).tolist() == [0, 0.5]
     with pytest.raises(ValidationError, match="give a smaller one"):
         Overlong(longest=5, buffer=6)
 

@@ -18,6 +18,7 @@ from tempering.methods.credits.greedy_baseline import GreedyBaseline
 from tempering.methods.credits.group_relative import GroupRelative
 from tempering.methods.credits.leave_one_out import LeaveOneOut
 from tempering.methods.credits.returns import Returns
+from tempering.methods.credits.selected import Selected
 from tempering.methods.objectives.cispo import CISPO
 from tempering.methods.objectives.gmpo import GMPO
 from tempering.methods.objectives.grpo import GRPO
@@ -61,6 +62,17 @@ def test_group_relative_takes_mean_and_deviation_of_its_own_group_whatever_the_o
 def test_a_group_of_equal_rewards_teaches_exactly_nothing() -> None:
     for scale in ("group", "batch", "none"):
         assert not GroupRelative(scale=scale)(earned([0.1] * 3 + [0.7, 0.9], [0, 0, 0, 1, 1]))["advantage"][:3].any()
+
+
+def test_selected_takes_the_best_of_each_group_and_nothing_of_the_rest() -> None:
+    scores, groups, lengths = [1.0, 5.0, 0.0, 1.0, 7.0, -0.3], [4, 9, 4, 4, 9, 2], [2, 1, 3, 1, 2, 1]
+    for credit, expected in (
+        (Selected(), [1, 0, 0, 0, 1, 1]),
+        (Selected(ties="all"), [1, 0, 0, 1, 1, 1]),
+        (Selected(above=0.0, ties="all"), [1, 0, 0, 1, 1, 0]),
+        (Selected(above=1.0), [0, 0, 0, 0, 1, 0]),
+    ):
+        assert credit(earned(scores, groups, lengths))["advantage"].tolist() == np.repeat(expected, lengths).tolist()
 
 
 def test_leave_one_out_is_the_mean_of_the_others() -> None:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import combinations
+from math import comb
 from pathlib import Path
+from statistics import mean
 from typing import Any, Literal
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from tempering import choices
 from tempering.errors import UserError
 from tempering.methods.credits.group_relative import GroupRelative
 from tempering.methods.environments.arithmetic import Arithmetic
 from tempering.methods.environments.records import Records
+from tempering.methods.probes.episode_reward import EpisodeReward
+from tempering.methods.probes.pass_at_k import PassAtK, majority
 from tempering.methods.rewards.judged import Judged
 from tempering.rollouts.stream import _Group
 from tempering.rollouts.types import State, Trajectory, Turn
-from tempering.types import Message, Record
+from tempering.types import Message, Policy, Record
+from tests.conftest import make_llama, make_tokenizer
 
 
 class Length(Judged):
@@ -68,6 +75,54 @@ def test_what_nobody_can_score_takes_no_part() -> None:
     task = Record((Message("user", "x"),), ())
     group = _Group([played(task, "a"), played(task, "b")], [np.array([0.0, 1.0]), np.array([0.0, np.nan])])
     assert [trajectory.answer for trajectory in group.known().played] == ["a"] and group.known().score_N.tolist() == [1.0]
+
+
+def test_a_task_that_nobody_can_score_is_not_measured() -> None:
+    class Some(Arithmetic):
+        """Knows nothing of some tasks."""
+
+        unknown: int = 1
+
+        def judge(self, played: Sequence[Trajectory]) -> np.ndarray:
+            return np.array([np.nan] * self.unknown + [0.5] * (len(played) - self.unknown))
+
+    policy = Policy(make_llama(), make_tokenizer())
+    scores = EpisodeReward(environment=Some(), n=3, max_new_tokens=2)(policy)
+    assert [item.id for item in scores.items] == [task.id for task in Arithmetic().tasks("test", 3)[1:]]
+    assert {item.score for item in scores.items} == {0.5}
+    with pytest.raises(UserError, match="none of its 3 test tasks can be scored"):
+        EpisodeReward(environment=Some(unknown=3), n=3, max_new_tokens=2)(policy)
+
+
+def test_pass_at_k_is_the_mean_over_all_subsets() -> None:
+    """By enumeration, for every number of right ones among six, and for other rewards; the formula of the paper beside it."""
+
+    class Given(Arithmetic):
+        """Pays what it was told to."""
+
+        paid: tuple[float, ...] = ()
+
+        def judge(self, played: Sequence[Trajectory]) -> np.ndarray:
+            return np.array(self.paid * (len(played) // len(self.paid)))
+
+    policy, n = Policy(make_llama(), make_tokenizer()), 6
+    for right in range(n + 1):
+        for k in range(1, n + 1):
+            paid = tuple(float(i < right) for i in range(n))
+            (item,) = PassAtK(environment=Given(paid=paid), n=1, k=k, samples=n, max_new_tokens=1)(policy).items
+            assert item.score == pytest.approx(mean([max(some) for some in combinations(paid, k)]))
+            assert item.score == pytest.approx(1 - comb(n - right, k) / comb(n, k)) and item.extra["pass@1"] == pytest.approx(right / n)
+    (item,) = PassAtK(environment=Given(paid=(0.5, -1.0, 2.0)), n=1, k=2, samples=3, max_new_tokens=1)(policy).items
+    assert item.score == pytest.approx((0.5 + 2 + 2) / 3)
+    with pytest.raises(ValidationError, match="at least k attempts"):
+        PassAtK(environment=Given(), k=4, samples=3)
+
+
+def test_the_majority_is_of_final_answers() -> None:
+    final = Arithmetic().final
+    said = [final(answer) for answer in ("3 + 4 = 7", "7", "8", "no idea", "it is 8 or 7.")]
+    assert said == ["7", "7", "8", "", "7"] and majority(said, [1, 1, 0, 0, 1]) == 1
+    assert majority(["7", "8", "8", "7", ""], [1, 0, 0, 1, 0]) == 0.5 and Records(reward=Judged(model="m")).final(" Yes\n") == "Yes"
 
 
 def test_an_override_of_a_kind_takes_that_kinds_defaults() -> None:

@@ -26,7 +26,7 @@ from tempering.models.value import ValueModel
 from tempering.rollouts.play import How, play
 from tempering.rollouts.rows import Seen, pieces, rewards, segments
 from tempering.rollouts.settings import Rollouts
-from tempering.rollouts.stream import OnPolicy
+from tempering.rollouts.stream import Conversations
 from tempering.rollouts.types import Credit, Environment, State, Trajectory, Turn
 from tempering.signals import Engine, Live, compute
 from tempering.types import Message, Policy, Record, Role, Run
@@ -59,10 +59,12 @@ class Echo(Environment):
         return state.said(answer, done=True, **paid) if not left else state.said(answer, Message("user", "and then?"), **paid)
 
 
-def stream(credit: Credit | None = None, environment: Environment | None = None, training: Training = TRAINING, **settings: Any) -> OnPolicy:
+def stream(credit: Credit | None = None, environment: Environment | None = None, training: Training = TRAINING, **settings: Any) -> Conversations:
     environment = environment or Echo()
     given = Rollouts(**{"samples": 3, **settings})
-    return OnPolicy(TOKENIZER, environment, environment.tasks("train"), credit or GroupRelative(), given, training=training, max_new_tokens=6, seed=7)
+    return Conversations(
+        TOKENIZER, environment, environment.tasks("train"), credit or GroupRelative(), given, training=training, max_new_tokens=6, seed=7
+    )
 
 
 def live(**roles: Any) -> dict[str, Live]:

@@ -44,6 +44,11 @@ class Numbers(Environment):
         """Questions with the worked answer as their response, no two alike."""
         return tuple(islice(self.world.records(split), n if n is not None else MOST))
 
+    def final(self, answer: str) -> str:
+        """Its last number."""
+        said = last_number(answer)
+        return "" if said is None else str(said)
+
     def judge(self, played: Sequence[Trajectory]) -> np.ndarray:
         """1, `wrong` or 0 by the last number of the answer."""
         import numpy as np

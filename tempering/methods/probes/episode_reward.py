@@ -1,10 +1,12 @@
 """Episode reward: what the policy earns in an environment on tasks that it was not trained on, each played once with its likeliest tokens.
 
 The score of a task is the sum of what its turns and its end earned. Where an environment pays 1 for a task that was done and 0 else, it is a share.
+A task that nobody can score, whoever answers, is left out.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field
@@ -37,10 +39,17 @@ class EpisodeReward(ProbeValue):
         played = [trajectory for (trajectory,) in play(policy, self.environment, list(enumerate(tasks)), 1, how)]
         items = []
         for task, trajectory, end in zip(tasks, played, self.environment.judge(played), strict=True):
+            if math.isnan(end):
+                continue
             extra = {"tokens": float(trajectory.tokens), "turns": float(len(trajectory.turns)), "finished": float(trajectory.finished)}
             said = "\n".join(message.content for message in trajectory.state.messages[len(task.prompt) :])
             score = float(end) + sum(trajectory.rewards)
             items.append(ItemScore(task.id, score, task.prompt[-1].content, said, str(task.tags.get("answer", "")), extra))
+        if not items:
+            raise UserError(
+                f"environment {self.environment.name}: none of its {len(tasks)} test tasks can be scored: they lack what the reward looks for "
+                "(the right answer, tests, instructions); give data that has it, or another reward"
+            )
         summary = {name: mean([item.extra[name] for item in items]) for name in ("tokens", "turns", "finished")}
         binary = self.environment.binary
         return ProbeScores(self.name, "reward", "binary" if binary else "continuous", True, tuple(items), self.side, summary)

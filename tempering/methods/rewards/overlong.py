@@ -5,7 +5,7 @@
     -1                              beyond
 
 DAPO's soft overlong punishment (Yu et al. 2025, arXiv 2503.14476, equation 13; there 20,480 tokens with a buffer of 4,096). It is added to the reward
-of correctness (`weighted`). A reward sees text, so lengths here are characters or words; where tokens are counted, `of` takes their numbers.
+of correctness (`weighted`). A reward sees text, so lengths here are characters or words; of tokens it is `--rollouts.overlong`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from tempering.config import Value
+from tempering.rollouts.types import overlong
 from tempering.types import Prompt, Record
 
 if TYPE_CHECKING:
@@ -43,10 +44,4 @@ class Overlong(Value):
 
     def __call__(self, prompts: Sequence[Prompt], answers: Sequence[str], records: Sequence[Record] = ()) -> np.ndarray:
         """float64 [N]."""
-        return self.of([len(answer) if self.unit == "characters" else len(answer.split()) for answer in answers])
-
-    def of(self, lengths: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The penalty of lengths [N], whatever they count."""
-        import numpy as np
-
-        return np.clip((self.longest - self.buffer - np.asarray(lengths, dtype=np.float64)) / self.buffer, -1.0, 0.0)
+        return -overlong([len(answer) if self.unit == "characters" else len(answer.split()) for answer in answers], self.longest, self.buffer)
