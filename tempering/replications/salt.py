@@ -1,11 +1,11 @@
 """A smaller model's soft labels help a larger one through its first steps: after as many steps of pre-training its loss is lower.
 
-Rawat et al. 2024 (arXiv 2410.18779, SALT) distil from a small model for the first part of pre-training and go on without it; the large model is then
-better at the same number of steps. Here the text are arithmetic stories; a model of two blocks and 205,000 weights has read 200 batches of them, and
-one of five blocks and 1.26 million weights begins at random on others. The baseline learns from the text alone, in the same order; the method takes
-the small model's word for two thirds of the loss (the paper's share) in the first half of the steps. Scored by the loss on held-out stories; the
-range ends at the entropy of single tokens. Beside it stand a quarter of the steps with the teacher, and all. The rate, 2e-3, is the better of 1e-3
-and 2e-3 for both arms on seed 100, which is none of the seeds that count.
+Rawat et al. 2024 (arXiv 2410.18779, SALT) distil from a small model for the first part of pre-training and go on without it; the large model is
+then better at the same number of steps. Here the text are arithmetic stories; a model of two blocks and 205,000 weights has read 200 batches of
+them, and one of five blocks and 1.26 million weights begins at random on others. The baseline learns from the text alone, in the same order; the
+method takes the small model's word for two thirds of the loss (the paper's share) in the first half of the steps. Scored by the loss on held-out
+stories; the range ends at the entropy of single tokens. Beside it stand a quarter of the steps with the teacher, and all. The rate, 5e-3, is the
+best of 1e-3, 2e-3, 3e-3 and 5e-3 for both arms on seed 100, which is none of the seeds that count.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CLAIM = Claim(
     higher_is_better=False,
     range=(0.0, 3.9),
 )
-STEPS, BEFORE, RATE = 30, 200, 2e-3
+STEPS, BEFORE, RATE = 30, 200, 5e-3
 
 
 def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
