@@ -26,7 +26,7 @@ PAGE, RESULT, PICTURE = (Path(__file__).parent / name for name in ("merging.md",
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "linear, half each": ("linear", {}),
     "slerp, t 0.5": ("slerp", {"t": 0.5}),
-    "task arithmetic, both changes whole": ("task_arithmetic", {}),
+    "task arithmetic": ("task_arithmetic", {}),
     "TIES, density 0.5": ("ties", {"density": 0.5}),
     "DARE, density 0.5": ("dare_linear", {"density": 0.5}),
     "breadcrumbs, density 0.9": ("breadcrumbs", {"density": 0.9, "gamma": 0.01}),
