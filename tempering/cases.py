@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tempering.merges import Merge
+from tempering.merges import Informed, Merge
 from tempering.types import Message, Objective, Record, Response
 
 Nested = Sequence[Any]
@@ -72,7 +72,7 @@ class MergeCase:
 
     what: str
     """What the case is there to show."""
-    method: Merge
+    method: Merge | Informed
     """The value, for example TIES(density=0.5)."""
     tensors: Sequence[Nested]
     """Of each model but the base."""
@@ -80,6 +80,8 @@ class MergeCase:
     base: Nested | None = None
     uniform: Sequence[float] = ()
     """The random numbers that it draws, in order."""
+    known: Sequence[Nested | None] = ()
+    """Of a method that looks at data (`merges.Informed`): the statistic of each of `tensors`."""
 
 
 def talk(*turns: str, answers: Sequence[str] = (), better: Sequence[tuple[int, int]] = (), id: str = "", **tags: Any) -> Record:

@@ -41,6 +41,8 @@ class Source(_Part):
     model: Model
     layer_range: tuple[int, int] | None = None
     """First layer, and the one after the last."""
+    calibrate: str | None = None
+    """Rows that this model is looked at on, by a method that wants to know (not one of mergekit's fields)."""
 
 
 class Slice(_Part):
@@ -89,6 +91,8 @@ class Config(_Part):
     tokenizer_source: Model | None = None
     tokenizer: Tokenizer | None = None
     chat_template: str | None = None
+    calibrate: str | None = None
+    """Rows for all models that name none of their own."""
 
     @model_validator(mode="after")
     def _one_form(self) -> Config:
@@ -110,11 +114,15 @@ class Config(_Part):
         """Whether vocabularies are brought to one."""
         return bool(self.tokenizer or self.tokenizer_source)
 
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Everything that goes in, the base aside."""
+        return (*(source for one in self.body.slices or () for source in one.sources), *(self.body.models or ()))
+
     def named(self) -> tuple[str, ...]:
         """Every model that is named, the base first."""
-        inputs = [source for one in self.body.slices or () for source in one.sources] + list(self.body.models or ())
         bases = [base for base in (self.base_model, *(one.base_model for one in self.body.slices or ())) if base]
-        return tuple(dict.fromkeys([*bases, *(source.model for source in inputs)]))
+        return tuple(dict.fromkeys([*bases, *(source.model for source in self.sources)]))
 
 
 def read_config(path: Path) -> Config:

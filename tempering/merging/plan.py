@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tempering import index
 from tempering.errors import UserError
-from tempering.merges import Merge
+from tempering.merges import Informed, Merge
 from tempering.merging.config import Config, Slice, Source, evaluate
 from tempering.merging.read import Meta, Weights
 
@@ -40,7 +40,7 @@ class Piece:
     base: tuple[str, str] | None
     """(model, tensor) that stands apart."""
     others: tuple[tuple[str, str], ...]
-    method: Merge | None
+    method: Merge | Informed | None
     """None: the only one there is, as it is."""
 
     @property
@@ -181,7 +181,7 @@ class _Planner:
             raise UserError(f"{model} has no tensor {name}; only models of one architecture are merged")
         return shared
 
-    def _value(self, others: Sequence[Source], one: Slice, name: str, named: Mapping[str, str], depth: float) -> Merge:
+    def _value(self, others: Sequence[Source], one: Slice, name: str, named: Mapping[str, str], depth: float) -> Merge | Informed:
         given = {}
         for key, field in self.known.items():
             if "Each" in str(field.type):

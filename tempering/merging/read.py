@@ -101,6 +101,11 @@ def _place(spec: str, say: Callable[[str], None]) -> Place:
     return find(spec, say)
 
 
+def stamps(weights: Weights) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of the files: what tells whether they are the same as before."""
+    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in weights.files]
+
+
 class Shards:
     """A Hugging Face folder: one safetensors file, or several with an index.
 
@@ -179,7 +184,7 @@ class Adapted:
         if config.get("peft_type") != "LORA" or config.get("use_dora"):
             raise UserError(f"the adapter in {folder} is {config.get('peft_type')}{' (DoRA)' * bool(config.get('use_dora'))}, not a plain LoRA{fold}")
         self._config = config
-        self._file = _File(folder / "adapter_model.safetensors")
+        self._file = File(folder / "adapter_model.safetensors")
         self._deltas: dict[str, tuple[str, str]] = {}
         self._whole: dict[str, str] = {}
         for key in self._file.metas:
@@ -213,7 +218,7 @@ class Adapted:
         return weight.add_((delta.T if turned else delta).to(weight.dtype))
 
 
-class _File(Shards):
+class File(Shards):
     """One safetensors file of any name."""
 
     def __init__(self, file: Path) -> None:

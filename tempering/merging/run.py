@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tempering.errors import UserError
 from tempering.home import kept_folder, write_atomic
 from tempering.merges import Draw
 from tempering.merging.config import Config
+from tempering.merging.known import known_of
 from tempering.merging.plan import Piece, Plan, make_plan
-from tempering.merging.read import Weights, open_weights
+from tempering.merging.read import Weights, open_weights, stamps
 from tempering.merging.vocab import Vocabulary, vocabulary
 from tempering.merging.write import Slot, write
 from tempering.models.places import read_json
@@ -40,18 +42,21 @@ def merge(config: Config, out: str | Path, *, seed: int = 0, shard_bytes: int = 
         seed: of the methods that draw random numbers; they depend on it and on the tensor's name alone.
         shard_bytes: most bytes of a file.
     Raises:
-        UserError: what the plan and the readers raise, or the folder cannot be written.
+        UserError: what the plan, the readers and `known_of` raise, or the folder cannot be written.
     """
     models = {name: open_weights(name, say) for name in config.named()}
     plan = make_plan(config, models, say)
     tokens = vocabulary(config, plan, models)
     if tokens is not None:
         plan = replace(plan, pieces=tuple(with_rows(piece, tokens.size) for piece in plan.pieces))
+    known = known_of(config, models, say)
+    if known and tokens is not None:
+        raise UserError(f"{config.merge_method} looks at data, which is done for models of one vocabulary; leave --tokenizer out")
     pieces = {piece.name: piece for piece in plan.pieces}
     slots = [Slot(piece.name, piece.meta) for piece in plan.pieces]
-    key = _key(config, plan, models, seed, shard_bytes)
+    key = _key(config, plan, [*models.values(), *known.values()], seed, shard_bytes)
     with kept_folder(out) as folder, torch.no_grad():
-        write(folder, slots, lambda name: made(pieces[name], models, seed, tokens), key, shard_bytes, say)
+        write(folder, slots, lambda name: made(pieces[name], models, seed, tokens, known), key, shard_bytes, say)
         lead = models[plan.lead]
         settings = {"config.json": _config(lead, plan, models)}
         for name in _BESIDE:
@@ -75,8 +80,10 @@ def with_rows(piece: Piece, rows: int) -> Piece:
     return replace(piece, meta=replace(piece.meta, shape=(rows, *piece.meta.shape[1:]))) if piece.by_token else piece
 
 
-def made(piece: Piece, models: Mapping[str, Weights], seed: int = 0, tokens: Vocabulary | None = None) -> Tensor:
-    """One tensor of the result."""
+def made(
+    piece: Piece, models: Mapping[str, Weights], seed: int = 0, tokens: Vocabulary | None = None, known: Mapping[str, Weights] | None = None
+) -> Tensor:
+    """One tensor of the result; `known` is what the data say of each model's, for a method that wants to know."""
     places = [*([piece.base] if piece.base else []), *piece.others]
     tensors = [models[model].read(name).to(piece.dtype) for model, name in places]
     if tokens is not None and piece.by_token:
@@ -85,7 +92,9 @@ def made(piece: Piece, models: Mapping[str, Weights], seed: int = 0, tokens: Voc
     if piece.method is None:
         return tensors[0].to(piece.meta.dtype)
     base = tensors.pop(0) if piece.base else None
-    return piece.method(base, tensors, draws(seed, piece.name)).to(piece.meta.dtype)
+    method: Any = piece.method
+    more = [[known[model].read(name) if name in known[model].metas else None for model, name in piece.others]] if known else []
+    return method(base, tensors, draws(seed, piece.name), *more).to(piece.meta.dtype)
 
 
 def draws(seed: int, name: str) -> Draw:
@@ -94,8 +103,8 @@ def draws(seed: int, name: str) -> Draw:
     return lambda shape: torch.rand(tuple(shape), generator=generator)
 
 
-def _key(config: Config, plan: Plan, models: Mapping[str, Weights], seed: int, shard_bytes: int) -> str:
-    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for weights in models.values() for file in weights.files]
+def _key(config: Config, plan: Plan, inputs: Sequence[Weights], seed: int, shard_bytes: int) -> str:
+    files = [stamp for weights in inputs for stamp in stamps(weights)]
     return hashlib.sha256(repr((FORMAT, config, plan, files, seed, shard_bytes)).encode()).hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,9 @@ def wrong(case: MergeCase, tolerance: float) -> str:
     tensors = [torch.tensor(numbers, dtype=torch.float64) for numbers in case.tensors]
     base = None if case.base is None else torch.tensor(case.base, dtype=torch.float64)
     kept = None if base is None else base.clone()
-    found, expected = case.method(base, tensors, given(case.uniform)), torch.tensor(case.expected, dtype=torch.float64)
+    method: Any = case.method
+    more = [[None if numbers is None else torch.tensor(numbers, dtype=torch.float64) for numbers in case.known]] if case.known else []
+    found, expected = method(base, tensors, given(case.uniform), *more), torch.tensor(case.expected, dtype=torch.float64)
     if found.shape != expected.shape or not bool(((found - expected).abs() <= tolerance * expected.abs().clamp(min=1)).all()):
         return f"gives {found.tolist()}, worked out as {expected.tolist()}"
     if kept is not None and base is not None and not torch.equal(base, kept):

@@ -12,19 +12,21 @@ from torch import Tensor
 
 from tempering import index
 from tempering.cases import MergeCase
-from tempering.merges import Merge
+from tempering.merges import Informed, Merge
 from tempering.merging.run import draws
 from tempering.methods.merges._largest import largest
 from tempering.methods.merges.breadcrumbs import Breadcrumbs
 from tempering.methods.merges.chat_vector import ChatVector
 from tempering.methods.merges.dare_linear import DareLinear
 from tempering.methods.merges.della_linear import DellaLinear
+from tempering.methods.merges.fisher import Fisher
 from tempering.methods.merges.karcher import Karcher
 from tempering.methods.merges.linear import Linear
 from tempering.methods.merges.model_stock import ModelStock
 from tempering.methods.merges.multislerp import MultiSlerp
 from tempering.methods.merges.nearswap import NearSwap
 from tempering.methods.merges.nuslerp import NuSlerp
+from tempering.methods.merges.regmean import RegMean
 from tempering.methods.merges.slerp import Slerp
 from tempering.methods.merges.task_arithmetic import TaskArithmetic
 from tempering.methods.merges.ties import Ties
@@ -34,8 +36,18 @@ MERGES = index.methods("merge")
 every_merge = pytest.mark.parametrize("entry", MERGES, ids=lambda entry: entry.name)
 
 
-def of(method: Merge, *tensors: Tensor, base: Tensor | None = None, seed: int = 0) -> Tensor:
-    return method(base, [tensor.clone() for tensor in tensors], draws(seed, "w"))
+def of(method: Merge | Informed, *tensors: Tensor, base: Tensor | None = None, seed: int = 0) -> Tensor:
+    return called(method, base, [tensor.clone() for tensor in tensors], seed)
+
+
+def called(method: Any, base: Tensor | None, tensors: list[Tensor], seed: int = 0) -> Tensor:
+    """Every model's data say the same, where a method looks at data."""
+    kind = getattr(method, "statistic", None)
+    size = tensors[0].shape
+    known = (
+        [[torch.eye(size[-1]) if len(size) == 2 else None] * len(tensors)] if kind == "gram" else [[torch.ones(size)] * len(tensors)] if kind else []
+    )
+    return method(base, tensors, draws(seed, "w"), *known)
 
 
 def some(count: int, *shape: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -46,7 +58,7 @@ def method_of(entry: index.Entry) -> Any:
     return index.load(entry)
 
 
-def several(entry: index.Entry) -> tuple[Merge, int, bool]:
+def several(entry: index.Entry) -> tuple[Merge | Informed, int, bool]:
     """A value of the method, how many models it takes beside a base, and whether it takes one."""
     two = {"slerp": 1, "nearswap": 1, "arcee_fusion": 1, "passthrough": 1, "nuslerp": 2}
     cls = method_of(entry)
@@ -77,7 +89,7 @@ def test_shape_and_type_stay_and_the_base_is_not_written_over(entry: index.Entry
     for shape in ((6, 5), (7,)):
         base = some(1, *shape, dtype=dtype)[0] if based else None
         kept = None if base is None else base.clone()
-        found = method(base, some(count, *shape, dtype=dtype), draws(0, "w"))
+        found = called(method, base, some(count, *shape, dtype=dtype))
         assert found.shape == shape and found.dtype == dtype and found.isfinite().all()
         assert base is None or kept is None or torch.equal(base, kept)
 
@@ -170,3 +182,30 @@ def test_a_chat_vector_of_nothing_leaves_every_bit() -> None:
     assert torch.allclose(of(ChatVector(), tuned, continued, base=base), of(TaskArithmetic(), tuned, continued, base=base), atol=1e-6)
     back = of(ChatVector(weight=-1), of(ChatVector(), tuned, continued, base=base), continued, base=base)
     assert torch.allclose(back, tuned, atol=1e-6)
+
+
+def informed(method: Fisher | RegMean, tensors: list[Tensor], known: Sequence[Tensor | None]) -> Tensor:
+    return method(None, [tensor.clone() for tensor in tensors], draws(0, "w"), known)
+
+
+def test_equal_fisher_information_is_the_plain_average_and_equal_models_stay_to_the_bit() -> None:
+    (sure, *models) = some(4)
+    sure = sure.square()
+    assert torch.allclose(informed(Fisher(weight=(1, 2, 3)), models, [sure] * 3), of(Linear(weight=(1, 2, 3)), *models), atol=1e-6)
+    known = [some(1)[0].square() for _ in models]
+    assert torch.equal(informed(Fisher(), [models[0]] * 3, known), models[0])
+    assert torch.equal(informed(RegMean(), [models[0]] * 3, [x.T @ x for x in known]), models[0])
+
+
+@pytest.mark.parametrize("rows", [40, 3])
+def test_regmean_of_one_layer_is_least_squares_on_all_data(rows: int) -> None:
+    """With three rows a model some directions are reached by no input: there the average stands."""
+    tensors, inputs = some(2, 4, 9), some(2, rows, 9)
+    x, y = torch.cat(inputs).double(), torch.cat([x @ w.T for x, w in zip(inputs, tensors, strict=True)]).double()
+    mean = (tensors[0] + tensors[1]).double() / 2
+    expected = mean + torch.linalg.lstsq(x, y - x @ mean.T, driver="gelsd").solution.T
+    found = informed(RegMean(alpha=1), tensors, [x.double().T @ x.double() for x in inputs])
+    assert torch.allclose(found.double(), expected, atol=1e-5)
+    zero = informed(RegMean(alpha=0), tensors, [x.T @ x for x in inputs])
+    sizes = [x.square().sum(0) for x in inputs]
+    assert torch.allclose(zero, (tensors[0] * sizes[0] + tensors[1] * sizes[1]) / (sizes[0] + sizes[1]), atol=1e-5)
