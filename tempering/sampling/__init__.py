@@ -5,6 +5,7 @@
     passes.py     one forward pass over rows of unequal length: all at once where a model can, row by row where it cannot
     cache.py      keys and values in preallocated slots, and the attention that reads them
     weights.py    a copy of a model's weights in another precision, packed for the processor
+    fused.py      Llama's blocks with fewer operations, for that copy
     choose.py     logits -> the next token and its log-prob: temperature, top-k, nucleus
     noise.py      random numbers that are a function of (seed, key, sample, position)
     chain.py      what a policy needs while it decodes: roles, the decode chain, stop tokens

@@ -230,9 +230,15 @@ def slot_attention(
     pieces = [_decode(query[0, :, : plan.decoding].unflatten(0, (heads, -1)), key, value, plan, softcap, sliding_window)] if plan.decoding else []
     for run in plan.runs:
         length = run.start + run.count
-        k, v = (torch.cat([page[run.slot] for page in pages[: -(-length // PAGE)]], 1)[None, :, :length] for pages in (key, value))
+        k, v = (_seen(pages, run.slot, length) for pages in (key, value))
         pieces.append(_run(query[:, :, run.first : run.first + run.count], k, v, softcap, sliding_window)[0].transpose(0, 1))
     return torch.cat(pieces)[None], None
+
+
+def _seen(pages: Pages, slot: int, length: int) -> Tensor:
+    """The first `length` tokens of a slot, [1, K, length, D]; where they stand in one page, a view of it."""
+    parts = [page[slot] for page in pages[: -(-length // PAGE)]]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, 1))[None, :, :length]
 
 
 def _decode(q_KGRD: Tensor, keys: Pages, values: Pages, plan: Plan, softcap: float | None, window: int | None) -> Tensor:
