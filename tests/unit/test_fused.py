@@ -1,87 +1,91 @@
-"""Fused blocks against the ones they replace, and which blocks stay as they are."""
+"""The output layer's buffers and gradients: used again without being mixed up, added where gradients are summed, and only where nobody watches."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from tempering.sampling.decoder import Decoder
-from tempering.sampling.fused import FusedAttention, FusedFeed, fuse, rotated
-from tempering.sampling.types import Request
-from tempering.sampling.weights import decoding_copy
-from tempering.types import Policy
-from tests.conftest import make_llama
-from tests.unit.test_decoder import alone, ids, policy, run, tiny
+from tempering import fused
+from tempering.models.lighter import lighter
+
+VOCAB, WIDTH, SIZE = 40, 8, 13
 
 
-def kinds(model: nn.Module) -> set[type]:
-    return {type(m) for m in model.modules()} & {FusedAttention, FusedFeed}
+def parts(seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(SIZE, WIDTH, generator=generator), torch.randint(VOCAB, (SIZE,), generator=generator)
 
 
-def test_rotation_is_transformers_own() -> None:
-    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
-
-    q, k = torch.randn(2, 1, 5, 3, 8, generator=torch.Generator().manual_seed(0))
-    angle = torch.linspace(0.1, 9, 20).view(1, 5, 4).repeat(1, 1, 2)
-    want = apply_rotary_pos_emb(q, k, angle.cos(), angle.sin(), unsqueeze_dim=2)
-    for x, y in zip((q, k), want, strict=True):
-        torch.testing.assert_close(rotated(x, angle.cos(), angle.sin()), y, atol=1e-6, rtol=0)
+def logps(head: nn.Linear, hidden: Tensor, target: Tensor) -> Tensor:
+    return fused.scores(head, head, hidden, target, frozenset({"logp"}))["logp"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "fused"),
-    [
-        ("qwen3", {FusedFeed}),  # its queries and keys have norms
-        ("mistral", {FusedFeed}),  # its attention has a window
-        ("gemma2", set()),  # soft-capping, and another activation
-        ("gpt2", set()),
-        ("bloom", set()),
-    ],
-)
-def test_only_blocks_of_llama_s_make_are_fused_and_logits_stay(kind: str, fused: set[type]) -> None:
-    model = tiny(kind)
-    made = decoding_copy(model, torch.float32)
-    assert kinds(made) == fused
-    x = torch.arange(5, 17)[None]
+def plain(head: nn.Linear, hidden: Tensor, target: Tensor) -> Tensor:
+    return F.log_softmax(head(hidden), -1).gather(-1, target[:, None])[:, 0]
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "CHUNK_ELEMENTS", 5 * VOCAB)  # three chunks
+    monkeypatch.setattr(fused, "_POOL", fused._Pool(most=3))
+
+
+def both(head: nn.Linear, *, accumulate: bool) -> tuple[Tensor, Tensor]:
+    """Gradients of two micro-batches, by ours and by autograd; their forward passes both stand before the first backward pass."""
+    found = []
+    for function in (logps, plain):
+        head.weight.grad = None
+        with fused.accumulating(accumulate):
+            losses = [(function(head, *parts(seed)) * torch.arange(1, SIZE + 1)).sum() for seed in (0, 1)]
+            for loss in losses:
+                loss.backward()
+        found.append(head.weight.grad)
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("accumulate", [True, False])
+def test_gradients_of_two_micro_batches_are_autograds(accumulate: bool) -> None:
+    torch.manual_seed(0)
+    ours, theirs = both(nn.Linear(WIDTH, VOCAB, bias=False), accumulate=accumulate)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_hook_that_watches_the_gradient_sees_every_micro_batch() -> None:
+    torch.manual_seed(0)
+    head, seen = nn.Linear(WIDTH, VOCAB, bias=False), []
+    head.weight.register_post_accumulate_grad_hook(lambda p: seen.append(float(p.grad.norm())))
+    both(head, accumulate=True)
+    assert len(seen) == 4 and 0 not in seen
+
+
+def test_buffers_are_given_back_once_and_used_again() -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(WIDTH, VOCAB, bias=False)
+    logps(head, *parts(0)).sum().backward()
+    held = {buffer.data_ptr() for buffer in fused._POOL.free}
+    assert len(held) == len(fused._POOL.free) <= 3
+    logps(head, *parts(1)).sum().backward()
+    assert {buffer.data_ptr() for buffer in fused._POOL.free} & held
     with torch.no_grad():
-        torch.testing.assert_close(made(x).logits, model(x).logits, atol=1e-4, rtol=0)
+        logps(head, *parts(2))
+    assert len({buffer.data_ptr() for buffer in fused._POOL.free}) == len(fused._POOL.free) <= 3
+    fused.forget()
+    assert not fused._POOL.free
 
 
-def test_a_block_whose_forward_differs_stays_though_it_looks_alike() -> None:
-    model = make_llama()
-    block: Any = type(model.model.layers[0].mlp)
-    odd = type("Odd", (block,), {"forward": lambda self, x: 2 * block.forward(self, x)})
-    for layer in model.model.layers:
-        layer.mlp.__class__ = odd
-    fuse(model)
-    assert kinds(model) == {FusedAttention}
-
-
-def test_rows_that_come_and_go_get_the_plain_twin_s_tokens() -> None:
-    p = policy()
-    decoder = Decoder(p, max_rows=3, dtype=torch.float32)
-    assert kinds(decoder._models["policy"]) == {FusedAttention, FusedFeed}
-    common = list(range(20, 33))
-    prompts = [[9] * 3, common, [*common, 5, 6], [7] * 30, [*common, 5], [8] * 17]
-    asked = [Request(tuple(prompt), key=i, max_new_tokens=3 + 4 * i, temperature=1.0) for i, prompt in enumerate(prompts)]
-    tickets = [decoder.submit(request) for request in asked]
-    found = run(decoder)
-    for ticket, request in zip(tickets, asked, strict=True):
-        twin = alone(p, request)
-        assert ids(found[ticket]) == ids(twin)
-        assert [t.logp for t in found[ticket]] == pytest.approx([t.logp for t in twin], abs=1e-5)
-
-
-def test_a_model_with_an_adapter_stays_as_it_is() -> None:
-    from peft import LoraConfig, get_peft_model
-
-    model: Any = get_peft_model(make_llama(), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
-    made = decoding_copy(model, torch.float32)
-    assert kinds(made) == set()
-    x = torch.arange(5, 17)[None]
-    with torch.no_grad():
-        torch.testing.assert_close(made(x).logits, model(x).logits, atol=1e-5, rtol=0)
-    assert Decoder(Policy(model, None), dtype=torch.float32).batched
+@pytest.mark.parametrize("padding", [None, 3])
+def test_embeddings_of_two_micro_batches_are_autograds(padding: int | None) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(VOCAB, WIDTH, padding_idx=padding))
+    ids = torch.tensor([[3, 5, 5, 7], [3, 0, 5, 39]])
+    found = []
+    for context in (lighter(model), fused.accumulating(False)):
+        model.zero_grad()
+        with context, fused.accumulating(True):
+            for scale in (1.0, -2.0):
+                (model(ids) * torch.arange(1, WIDTH + 1) * scale).sum().backward()
+        found.append(model[0].weight.grad)
+    assert torch.equal(found[0], found[1]) and bool((found[0][5] != 0).all())
+    assert bool((found[0][3] == 0).all()) == (padding == 3)
