@@ -101,14 +101,15 @@ def losses(spec: str, folder: Path) -> dict[str, float]:
 
 
 def compare(folder: Path) -> None:
-    """Every merge, made, measured and thrown away; what RESULT holds already is not measured again."""
+    """Every merge, made, measured and thrown away; what this folder holds already is not measured again. All of it goes to RESULT."""
     import shutil
 
     from tempering.home import write_atomic
     from tempering.merging.config import parse
     from tempering.merging.run import merge
 
-    found = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    partial = folder / "losses.json"
+    found = json.loads(partial.read_text()) if partial.is_file() else {}
     parents = {name: str(folder / name / "model") for name in TRAIN}
     for name, rows in ((name, folder / f"{name}-held.jsonl") for name in TRAIN):
         (folder / f"{name}-look.jsonl").write_text("".join((folder / f"{name}.jsonl").read_text().splitlines(keepends=True)[:LOOKED_AT]))
@@ -127,7 +128,8 @@ def compare(folder: Path) -> None:
             merge(parse(config, name), out, say=lambda text: None)
         found[name] = losses(spec, folder)
         print(name, found[name], flush=True)
-        write_atomic(RESULT, json.dumps(found, indent=1) + "\n")
+        write_atomic(partial, json.dumps(found, indent=1) + "\n")
+    write_atomic(RESULT, json.dumps(found, indent=1) + "\n")
 
 
 def kept(found: dict[str, dict[str, float]], name: str, kind: str) -> float:
