@@ -20,7 +20,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import Field, asdict, dataclass, field, fields
 from functools import lru_cache, reduce
 from operator import or_
 from pathlib import Path
@@ -285,6 +285,11 @@ def closest(name: str, known: Any, *, start: str = "did you mean") -> str:
     by_lower = {k.lower(): k for k in known}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.55)
     return f"; {start} {by_lower[near[0]]!r}?" if near else ""
+
+
+def settings(method: Any) -> dict[str, Field[Any]]:
+    """The fields of a method that is a dataclass, by their names as users write them: `lambda_` is "lambda"."""
+    return {one.name.rstrip("_"): one for one in fields(method)}
 
 
 def find(name: str, kind: str | None = None) -> Entry:

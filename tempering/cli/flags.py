@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from tempering.cli import fields as f
@@ -12,6 +12,20 @@ from tempering.errors import UserError
 from tempering.index import closest
 
 LATEST, WINDOW = "latest", "3:3"
+
+
+def setting(command: str, flag: str, method: str, known: Collection[str]) -> str:
+    """The setting of a method that a flag names.
+
+    Raises:
+        UserError: the method has none of that name.
+    """
+    key = flag.replace("-", "_")
+    if key not in known:
+        raise UserError(
+            f"temper {command}: there is no flag --{flag}, and {method} has no such setting{closest(key, known)}; it has {', '.join(known)}"
+        )
+    return key
 
 
 @dataclass(frozen=True)

@@ -135,19 +135,15 @@ def _config(
     given: dict[str, Any],
     calibrate: Mapping[str, str],
 ) -> Config:
-    from dataclasses import fields
-
     from tempering import index
+    from tempering.cli.flags import setting
     from tempering.merging.config import parse
 
-    known = {field.name.rstrip("_"): field for field in fields(index.load(index.find(method, "merge")))}
+    known = index.settings(index.load(index.find(method, "merge")))
     inputs: list[dict[str, Any]] = [{"model": model_of(name), "parameters": {}, "calibrate": calibrate.get(name)} for name in models]
     whole: dict[str, Any] = {}
     for flag, text in given.items():
-        key = flag.replace("-", "_")
-        if key not in known:
-            near = index.closest(key, known)
-            raise UserError(f"temper merge: there is no flag --{flag}, and {method} has no such setting{near}; it has {', '.join(known)}")
+        key = setting("merge", flag, method, known)
         value = _value(flag, text) if isinstance(text, str) else text
         if isinstance(value, tuple):
             if "Each" not in str(known[key].type):
@@ -262,13 +258,11 @@ def _searched(
     loss: Callable[[Config | str], float],
 ) -> tuple[Config, list[dict[str, Any]]]:
     """Lines of a setting over the depth, one for each model where it has one of its own."""
-    from dataclasses import fields
-
     from tempering import index
     from tempering.merging.search import search
 
     found = re.fullmatch(r"([\w-]+)=(-?[\d.]+)\.\.(-?[\d.]+)", text)
-    known = {field.name.rstrip("_"): field for field in fields(index.load(index.find(method, "merge")))}
+    known = index.settings(index.load(index.find(method, "merge")))
     if found is None or found[1] not in known or points < 1 or budget < 1:
         some = ", ".join(known)
         raise UserError(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from tempering.cli.flags import setting
 from tempering.cli.merge import kept_of
 from tempering.cli.models import Json, Probes, measured, model_of, write_json
 from tempering.cli.show import say, show_ledger
@@ -88,14 +88,11 @@ def method_of(name: str, given: dict[str, str]) -> Any:
 
     entry = index.find(name, "reshape")
     cls = index.load(entry)
-    known = {field.name: field for field in fields(cls)}
+    known = index.settings(cls)
     hints = typing.get_type_hints(cls, include_extras=True)
     values: dict[str, Any] = {}
     for flag, text in given.items():
-        key = flag.replace("-", "_")
-        if key not in known:
-            raise UserError(f"temper reshape: there is no flag --{flag}, and {entry.name} has no such setting{index.closest(key, known)}; "
-                            f"it has {', '.join(known)}")  # fmt: skip
+        key = setting("reshape", flag, entry.name, known)
         try:
             values[key] = TypeAdapter(hints[key]).validate_python(text)
         except ValidationError as error:

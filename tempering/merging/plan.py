@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache, reduce
 from typing import Any
 
@@ -74,7 +74,7 @@ class _Planner:
     def __init__(self, config: Config, models: Mapping[str, Weights], say: Callable[[str], None]) -> None:
         self.config, self.models, self.say = config, models, say
         self.method = index.load(index.find(config.merge_method, "merge"))
-        self.known = {field.name.rstrip("_"): field for field in fields(self.method)}
+        self.known = index.settings(self.method)
         self.slices = self._slices()
         self.lead = config.base_model or self.slices[0].sources[0].model
         self._warn()
