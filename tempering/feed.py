@@ -205,11 +205,14 @@ class Feed:
         asked = sorted({name for names in objective.needs.values() for name in names if owner(name)[0] == role and top_of(name)})
         return self.cache_reference(policy, *groups, column=tuple(asked)) if asked else ()
 
-    def cache_reference(self, policy: Policy, *groups: Rows, column: str | tuple[str, ...] = "reference.logp") -> tuple[Any, ...]:
+    def cache_reference(
+        self, policy: Policy, *groups: Any, column: str | tuple[str, ...] = "reference.logp", part: str | None = None
+    ) -> tuple[Any, ...]:
         """The same rows with the start model's log-probs as the column "reference.logp"; computed once for these weights and rows, ever.
 
         Args:
             column: another of its signals, "prior.entropy", or several.
+            part: the only part of the rows that it reads; by default all.
         """
         from tempering import models
         from tempering.reference import cached
@@ -224,12 +227,13 @@ class Feed:
                 "new_tokens": self.new_tokens,
                 "seed": self.values.get("seed", 0),
                 "table": rows.fingerprint,
-                "of": rows.indices,
+                # What this gave before may be given to it again.
+                "of": getattr(rows, "indices", None),
             }
             with self.display.phase(
                 "reference log-probs" if column == "reference.logp" else f"computing {' and '.join([column] if isinstance(column, str) else column)}"
             ) as phase:
-                how = {"micro_tokens": training.micro_tokens, "progress": phase.advance, "column": column}
+                how = {"micro_tokens": training.micro_tokens, "progress": phase.advance, "column": column, "part": part}
                 compute = partial(cached, policy, rows, engine_for(training), inputs, **how)
                 found.append(world_of_run().after_first(compute))
         return tuple(found)

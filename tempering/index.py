@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -173,8 +174,9 @@ def _files(root: Path) -> Iterator[tuple[Path, str, str]]:
             yield path, "recipe", ".".join(("tempering", *path.relative_to(root).with_suffix("").parts))
 
 
-def _cache_file() -> Path:
-    return home() / "index.json"
+def _cache_file(root: Path) -> Path:
+    """One for each package folder, so that several checkouts on a machine do not read what the others have."""
+    return home() / "index" / f"{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json"
 
 
 def _read_cache(file: Path) -> dict[str, Any]:
@@ -193,7 +195,7 @@ def scan(root: Path = PACKAGE, cache: Path | None = None) -> tuple[Entry, ...]:
         root: the package folder, with methods/ and recipes/ in it.
         cache: where what was read is kept; by default a file in the user's cache folder.
     """
-    file = cache or _cache_file()
+    file = cache or _cache_file(root)
     old = _read_cache(file)
     new: dict[str, Any] = {}
     entries = []
@@ -208,8 +210,8 @@ def scan(root: Path = PACKAGE, cache: Path | None = None) -> tuple[Entry, ...]:
         if entry is not None:
             entries.append(entry)
             new[str(path)] = {"stamp": stamp, "entry": asdict(entry)}
-    if new != {key: value for key, value in old.items() if key in new}:
-        _write_cache(file, {**{k: v for k, v in old.items() if Path(k).exists()}, **new})
+    if new != old:
+        _write_cache(file, new)
     return tuple(sorted(entries, key=lambda e: (e.kind == "recipe", e.kind, e.name)))
 
 

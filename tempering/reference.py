@@ -34,6 +34,7 @@ def cached(
     micro_tokens: int = 2048,
     progress: Callable[[int, int], None] = lambda done, total: None,
     column: str | tuple[str, ...] = COLUMN,
+    part: str | None = None,
 ) -> Table:
     """The same rows with the policy's log-prob of every scored token, float32 [tokens], 0 elsewhere, as the column "reference.logp".
 
@@ -44,10 +45,11 @@ def cached(
         micro_tokens: tokens of one forward pass.
         progress: called as (rows done, rows).
         column: another signal, under the name that an objective asks for it by: "prior.entropy"; or several of one pass.
+        part: the only part that the policy reads; by default all.
     """
-    key = content_key({"column": column, "dtype": str(engine.dtype), "rows": len(rows), **inputs})
+    key = content_key({"column": column, "dtype": str(engine.dtype), "rows": len(rows), **({"part": part} if part else {}), **inputs})
     folder = store_dir("tables") / key
-    return Table.open(folder) if folder.exists() else Table.build(columns(policy, rows, engine, micro_tokens, progress, column), folder)
+    return Table.open(folder) if folder.exists() else Table.build(columns(policy, rows, engine, micro_tokens, progress, column, part), folder)
 
 
 def brought(objective: Objective, *rows: Mapping[str, Sequence[Any]]) -> frozenset[str]:
@@ -72,8 +74,10 @@ def columns(
     micro_tokens: int = 2048,
     progress: Callable[[int, int], None] = lambda done, total: None,
     column: str | tuple[str, ...] = COLUMN,
+    part: str | None = None,
 ) -> Iterator[Row]:
     """What `cached` keeps, row by row, without the store. Rows of like length go through the model together."""
+    whole, rows = rows, rows if part is None else [{part: row[part]} for row in rows]
     names = {owner(name)[1]: name for name in ((column,) if isinstance(column, str) else column)}
     found: list[dict[str, list[dict[str, np.ndarray]]]] = [{} for _ in rows]
     policy.model.to(engine.device)
@@ -88,15 +92,16 @@ def columns(
             chosen, at = order[at : at + count], at + count
             parts = to(collate([rows[i] for i in chosen]), engine.device)
             signals = compute(roles, parts, {part: frozenset(names) for part in parts}, engine)
-            for part, batch in parts.items():
+            for name_of_part, batch in parts.items():
                 size_S = lengths(batch).tolist()
-                pieces = {name: signals[part][signal].float().cpu().split(size_S) for signal, name in names.items()}
+                pieces = {name: signals[name_of_part][signal].float().cpu().split(size_S) for signal, name in names.items()}
                 for i, group in enumerate(batch.group_S.tolist()):
-                    found[chosen[group]].setdefault(part, []).append({name: values[i].numpy() for name, values in pieces.items()})
+                    found[chosen[group]].setdefault(name_of_part, []).append({name: values[i].numpy() for name, values in pieces.items()})
             done += count
             progress(done, len(rows))
-    for row, values in zip(rows, found, strict=True):
-        yield {
-            part: tuple(replace(s, extras={**s.extras, **value}) for s, value in zip(segments, values.get(part, ()), strict=True))
-            for part, segments in row.items()
+    for row, seen, values in zip(whole, rows, found, strict=True):
+        told = {
+            name: tuple(replace(s, extras={**s.extras, **value}) for s, value in zip(segments, values.get(name, ()), strict=True))
+            for name, segments in seen.items()
         }
+        yield {**row, **told}

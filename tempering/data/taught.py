@@ -6,7 +6,7 @@ weight; for a rule in front of the same answer nothing is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -38,13 +38,39 @@ class Taught:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        # Rows are kept by this name.
-        template = getattr(tokenizer, "chat_template", None)
-        self.__name__ = f"taught-{sha256(repr((tokenizer.backend_tokenizer.to_str(), template)).encode()).hexdigest()[:16]}"
+        self.__name__ = f"taught-{_digest((tokenizer,))}"
 
     def __call__(self, record: Record, tokenizer: Any, *, report: RowReport | None = None, **how: Any) -> Row | None:
         row, both = _both(record, lambda report: sft_row(record, self.tokenizer, report=report, **how), tokenizer, report, how)
         return None if row is None else {**row, "seen": tuple(a for a, _ in both), "taught": tuple(b for _, b in both)}
+
+
+class Read:
+    """{"train": segments, "read0": the same answers in the tokens of the first of other models, "read1": ...}.
+
+    Args:
+        tokenizers: theirs.
+    """
+
+    def __init__(self, tokenizers: Sequence[Any]) -> None:
+        self.tokenizers = tuple(tokenizers)
+        self.__name__ = f"read-{_digest(self.tokenizers)}"
+
+    def __call__(self, record: Record, tokenizer: Any, *, report: RowReport | None = None, **how: Any) -> Row | None:
+        report = RowReport() if report is None else report
+        others = [sft_row(record, other, report=RowReport(), **how) for other in self.tokenizers]
+        if None in others:
+            report.records += 1
+            report.note(report.dropped, "too long for one of the models", record.source)
+            return None
+        row = sft_row(record, tokenizer, report=report, **how)
+        return row and {**row, **{f"read{i}": other["train"] for i, other in enumerate(others) if other}}
+
+
+def _digest(tokenizers: Sequence[Any]) -> str:
+    """Rows are kept by the name of what made them, so it says of which tokens and templates they are."""
+    told = [(tokenizer.backend_tokenizer.to_str(), getattr(tokenizer, "chat_template", None)) for tokenizer in tokenizers]
+    return sha256(repr(told).encode()).hexdigest()[:16]
 
 
 def _both(

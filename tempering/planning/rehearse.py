@@ -140,7 +140,9 @@ class Rehearsal(Experiment):
         fewer: dict[str, Any] = {**how, "limit": min(how["limit"] or SAMPLE, SAMPLE)}
         return super().rows(data, None, make_row, **fewer)
 
-    def cache_reference(self, policy: Policy, *groups: Rows, column: str | tuple[str, ...] = "reference.logp") -> tuple[Any, ...]:
+    def cache_reference(
+        self, policy: Policy, *groups: Any, column: str | tuple[str, ...] = "reference.logp", part: str | None = None
+    ) -> tuple[Any, ...]:
         """The rows with columns of zeros: their size is what counts."""
         import numpy as np
 
