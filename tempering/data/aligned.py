@@ -49,7 +49,7 @@ class Words:
         return before[np.arange(len(length)), length]
 
     def nearest(self, word: str) -> int:
-        """The id of the word itself, or else of the first of those at the least edit distance from it."""
+        """The id of the word itself, or else of one at the least edit distance: of the likest length, the first of those."""
         if word not in self._id:
             # No word whose length differs by more than the best distance can be nearer: begin with words of like length.
             gap = np.abs(self._length - len(word))

@@ -31,6 +31,7 @@ CLAIM = Claim(
 )
 MEAN = 0.4
 RATE = 0.1
+EPS = 1.0
 
 
 def aligned(world: Preferences, seed: int, scale: Scale) -> Policy:
@@ -54,7 +55,7 @@ def best_of_four(policy: Policy, world: Preferences, seed: int, count: int) -> l
 
 
 def averaged(policy: Policy, seed: int, scale: Scale, rows: list[Record], mean: float, lr: float) -> tuple[Policy, list[float]]:
-    scope = Averaged(base="builtin:tiny", mean=mean)
+    scope = Averaged(base="builtin:tiny", mean=mean, eps=EPS)
     if not rows:
         import copy
 
