@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
 from tempering.config import Value
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class Request(Value):
     """A model that never saw the forget rows (retrained without them), measured beside the other two."""
     attacks: Literal["all", "plain", "none"] = "all"
     """All of them before and after, only plain questions, or none."""
+    attack_limit: int = Field(default=48, ge=1)
+    """How many of the secrets all attacks but the plain questions are tried on."""
     redact: bool = True
     """Keep hashes instead of the words of forgotten rows in scores, samples and reports."""
 
