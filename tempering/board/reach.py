@@ -1,13 +1,14 @@
 """What a recipe runs without naming it: methods that stand behind the functions it calls, for example the attacks of every run that forgets.
 
-Read from syntax trees. From a recipe's file one goes on to each function or class of the package that is named there, to what is named inside that, and so
-on; a file is not taken whole for one function of it. What is called on a value (`run.measure`) is not followed, so this finds less than there is, not more.
+Read from syntax trees. From a recipe's file one goes on to each function or class of the package that is named there, to what is named inside
+that, and so on; a file is not taken whole for one function of it. What is called on a value (`run.measure`) is not followed, so this finds less than
+there is, not more.
 """
 
 from __future__ import annotations
 
 import ast
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from tempering.index import PACKAGE, Entry
@@ -25,7 +26,7 @@ def trains(recipe: Entry) -> bool:
     return Path(recipe.path).is_relative_to(PACKAGE) and _module(recipe.module)[1].get("Optimizer") == ("tempering.config", "Optimizer")
 
 
-@lru_cache(maxsize=256)
+@cache
 def _behind(recipe: str) -> frozenset[str]:
     found, seen = set[str](), set[tuple[str, str]]()
     waiting = [(recipe, name) for name in _module(recipe)[0]]
@@ -41,7 +42,7 @@ def _behind(recipe: str) -> frozenset[str]:
     return frozenset(found)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _named(module: str, name: str) -> frozenset[tuple[str, str]]:
     """(module, name) of everything of this package that a function, class or constant of a module names."""
     defined, imported = _module(module)
@@ -60,7 +61,7 @@ def _named(module: str, name: str) -> frozenset[tuple[str, str]]:
     return frozenset(found)
 
 
-@lru_cache(maxsize=1024)
+@cache
 def _module(module: str) -> tuple[dict[str, ast.stmt], dict[str, tuple[str, str]]]:
     """What a module defines at its top level by name, and what it imports of this package: name -> (module, name there)."""
     path = PACKAGE.parent.joinpath(*module.split("."))

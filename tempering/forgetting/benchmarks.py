@@ -20,8 +20,8 @@ UNSEEN = {"builtin:people-forget": "builtin:demo-people"}
 
 
 def probes(run: Experiment, forget: str, *, shape: str, limit: int | None) -> list[Probe]:
-    """TOFU's and KnowUnDo's probes of what goes and of what stays, questions about both at once, MUSE's of plain texts, and membership where unseen rows are named
-    (`holdout`)."""
+    """TOFU's and KnowUnDo's probes of what goes and of what stays, questions about both at once, MUSE's of plain texts, and membership where unseen
+    rows are named (`holdout`)."""
     from tempering.methods.probes.both_asked import BothAsked
 
     most, values = run.budget.max_test, run.values
