@@ -42,8 +42,8 @@ class Request(Value):
     """Read at most this many rows of each file."""
     oracle: str | None = None
     """A model that never saw the forget rows (retrained without them), measured beside the other two."""
-    attacks: Literal["all", "plain", "none"] = "all"
-    """All of them before and after, only plain questions, or none."""
+    attacks: Literal["all", "asking", "plain", "none"] = "all"
+    """All of them before and after, those that leave the weights as they are, only plain questions, or none."""
     attack_limit: int = Field(default=48, ge=1)
     """How many of the secrets all attacks but the plain questions are tried on."""
     redact: bool = True

@@ -17,7 +17,7 @@ from tempering.types import Probe, Row, Segment
 if TYPE_CHECKING:
     from tempering.experiment import Experiment
 
-Attacks = Literal["all", "plain", "none"]
+Attacks = Literal["all", "asking", "plain", "none"]
 SOME = 48
 """Secrets that every attack but the plain questions is tried on at most, unless `--attack-limit` says otherwise."""
 KNOWN = 400
@@ -82,14 +82,15 @@ def probes(run: Experiment, held: Sequence[Row], *, decodes: bool = False, templ
         of = secrets(islice(run.source(v["forget"], v["shape"], v["limit"]), v["limit"]), most)
         reworded = secrets(run.source(test, v["shape"], None), most) if test else ()
         shown = KNOWN if v["limit"] is None else min(v["limit"], KNOWN)
-        known = secrets(islice(run.source(v["retain"], v["shape"], v["limit"]), shown), most) if v["attacks"] == "all" else ()
-        start = run.model_spec if getattr(v.get("scope"), "quantise", "none") == "none" and not decodes else ""
+        known = secrets(islice(run.source(v["retain"], v["shape"], v["limit"]), shown), most) if v["attacks"] in ("all", "asking") else ()
+        weights = v["attacks"] == "all" and not decodes
+        start = run.model_spec if getattr(v.get("scope"), "quantise", "none") == "none" and weights else ""
         found += attack_probes(of, reworded, v["attacks"], known=known, start=start, few=v["attack_limit"])
         if (begun := run.made.get(f"{v['forget']}, {BEGUN}")) is not None:
             found.append(Asked(name="asked to complete", items=secrets(begun, most), **room(of)))
         if decodes:
             found.append(WeightsAlone(items=of, template=template, **room(of)))
-    if v["attacks"] == "all":
+    if v["attacks"] in ("all", "asking"):
         found += benchmarks.probes(run, v["forget"], shape=v["shape"], limit=v["limit"])
     kept = target_probes(Renamed(held, "retain"), most)
     return (*found, *(probe.model_copy(update={"name": probe.name.replace("held", "retain"), "side": "keep"}) for probe in kept))  # type: ignore[attr-defined]
@@ -130,6 +131,7 @@ def attack_probes(
         of: the secrets as they were taught.
         reworded: the same in held-out words; may be empty.
         known: facts that were to stay, for attacks that need what an attacker knows.
+        attacks: which; "asking" is "all" without a start.
         start: the model before forgetting; "" leaves out the attacks on changed weights, which cannot be made of quantised ones.
         few: how many of the secrets all but the plain questions are tried on.
     """
@@ -139,7 +141,7 @@ def attack_probes(
     found: list[Probe] = [Asked(items=of, **most)]
     if reworded:
         found.append(Asked(name="asked in other words", items=reworded, **most))
-    if attacks == "all":
+    if attacks in ("all", "asking"):
         some = {"items": of, "limit": few, **most}
         found += [*_of_words(known, some), *(_of_weights(known, some) if start else ()), *_beside(known, start, some)]
     return found

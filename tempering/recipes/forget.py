@@ -45,7 +45,7 @@ def forget(
     until: str | None = None,
     looks: Looks = Looks(),
     audit: str | None = None,
-    attacks: Literal["all", "plain", "none"] = "all",
+    attacks: Literal["all", "asking", "plain", "none"] = "all",
     attack_limit: Annotated[int, Field(ge=1)] = 48,
     redact: bool = True,
     scope: AnyScope = LoRA(),
@@ -83,7 +83,8 @@ def forget(
             `attack_limit` secrets, six rewordings, four role plays, four other languages, begun answers, neighbours told and few-shot (18 answers a
             secret), 8 sampled answers, rounding to 8 and 4 bits (an answer each), relearning by LoRA on other secrets, unrelated and retain rows (20
             small steps and 2 answers each); and told beside the verdict: the fact in the prompt, merging back, the logit lens, a linear and an
-            unsupervised probe (3 answers and some forward passes). About 17 processor seconds for each model measured on builtin:tiny. none: none.
+            unsupervised probe (3 answers and some forward passes). About 17 processor seconds for each model measured on builtin:tiny. asking: all
+            that leave the weights as they are (relearning takes longest). none: none.
         attack_limit: how many of the secrets all attacks but the plain questions are tried on; fewer make a large model's battery shorter.
         redact: keep hashes instead of the words of forgotten rows in scores, samples and reports.
         scope: which weights may move: full or lora.
