@@ -91,7 +91,7 @@ def way_of(method: str, retain_loss: str | None) -> Any:
     if retain_loss is None or "retain_loss" not in made.model_fields:
         return made()
     try:
-        return made(retain_loss=retain_loss)
+        return made(**{"retain_loss": retain_loss})
     except ValidationError:
         raise UserError(f"--retain-loss: expected none, nll or kl, got {retain_loss!r}") from None
 
