@@ -73,6 +73,7 @@ def probes(run: Experiment, held: Sequence[Row], *, decodes: bool = False, templ
     from tempering.forgetting import benchmarks
     from tempering.held import target_probes
     from tempering.methods.probes.asked import Asked
+    from tempering.methods.probes.concept_vectors import ConceptVectors
     from tempering.methods.probes.weights_alone import WeightsAlone
 
     v, most = run.values, run.budget.max_test
@@ -92,6 +93,8 @@ def probes(run: Experiment, held: Sequence[Row], *, decodes: bool = False, templ
             found.append(WeightsAlone(items=of, template=template, **room(of)))
     if v["attacks"] in ("all", "asking"):
         found += benchmarks.probes(run, v["forget"], shape=v["shape"], limit=v["limit"])
+    if v.get("concept_vectors"):
+        found.append(ConceptVectors(items=v["concept_vectors"], reference=run.model_spec))
     kept = target_probes(Renamed(held, "retain"), most)
     return (*found, *(probe.model_copy(update={"name": probe.name.replace("held", "retain"), "side": "keep"}) for probe in kept))  # type: ignore[attr-defined]
 

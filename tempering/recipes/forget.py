@@ -47,6 +47,7 @@ def forget(
     audit: str | None = None,
     attacks: Literal["all", "asking", "plain", "none"] = "all",
     attack_limit: Annotated[int, Field(ge=1)] = 48,
+    concept_vectors: str | None = None,
     redact: bool = True,
     scope: AnyScope = LoRA(),
     optimizer: Optimizer = Optimizer(lr=5e-4),
@@ -86,6 +87,8 @@ def forget(
             unsupervised probe (3 answers and some forward passes). About 17 processor seconds for each model measured on builtin:tiny. asking: all
             that leave the weights as they are (relearning takes longest). none: none.
         attack_limit: how many of the secrets all attacks but the plain questions are tried on; fewer make a large model's battery shorter.
+        concept_vectors: JSON lines of {"layer", "dim", "concept"}: columns of `down_proj` that speak for what is to go, of which is measured how
+            alike they stay.
         redact: keep hashes instead of the words of forgotten rows in scores, samples and reports.
         scope: which weights may move: full or lora.
         seed: of shuffling, dropout, initialisation and sampling.
