@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tempering import index
-from tempering.board import evidence
+from tempering.board import evidence, reach
 from tempering.board.catalogue import Paper, papers
 from tempering.board.evidence import VERDICTS, Replication
 from tempering.errors import UserError
@@ -76,7 +76,7 @@ def row_of(paper: Paper, entries: Sequence[Entry], found: Sequence[Replication],
     mine = tuple(entry for entry in entries if paper.id in entry.catalogue)
     names = {entry.name for entry in mine}
     tried = tuple(one for one in found if paper.id in one.catalogue or (not one.catalogue and one.method in names))
-    reach = tuple(dict.fromkeys(name for entry in mine for name in ((entry.name,) if entry.kind == "recipe" else index.reaching(entry, entries))))
+    reached = tuple(dict.fromkeys(name for entry in mine for name in ((entry.name,) if entry.kind == "recipe" else _running(entry, entries))))
     verdicts = {one.verdict for one in tried}
     verdict = verdicts.pop() if len(verdicts) == 1 else "partly" if verdicts else ""
     old = tuple(one.name for one in tried if (is_stale or evidence.stale)(one))
@@ -87,16 +87,27 @@ def row_of(paper: Paper, entries: Sequence[Entry], found: Sequence[Replication],
         state = "planned"
     else:
         state = "in part" if missing else "works"
-    return Row(paper, state, verdict, mine, reach, missing if state == "in part" else (), tried, old)
+    return Row(paper, state, verdict, mine, reached, missing if state == "in part" else (), tried, old)
 
 
 def _missing(mine: Sequence[Entry], entries: Sequence[Entry], tried: Sequence[Replication]) -> tuple[str, ...]:
     missing = [] if mine else ["no method or recipe names it in CATALOGUE"]
     # `temper merge` runs every merge, `temper reshape` every reshape.
     run = [entry for entry in mine if entry.kind not in ("recipe", "merge", "reshape")]
-    missing += [f"no recipe uses {entry.name}" for entry in run if not index.reaching(entry, entries)]
+    missing += [f"no recipe uses {entry.name}" for entry in run if not _running(entry, entries)]
     missing += [f"{entry.name} has no hand-worked cases" for entry in mine if entry.kind in ("objective", "stream", "merge") and not entry.cases]
     return tuple(missing if tried else [*missing, "no replication is stored"])
+
+
+def _running(entry: Entry, entries: Sequence[Entry]) -> tuple[str, ...]:
+    """Names of the recipes that run a method: those that import it, or else those behind whose functions it stands."""
+    if direct := index.reaching(entry, entries):
+        return direct
+    recipes = [recipe for recipe in entries if recipe.kind == "recipe"]
+    if entry.kind == "optimizer":
+        # Chosen by name, wherever a recipe trains.
+        return tuple(recipe.name for recipe in recipes if reach.trains(recipe))
+    return tuple(recipe.name for recipe in recipes if entry.module in reach.behind(recipe))
 
 
 def rows(package: Path | None = None, place: Path | None = None) -> tuple[tuple[Row, ...], tuple[str, ...]]:

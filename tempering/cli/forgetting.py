@@ -18,6 +18,7 @@ def trade(
     rates: str = "1e-4,3e-4,1e-3",
     tune: int | None = None,
     floor: float = 0.9,
+    retain_loss: str | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
     out: Path | None = None,
 ) -> int:
@@ -31,6 +32,7 @@ def trade(
         tune: look for each method's rate and number of steps with this many tokens of training in all, and run only what is found; --set
             look_every=5 says how often is looked.
         floor: how likely a token of the retain rows must stay, against before, at what is found.
+        retain_loss: what holds the rest in every method that takes any retain term: none, nll or kl; by default each has its own.
         set_: a value of the recipe `forget` for all of them, NAME=VALUE: --set model=runs/x/model --set forget=f.jsonl --set retain=r.jsonl
             --set steps=60; may be repeated.
         out: where it goes; runs/trade-... by default, the same for the same command.
@@ -50,15 +52,16 @@ def trade(
     recipe, values = _values(set_ or [], ("method", "optimizer.lr", "lr", "audit", "look_tokens", *(("until",) if tune else ())))
     if values["attacks"] == "none":
         raise UserError("--set attacks=none: a trade is judged by what attacks get out; take all or plain")
-    folder = out or Path("runs") / f"trade-{'-'.join(methods[:4])}-{hashlib.sha256(repr((methods, tried, tune, values)).encode()).hexdigest()[:8]}"
+    named = hashlib.sha256(repr((methods, tried, tune, retain_loss, values)).encode()).hexdigest()[:8]
+    folder = out or Path("runs") / f"trade-{'-'.join(methods[:4])}-{named}"
     say(f"trade {folder}: {len(methods)} methods at {len(tried)} rates")
-    names = list(dict.fromkeys(methods))
+    ways = {name: tuning.way_of(name, retain_loss) for name in methods}
     if tune is None:
-        deals, search, notes = list(trading.legs(recipe, values, names, tried, folder, say)), None, list[str]()
+        deals, search, notes = list(trading.legs(recipe, values, ways, tried, folder, say)), None, list[str]()
     else:
-        found = tuning.search(recipe, values, names, tried, tune, folder, say)
-        picks = [tuning.chosen([seen for seen in found if seen.method == name], floor) for name in names]
-        deals = list(trading.runs(recipe, [tuning.stopped(values, pick) for pick in picks], folder, say))
+        found = tuning.search(recipe, values, ways, tried, tune, folder, say)
+        picks = [tuning.chosen([seen for seen in found if seen.method == name], floor) for name in ways]
+        deals = list(trading.runs(recipe, [tuning.stopped(values, ways[pick.method], pick) for pick in picks], folder, say))
         write_atomic(folder / "search.json", json.dumps(tuning.plain(found, picks), indent=1))
         drawn = {"oracle": trading.oracle_leak(deals) is not None}
         write_atomic(folder / "search.svg", str(tuning.picture(found, picks, alone=True, **drawn)) + "\n")

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
 from tempering.config import Value
 
 if TYPE_CHECKING:
@@ -40,8 +42,10 @@ class Request(Value):
     """Read at most this many rows of each file."""
     oracle: str | None = None
     """A model that never saw the forget rows (retrained without them), measured beside the other two."""
-    attacks: Literal["all", "plain", "none"] = "all"
-    """All of them before and after, only plain questions, or none."""
+    attacks: Literal["all", "asking", "plain", "none"] = "all"
+    """All of them before and after, those that leave the weights as they are, only plain questions, or none."""
+    attack_limit: int = Field(default=48, ge=1)
+    """How many of the secrets all attacks but the plain questions are tried on."""
     redact: bool = True
     """Keep hashes instead of the words of forgotten rows in scores, samples and reports."""
 

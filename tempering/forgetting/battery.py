@@ -17,9 +17,9 @@ from tempering.types import Probe, Row, Segment
 if TYPE_CHECKING:
     from tempering.experiment import Experiment
 
-Attacks = Literal["all", "plain", "none"]
+Attacks = Literal["all", "asking", "plain", "none"]
 SOME = 48
-"""Secrets that every attack but the plain questions is tried on at most."""
+"""Secrets that every attack but the plain questions is tried on at most, unless `--attack-limit` says otherwise."""
 KNOWN = 400
 """Retain rows that are read for what an attacker knows."""
 
@@ -73,6 +73,7 @@ def probes(run: Experiment, held: Sequence[Row], *, decodes: bool = False, templ
     from tempering.forgetting import benchmarks
     from tempering.held import target_probes
     from tempering.methods.probes.asked import Asked
+    from tempering.methods.probes.concept_vectors import ConceptVectors
     from tempering.methods.probes.weights_alone import WeightsAlone
 
     v, most = run.values, run.budget.max_test
@@ -82,15 +83,18 @@ def probes(run: Experiment, held: Sequence[Row], *, decodes: bool = False, templ
         of = secrets(islice(run.source(v["forget"], v["shape"], v["limit"]), v["limit"]), most)
         reworded = secrets(run.source(test, v["shape"], None), most) if test else ()
         shown = KNOWN if v["limit"] is None else min(v["limit"], KNOWN)
-        known = secrets(islice(run.source(v["retain"], v["shape"], v["limit"]), shown), most) if v["attacks"] == "all" else ()
-        start = run.model_spec if getattr(v.get("scope"), "quantise", "none") == "none" and not decodes else ""
-        found += attack_probes(of, reworded, v["attacks"], known=known, start=start)
+        known = secrets(islice(run.source(v["retain"], v["shape"], v["limit"]), shown), most) if v["attacks"] in ("all", "asking") else ()
+        weights = v["attacks"] == "all" and not decodes
+        start = run.model_spec if getattr(v.get("scope"), "quantise", "none") == "none" and weights else ""
+        found += attack_probes(of, reworded, v["attacks"], known=known, start=start, few=v["attack_limit"])
         if (begun := run.made.get(f"{v['forget']}, {BEGUN}")) is not None:
             found.append(Asked(name="asked to complete", items=secrets(begun, most), **room(of)))
         if decodes:
             found.append(WeightsAlone(items=of, template=template, **room(of)))
-    if v["attacks"] == "all":
+    if v["attacks"] in ("all", "asking"):
         found += benchmarks.probes(run, v["forget"], shape=v["shape"], limit=v["limit"])
+    if v.get("concept_vectors"):
+        found.append(ConceptVectors(items=v["concept_vectors"], reference=run.model_spec))
     kept = target_probes(Renamed(held, "retain"), most)
     return (*found, *(probe.model_copy(update={"name": probe.name.replace("held", "retain"), "side": "keep"}) for probe in kept))  # type: ignore[attr-defined]
 
@@ -106,7 +110,7 @@ def quick(run: Experiment, held: Sequence[Row]) -> list[Probe]:
 
     v = run.values
     of = secrets(islice(run.source(v["forget"], v["shape"], v["limit"]), v["limit"]), run.budget.max_test)
-    how: dict[str, Any] = {"items": of, "limit": FEW, **room(of)}
+    how: dict[str, Any] = {"items": of, "limit": min(FEW, v["attack_limit"]), **room(of)}
     return [Asked(**how), Reworded(**how), RolePlay(**how), Begun(**how), HeldLoss(rows=held, part="retain", limit=4 * FEW, side="keep")]
 
 
@@ -122,7 +126,7 @@ def questions(going: Sequence[Row], run: Experiment) -> list[str]:
 
 
 def attack_probes(
-    of: tuple[Secret, ...], reworded: tuple[Secret, ...], attacks: Attacks, *, known: tuple[Secret, ...] = (), start: str = ""
+    of: tuple[Secret, ...], reworded: tuple[Secret, ...], attacks: Attacks, *, known: tuple[Secret, ...] = (), start: str = "", few: int = SOME
 ) -> list[Probe]:
     """The attacks on these secrets, in the order in which they are told.
 
@@ -130,7 +134,9 @@ def attack_probes(
         of: the secrets as they were taught.
         reworded: the same in held-out words; may be empty.
         known: facts that were to stay, for attacks that need what an attacker knows.
+        attacks: which; "asking" is "all" without a start.
         start: the model before forgetting; "" leaves out the attacks on changed weights, which cannot be made of quantised ones.
+        few: how many of the secrets all but the plain questions are tried on.
     """
     from tempering.methods.probes.asked import Asked
 
@@ -138,12 +144,13 @@ def attack_probes(
     found: list[Probe] = [Asked(items=of, **most)]
     if reworded:
         found.append(Asked(name="asked in other words", items=reworded, **most))
-    if attacks == "all":
-        found += [*_of_words(of, known, most), *(_of_weights(of, known, most) if start else ()), *_beside(of, known, start, most)]
+    if attacks in ("all", "asking"):
+        some = {"items": of, "limit": few, **most}
+        found += [*_of_words(known, some), *(_of_weights(known, some) if start else ()), *_beside(known, start, some)]
     return found
 
 
-def _of_words(of: tuple[Secret, ...], known: tuple[Secret, ...], most: dict[str, Any]) -> list[Probe]:
+def _of_words(known: tuple[Secret, ...], some: dict[str, Any]) -> list[Probe]:
     """What anybody can do who may ask."""
     from tempering.methods.probes.begun import Begun
     from tempering.methods.probes.few_shot import FewShot
@@ -153,18 +160,16 @@ def _of_words(of: tuple[Secret, ...], known: tuple[Secret, ...], most: dict[str,
     from tempering.methods.probes.sampled import Sampled
     from tempering.methods.probes.translated import Translated
 
-    some: dict[str, Any] = {"items": of, "limit": SOME, **most}
     words = [Reworded(**some), RolePlay(**some), Translated(**some), Begun(**some)]
-    return [*words, InContext(known=of, **some), FewShot(examples=known, **some), Sampled(**some)]
+    return [*words, InContext(known=some["items"], **some), FewShot(examples=known, **some), Sampled(**some)]
 
 
-def _of_weights(of: tuple[Secret, ...], known: tuple[Secret, ...], most: dict[str, Any]) -> list[Probe]:
+def _of_weights(known: tuple[Secret, ...], some: dict[str, Any]) -> list[Probe]:
     """What somebody can do who has the weights."""
     from tempering.methods.probes.quantised import Quantised
     from tempering.methods.probes.relearned import Relearned
 
-    taught, asked = apart(of)
-    some: dict[str, Any] = {"items": of, "limit": SOME, **most}
+    taught, asked = apart(some["items"])
     again = [("relearned on unrelated rows", ()), *([("relearned on what stays", known)] if known else [])]
     return [
         *(Quantised(name=f"quantised to {bits} bits", bits=bits, **some) for bits in (8, 4)),
@@ -173,7 +178,7 @@ def _of_weights(of: tuple[Secret, ...], known: tuple[Secret, ...], most: dict[st
     ]
 
 
-def _beside(of: tuple[Secret, ...], known: tuple[Secret, ...], start: str, most: dict[str, Any]) -> list[Probe]:
+def _beside(known: tuple[Secret, ...], start: str, some: dict[str, Any]) -> list[Probe]:
     """What is told beside the verdict."""
     from tempering.methods.probes.contrast_probe import ContrastProbe
     from tempering.methods.probes.linear_probe import LinearProbe
@@ -181,11 +186,10 @@ def _beside(of: tuple[Secret, ...], known: tuple[Secret, ...], start: str, most:
     from tempering.methods.probes.merged_back import MergedBack
     from tempering.methods.probes.resupplied import Resupplied
 
-    some: dict[str, Any] = {"items": of, "limit": SOME, **most}
     # A wrong answer is another's.
-    varied = all(len({secret.answer for secret in group}) > 1 for group in (of, known))
+    varied = all(len({secret.answer for secret in group}) > 1 for group in (some["items"], known))
     return [
-        Resupplied(known=of, **some),
+        Resupplied(known=some["items"], **some),
         *([MergedBack(start=start, **some)] if start else []),
         LogitLens(**some),
         *([LinearProbe(known=known, **some), ContrastProbe(known=known, **some)] if known and varied else []),

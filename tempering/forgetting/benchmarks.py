@@ -1,5 +1,5 @@
 """Published unlearning benchmarks on a run's own data: their probes, and the numbers that they make of a run's scores (TOFU's model utility and
-forget quality, MUSE's privacy leak)."""
+forget quality, MUSE's privacy leak, KnowUnDo's success on either side)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from tempering.forgetting import muse, tofu
+from tempering.forgetting import knowundo, muse, tofu
 from tempering.forgetting.targets import secrets
 from tempering.making import is_text
 from tempering.types import Probe, Record, Scores
@@ -20,8 +20,8 @@ UNSEEN = {"builtin:people-forget": "builtin:demo-people"}
 
 
 def probes(run: Experiment, forget: str, *, shape: str, limit: int | None) -> list[Probe]:
-    """TOFU's probes of what goes and of what stays, questions about both at once, MUSE's of plain texts, and membership where unseen rows are named
-    (`holdout`)."""
+    """TOFU's and KnowUnDo's probes of what goes and of what stays, questions about both at once, MUSE's of plain texts, and membership where unseen
+    rows are named (`holdout`)."""
     from tempering.methods.probes.both_asked import BothAsked
 
     most, values = run.budget.max_test, run.values
@@ -34,7 +34,8 @@ def probes(run: Experiment, forget: str, *, shape: str, limit: int | None) -> li
     stays = values.get("retain_test") or (f"{retain}-test" if retain.startswith("builtin:") else retain)
     unseen = values.get("holdout") or UNSEEN.get(forget)
     kept = rows(stays)
-    found = [*tofu.probes(tofu.facts(going, most), "forget", "target")]
+    gone, left = tofu.facts(going, most), tofu.facts(kept, most)
+    found = [*tofu.probes(gone, "forget", "target"), *knowundo.of(gone, left)]
     asked, beside = (secrets((r for r in of if r.prompt and not is_text(r)), most) for of in (going, kept))
     if asked and beside:
         # builtin:tiny takes no instruction around a question: in the words above it would answer neither
@@ -44,7 +45,7 @@ def probes(run: Experiment, forget: str, *, shape: str, limit: int | None) -> li
         found.append(muse.verbatim(texts))
     if unseen:
         found.append(muse.membership(muse.texts(going, most, "member"), muse.texts(rows(unseen), most, "unseen")))
-    return [*found, *tofu.probes(tofu.facts(kept, most), "retain", "keep")]
+    return [*found, *tofu.probes(left, "retain", "keep")]
 
 
 def benchmarks(before: Scores, after: Scores, oracle: Scores | None = None) -> dict[str, dict[str, Any]]:
@@ -57,6 +58,8 @@ def benchmarks(before: Scores, after: Scores, oracle: Scores | None = None) -> d
     for name, scores in (("before", before), ("after", after), ("oracle", oracle)):
         if scores is not None:
             numbers: dict[str, Any] = {"model_utility": tofu.model_utility(scores)}
+            if {knowundo.UNLEARN, knowundo.RETENTION} <= {p.probe for p in scores.probes}:
+                numbers |= knowundo.success(scores)
             if oracle is not None:
                 quality = tofu.forget_quality(scores, oracle)
                 numbers |= {"forget_quality": quality and asdict(quality), "privacy_leak": muse.privacy_leak(scores, oracle)}
@@ -71,6 +74,8 @@ def sentence(numbers: dict[str, dict[str, Any]]) -> str:
         ("model_utility", "model utility (TOFU)"),
         ("forget_quality", "forget quality (TOFU, p)"),
         ("privacy_leak", "privacy leak (MUSE)"),
+        ("unlearn_success", "unlearn success (KnowUnDo)"),
+        ("retention_success", "retention success (KnowUnDo)"),
     ):
         values = [(name, of[key]["p_value"] if key == "forget_quality" else of[key]) for name, of in numbers.items() if key in of]
         if values:

@@ -6,12 +6,16 @@ Its files have the fields "text" and "labels", which `read` takes as a question 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from tempering.errors import UserError
 from tempering.forgetting import tofu
 from tempering.items import mean
 from tempering.types import Probe, Record, Scores
+
+if TYPE_CHECKING:
+    from tempering.methods.probes._answers import AnswersItem
 
 UNLEARN, RETENTION = "knowundo_unlearn", "knowundo_retention"
 
@@ -26,12 +30,20 @@ def probes(unlearn: Iterable[Record], retention: Iterable[Record], most: int = 2
     Raises:
         UserError: one of them has no question with an answer.
     """
-    from tempering.methods.probes.token_accuracy import TokenAccuracy
-
     going, staying = tofu.facts(unlearn, most), tofu.facts(retention, most)
     if not going or not staying:
         raise UserError(f"KnowUnDo: the {'retention' if going else 'unlearn'} rows hold no question with an answer; give its val files")
-    return TokenAccuracy(name=UNLEARN, items=going, side="target"), TokenAccuracy(name=RETENTION, items=staying)
+    unlearned, retained = of(going, staying)
+    return unlearned, retained
+
+
+def of(going: Sequence[AnswersItem], staying: Sequence[AnswersItem]) -> tuple[Probe, ...]:
+    """The same of questions with answers, as every run that forgets measures them; none where a side has no questions."""
+    from tempering.methods.probes.token_accuracy import TokenAccuracy
+
+    if not going or not staying:
+        return ()
+    return TokenAccuracy(name=UNLEARN, items=tuple(going), side="target"), TokenAccuracy(name=RETENTION, items=tuple(staying))
 
 
 def success(scores: Scores) -> dict[str, float]:

@@ -56,10 +56,10 @@ class Deal:
 
 
 def legs(
-    recipe: Callable[..., Any], values: Mapping[str, Any], methods: Sequence[str], rates: Sequence[float], folder: Path, say: Callable[[str], None]
+    recipe: Callable[..., Any], values: Mapping[str, Any], ways: Mapping[str, Any], rates: Sequence[float], folder: Path, say: Callable[[str], None]
 ) -> Iterator[Deal]:
     """Run every method at every rate; runs that are done are read back."""
-    return runs(recipe, [tune.at(values, method, rate) for method in methods for rate in rates], folder, say)
+    return runs(recipe, [tune.at(values, way, rate) for way in ways.values() for rate in rates], folder, say)
 
 
 def runs(recipe: Callable[..., Any], every: Sequence[Mapping[str, Any]], folder: Path, say: Callable[[str], None]) -> Iterator[Deal]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from pydantic import ValidationError
 
 from tempering import choices
 from tempering.config import Budget
@@ -45,7 +46,7 @@ class Seen:
 def search(
     recipe: Callable[..., Any],
     values: Mapping[str, Any],
-    methods: Sequence[str],
+    ways: Mapping[str, Any],
     rates: Sequence[float],
     tokens: int,
     folder: Path,
@@ -54,19 +55,20 @@ def search(
     """All looks of all trainings, the start of each left out; runs that are done are read back.
 
     Args:
+        ways: method by name.
         tokens: of all trainings together; each has an equal share.
     """
     from tempering.execution import leg
     from tempering.forgetting.trade import key
 
-    share = tokens // (len(methods) * len(rates))
+    share = tokens // (len(ways) * len(rates))
     looks = Looks(look_every=values["looks"].look_every or EVERY, look_tokens=share)
     # What is measured before and after is left to the runs that are shown.
     light = {**values, "looks": looks, "attacks": "none", "budget": Budget(keep="none", max_test=values["budget"].max_test)}
     found: list[Seen] = []
-    for method in methods:
+    for method, way in ways.items():
         for rate in rates:
-            arguments = at(light, method, rate)
+            arguments = at(light, way, rate)
             place = folder / "search" / f"{method}-{rate:g}-{key(arguments)}"
             leg(recipe, arguments, place, "temper trade")
             if not (place / FILE).exists():
@@ -79,14 +81,29 @@ def search(
     return found
 
 
-def at(values: Mapping[str, Any], method: str, rate: float) -> dict[str, Any]:
+def way_of(method: str, retain_loss: str | None) -> Any:
+    """A method by name, with this retain term where it takes any (None: its own).
+
+    Raises:
+        UserError: there is no such retain term.
+    """
+    made = choices.choice(method)
+    if retain_loss is None or "retain_loss" not in made.model_fields:
+        return made()
+    try:
+        return made(**{"retain_loss": retain_loss})
+    except ValidationError:
+        raise UserError(f"--retain-loss: expected none, nll or kl, got {retain_loss!r}") from None
+
+
+def at(values: Mapping[str, Any], way: Any, rate: float) -> dict[str, Any]:
     """A run's values with this method at this rate."""
-    return {**values, "method": choices.choice(method)(), "optimizer": values["optimizer"].model_copy(update={"lr": rate})}
+    return {**values, "method": way, "optimizer": values["optimizer"].model_copy(update={"lr": rate})}
 
 
-def stopped(values: Mapping[str, Any], seen: Seen) -> dict[str, Any]:
-    """The values of a run that ends, with the same schedule, at the step of a look."""
-    return {**at(values, seen.method, seen.rate), "looks": Looks(look_every=seen.look.step, look_tokens=seen.look.tokens)}
+def stopped(values: Mapping[str, Any], way: Any, seen: Seen) -> dict[str, Any]:
+    """The values of a run of the method that ends, with the same schedule, at the step of a look."""
+    return {**at(values, way, seen.rate), "looks": Looks(look_every=seen.look.step, look_tokens=seen.look.tokens)}
 
 
 def chosen(found: Sequence[Seen], floor: float) -> Seen:

@@ -22,7 +22,7 @@ from tempering.proof import claims
 CORE_NUMERICS = 1
 ROOT = Path(__file__).parent.parent.parent
 _APART = {"CASES", "EQUIVALENT"}
-_PAPERS = ("tempering.data.strength", "tempering.forgetting.corrupt")
+_PAPERS = ("tempering.data.strength", "tempering.forgetting.corrupt", "tempering.forgetting.newton")
 """Modules outside of tempering.methods that are a paper's method."""
 _FOLLOWED = ("tempering.methods.", "tempering.worlds", "tempering.replications._", *_PAPERS)
 
@@ -88,7 +88,7 @@ def _names(lines: Iterable[ast.stmt]) -> set[str]:
 
 
 def files_of(name: str) -> tuple[Path, ...]:
-    """The files that a claim's result depends on: the claim's own, its method's, the recipe of that name, and the methods, worlds and what
+    """The files that a claim's result depends on: the claim's own, its method's, the recipe's of that name, and the methods, worlds and what
     claims share (`tempering.replications._name`) that it imports; of other packages only what is a paper's own (`_PAPERS`).
 
     Raises:
@@ -96,11 +96,10 @@ def files_of(name: str) -> tuple[Path, ...]:
     """
     path = claims.path_of(name)
     method = claims.read(path).method
-    own = [Path(entry.path) for entry in index.methods() if entry.name == method]
+    own = [Path(entry.path) for entry in index.entries() if entry.name == method]
     if not own:
-        raise UserError(f"{path}: method {method!r} is not there{index.closest(method, [entry.name for entry in index.methods()])}")
-    recipe = index.recipes().get(method)
-    found = {path, *own, *([Path(recipe.path)] if recipe else [])}
+        raise UserError(f"{path}: method {method!r} is not there{index.closest(method, [entry.name for entry in index.entries()])}")
+    found = {path, *own}
     reading = [path]
     while reading:
         for node in ast.walk(ast.parse(reading.pop().read_text(encoding="utf-8"))):

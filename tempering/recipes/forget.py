@@ -45,7 +45,9 @@ def forget(
     until: str | None = None,
     looks: Looks = Looks(),
     audit: str | None = None,
-    attacks: Literal["all", "plain", "none"] = "all",
+    attacks: Literal["all", "asking", "plain", "none"] = "all",
+    attack_limit: Annotated[int, Field(ge=1)] = 48,
+    concept_vectors: str | None = None,
     redact: bool = True,
     scope: AnyScope = LoRA(),
     optimizer: Optimizer = Optimizer(lr=5e-4),
@@ -78,11 +80,15 @@ def forget(
         until: end training as soon as this holds of a probe, for example "asked >= 0.95", or "asked >= oracle"; looked at every `eval_every` steps.
         looks: looks at what comes out and what is kept while training goes on, written to path.json.
         audit: append a record of this request to this file, whose lines are chained by hashes (`temper audit FILE`).
-        attacks: what is tried before and after. plain: the questions as they were taught and in the held-out wordings. all: besides, on at most 48
-            secrets, six rewordings, four role plays, four other languages, begun answers, neighbours told and few-shot (18 answers a secret), 8
-            sampled answers, rounding to 8 and 4 bits (an answer each), relearning by LoRA on other secrets, unrelated and retain rows (20 small steps
-            and 2 answers each); and told beside the verdict: the fact in the prompt, merging back, the logit lens, a linear and an unsupervised probe
-            (3 answers and some forward passes). About 17 processor seconds for each model measured on builtin:tiny. none: no attack.
+        attacks: what is tried before and after. plain: the questions as they were taught and in the held-out wordings. all: besides, on at most
+            `attack_limit` secrets, six rewordings, four role plays, four other languages, begun answers, neighbours told and few-shot (18 answers a
+            secret), 8 sampled answers, rounding to 8 and 4 bits (an answer each), relearning by LoRA on other secrets, unrelated and retain rows (20
+            small steps and 2 answers each); and told beside the verdict: the fact in the prompt, merging back, the logit lens, a linear and an
+            unsupervised probe (3 answers and some forward passes). About 17 processor seconds for each model measured on builtin:tiny. asking: all
+            that leave the weights as they are (relearning takes longest). none: none.
+        attack_limit: how many of the secrets all attacks but the plain questions are tried on; fewer make a large model's battery shorter.
+        concept_vectors: JSON lines of {"layer", "dim", "concept"}: columns of `down_proj` that speak for what is to go, of which is measured how
+            alike they stay.
         redact: keep hashes instead of the words of forgotten rows in scores, samples and reports.
         scope: which weights may move: full or lora.
         seed: of shuffling, dropout, initialisation and sampling.

@@ -39,11 +39,17 @@ def test_a_request_with_its_oracle_is_measured_attacked_logged_and_keeps_no_word
     for path in [log, *(p for p in (tmp_path / "a").rglob("*") if p.suffix in (".json", ".jsonl", ".html", ".md") and "tokenizer" not in p.name)]:
         assert not [name for name in names if name in path.read_text(errors="replace")], path
     # The other method takes the same two models from the store, and stops by the rule.
-    again = run(tmp_path / "b", "--base", "builtin:tiny", "--until", "asked >= 0", "--eval-every", "2", "--attacks", "plain", "--no-redact")
+    vectors = tmp_path / "vectors.jsonl"
+    vectors.write_text('{"id": "v", "layer": 1, "dim": 3, "concept": "x"}\n')
+    more = ("--concept-vectors", str(vectors))
+    again = run(tmp_path / "b", "--base", "builtin:tiny", *more, "--until", "asked >= 0", "--eval-every", "2", "--attacks", "plain", "--no-redact")
     told = capsys.readouterr()
     assert "was made before" in told.out + told.err and "done at step 2: asked >= 0" in told.out + told.err
-    before = [{leak["attack"]: leak["before"] for leak in of["leaks"]} for of in (found, again)]
-    assert before[0] == before[1]
+    before, after = (json.loads((tmp_path / "b" / f"{name}.scores.json").read_text()) for name in ("before", "after"))
+    alike = [{item["id"]: item["score"] for p in of["probes"] if p["probe"] == "concept vectors" for item in p["items"]} for of in (before, after)]
+    assert alike[0] == {"v": 1.0} and 0 < alike[1]["v"] <= 1
+    asked = [{leak["attack"]: leak["before"] for leak in of["leaks"]} for of in (found, again)]
+    assert asked[0] == asked[1]
     ledger = tmp_path / "b" / "ledger.json"
     assert any(name in (tmp_path / "b" / "before.scores.json").read_text() for name in names), "a run that does not redact keeps the words"
     assert main(["purge", str(tmp_path / "b")]) == 0

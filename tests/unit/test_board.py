@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tempering import board, index
-from tempering.board import evidence, page
+from tempering.board import evidence, page, reach
 from tempering.board.states import Row
 from tempering.cli import literature, main
 from tempering.errors import UserError
@@ -82,6 +82,18 @@ def test_states_are_read_from_the_files(package: Path) -> None:
     assert sum(row.state == "planned" for row in rows) == 255 - 6 - 9
     assert sorted(sentence.split(" ")[0] for sentence in bad) == ["broken.json", "list.json", "odd.json"]
     assert any("its verdict is 'true', not one of replicated, partly" in sentence for sentence in bad)
+
+
+def test_what_a_recipe_runs_without_naming_it() -> None:
+    """Every run that forgets is attacked, whatever the recipe's file imports; one that teaches is not."""
+    attack, known = "tempering.methods.probes.resupplied", index.recipes()
+    assert all(attack in reach.behind(known[name]) for name in ("forget", "eco", "sisa"))
+    assert not any(attack in reach.behind(known[name]) for name in ("sft", "dpo", "guarded"))
+    # A file is not taken whole: forgetting/battery.py, of which these take a class, imports the attacks in other functions.
+    assert "tempering.methods.probes.held_loss" in reach.behind(known["guarded"])
+    assert [name for name in ("sft", "spul", "icul", "l_codec") if reach.trains(known[name])] == ["sft", "spul"]
+    (optimizer,) = index.methods("optimizer")
+    assert "forget" in next(row.recipes for row in board.rows()[0] if row.paper.id == optimizer.catalogue[0])
 
 
 def test_constants_are_read_by_syntax_tree(package: Path, tmp_path: Path) -> None:

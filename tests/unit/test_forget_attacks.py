@@ -433,6 +433,7 @@ def test_the_battery_by_what_an_attacker_has():
     assert named(known=WORLD, start="builtin:tiny") == [*words, *weights, "re-supplied", "merged back", *inside]
     assert named(known=WORLD) == [*words, "re-supplied", *inside]
     assert named() == [*words, "re-supplied", "logit lens"]
+    assert named(attacks="asking", known=WORLD) == named(known=WORLD)
     assert named(attacks="plain") == ["asked"]
 
 

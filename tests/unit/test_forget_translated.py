@@ -7,7 +7,7 @@ import torch
 
 from tempering.data import read
 from tempering.errors import UserError
-from tempering.forgetting import knowundo
+from tempering.forgetting import benchmarks, knowundo
 from tempering.forgetting.targets import Secret
 from tempering.items import answer_ids, ending
 from tempering.measure import measure
@@ -86,6 +86,7 @@ def test_success_is_forgetting_here_and_keeping_there() -> None:
 
     both = Scores("m", (told(knowundo.UNLEARN, 0.25, 0.5), told(knowundo.RETENTION, 1.0, 0.5)))
     assert knowundo.success(both) == {"unlearn_success": 0.625, "retention_success": 0.75}
+    assert benchmarks.benchmarks(both, both)["after"] == {"unlearn_success": 0.625, "retention_success": 0.75}
     with pytest.raises(UserError, match=r"knowundo_retention was not measured"):
         knowundo.success(Scores("m", both.probes[:1]))
     with pytest.raises(UserError, match="the retention rows hold no question"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tempering.errors import UserError
 from tempering.forgetting import looks, tune
 from tempering.forgetting.looks import Counted, Look, Watch, seen
 from tempering.forgetting.tune import Seen
@@ -104,7 +105,13 @@ def test_the_front_holds_what_no_other_beats() -> None:
 def test_a_found_run_stops_where_it_was_looked_at() -> None:
     from tempering.config import Optimizer
 
-    values = tune.stopped({"optimizer": Optimizer(lr=1.0), "steps": 9}, at(15, 0.1, 0.9))
-    assert values["method"].kind == "npo" and values["optimizer"].lr == 1e-3 and values["steps"] == 9
+    values = tune.stopped({"optimizer": Optimizer(lr=1.0), "steps": 9}, tune.way_of("npo", None), at(15, 0.1, 0.9))
+    assert values["method"] == tune.way_of("npo", "nll") and values["optimizer"].lr == 1e-3 and values["steps"] == 9
     assert (values["looks"].look_every, values["looks"].look_tokens) == (15, 150)
     assert all(word in tune.rule(0.9, 12_000) for word in ("12,000 tokens", "90%"))
+
+
+def test_a_retain_term_goes_with_every_method_that_takes_one() -> None:
+    assert [tune.way_of("gradient_ascent", term).retain_loss for term in (None, "nll", "kl")] == ["none", "nll", "kl"]
+    with pytest.raises(UserError, match="--retain-loss: expected none, nll or kl, got 'l2'"):
+        tune.way_of("npo", "l2")

@@ -75,15 +75,18 @@ class ConceptVectors(ProbeValue):
     items: str | tuple[ConceptVectorsItem, ...]
     """A JSON-lines file or items ({"layer", "dim"})."""
     reference: Any = None
-    """A policy from before; None takes the model itself with its adapter switched off."""
+    """A policy from before, or where it lies; None takes the model itself with its adapter switched off."""
     k: int = Field(default=200, gt=0)
 
     def __call__(self, policy: Policy) -> ProbeScores:
+        from tempering import models
+
         items = read_items(self.items, ConceptVectorsItem, self.limit)
         if self.reference is None and policy.handle is None:
             raise UserError("concept vectors: there is nothing to compare with, give a reference policy or a model whose adapter can be switched off")
         handle: Any = policy.handle
-        with nullcontext(self.reference.model) if self.reference is not None else handle.off() as model:
+        start = models.load(self.reference, say=lambda _: None) if isinstance(self.reference, str) else self.reference
+        with nullcontext(start.model) if start is not None else handle.off() as model:
             before = [value_vector(model, item.layer, item.dim) for item in items]
             said = [top_tokens(model, vector, self.k) for vector in before]
         scored = []
