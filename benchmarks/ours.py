@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks import inputs, judge
 from benchmarks.child import Meter
-from benchmarks.settings import CLIP, LR, LR_DPO, LR_LORA, LR_POLICY, SAMPLES, advantages, reward
-from tempering.types import Context, Objective, Parts, Policy, Role, Row, Run, Segment, Signals
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from benchmarks.settings import CLIP, LR, LR_DPO, LR_LORA, LR_POLICY, SAMPLES, reward
+from tempering.types import Message, Parts, Policy, Record, Role, Row, Run, Segment
 
 MODEL = "builtin:smollm2-135m"
 
@@ -110,8 +106,14 @@ def prepare_prompts(path: str, prompts: int, shortest: int, longest: int, max_le
     tokenizer, names = load_tokenizer(MODEL, say=_quiet), ("alpaca/alpaca_slice.jsonl.gz", "gsm8k/train.jsonl.gz")
     groups = []
     for records in _records(names, "builtin:demo"):
-        found = ([int(t) for t in prompt_ids(tokenizer, record.prompt)] for record in records)
-        groups.append([{"ids": ids, "text": tokenizer.decode(ids)} for ids in found if len(ids) <= max_length])
+        found = (([int(t) for t in prompt_ids(tokenizer, record.prompt)], record.prompt) for record in records)
+        groups.append(
+            [
+                {"ids": ids, "text": tokenizer.decode(ids), "messages": [(message.role, message.content) for message in prompt]}
+                for ids, prompt in found
+                if len(ids) <= max_length
+            ]
+        )
     rows = _alternate(groups, prompts)
     lengths = [round(shortest + (longest - shortest) * i / max(1, prompts - 1)) for i in range(prompts)]
     random.Random(0).shuffle(lengths)
@@ -286,73 +288,40 @@ def sampling(path: str, prompts: int, shortest: int, longest: int, seed: int, ma
     return meter.report(tokens=[made], scored=made, rows=len(requests))
 
 
-class Rollouts:
-    """A stream that samples from the live policy, rewards its samples, and gives them with their advantages; a prompt's samples are one group."""
+def _vowels(rows: Sequence[Mapping[str, Any]], sampled: list[int]) -> Any:
+    """An environment about the rows' prompts that earns the benchmark's reward; it notes how many tokens were sampled."""
+    import numpy as np
 
-    def __init__(self, prompts: Sequence[Sequence[int]], tokenizer: Any, new: int) -> None:
-        self.prompts, self.tokenizer, self.new, self.sampled = prompts, tokenizer, new, []
+    from tempering.rollouts.types import Environment, Trajectory
 
-    def next(self, run: Run) -> Parts:
-        """Sample, reward, and lay out one step."""
-        import numpy as np
-        import torch
+    class Vowels(Environment):
+        def judge(self, played: Sequence[Trajectory]) -> np.ndarray:
+            sampled.append(sum(trajectory.tokens for trajectory in played))
+            return np.array([reward(trajectory.answer) for trajectory in played])
 
-        from tempering.layout import collate
-        from tempering.sample import sample
-
-        policy = Policy(run.roles["policy"].model, self.tokenizer)
-        how = {"temperature": 1.0, "seed": run.seed + run.step, "batch_size": SAMPLES * len(self.prompts), "dtype": torch.bfloat16}
-        groups = sample(policy, self.prompts, n=SAMPLES, max_new_tokens=self.new, **how)
-        self.sampled.append(sum(len(episode.ids) for group in groups for episode in group))
-        rows = []
-        for group in groups:
-            segments = []
-            for episode, advantage in zip(group, advantages([reward(episode.text) for episode in group]), strict=True):
-                context, made = np.zeros(len(episode.prompt_ids), np.float32), np.ones(len(episode.ids), np.float32)
-                old = np.concatenate([context, np.array(episode.logps, np.float32)])
-                extras = {"old_logp": old, "advantage": np.concatenate([context, advantage * made])}
-                segments.append(Segment(np.array(episode.prompt_ids + episode.ids, np.int32), np.concatenate([context, made]), extras))
-            rows.append({"rollout": tuple(segments)})
-        return collate(rows)
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        pass
-
-
-@dataclass(frozen=True)
-class ClippedGradient(Objective):
-    """PPO's clipped surrogate on old log-probs and advantages that stand in the batch, averaged over the step's tokens (TRL's loss_type "dapo")."""
-
-    clip: float = 0.2
-    part = "rollout"
-    norm = "tokens"
-
-    @property
-    def needs(self) -> Mapping[str, frozenset[str]]:
-        return {"rollout": frozenset({"logp", "old_logp", "advantage"})}
-
-    def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
-        s = signals["rollout"]
-        ratio_T = (s["logp"] - s["old_logp"]).exp()
-        clipped_T = ratio_T.clamp(1 - self.clip, 1 + self.clip)
-        return -(ratio_T * s["advantage"]).minimum(clipped_T * s["advantage"])
+    return Vowels(), [Record(tuple(Message(*message) for message in row["messages"]), ()) for row in rows]
 
 
 def on_policy(path: str, prompts: int, shortest: int, longest: int, seed: int, micro_tokens: int = 4096) -> dict[str, Any]:
-    """One step: sample, reward, and one update by the clipped objective, all weights trained."""
+    """One step of the recipe's own stream and objective: sample, reward, and one update, all weights trained; TRL's loss_type "dapo"."""
     meter = Meter()
     import torch  # noqa: F401
 
     import tempering.fit
     import tempering.sample  # noqa: F401
     from tempering import models
+    from tempering.config import Training
+    from tempering.methods.credits.group_relative import GroupRelative
+    from tempering.methods.objectives.dapo import DAPO
+    from tempering.rollouts.settings import Rollouts
+    from tempering.rollouts.stream import Conversations
 
     meter.imported()
-    data = inputs.read(path, seed)
+    data, sampled = inputs.read(path, seed), list[int]()
     policy = models.load(MODEL, say=_quiet)
-    rollouts = Rollouts([row["ids"] for row in data["rows"]], policy.tokenizer, longest)
-    _train(policy.model, ClippedGradient(), rollouts, 1, lr=LR_POLICY, micro_tokens=micro_tokens, rank=0, meter=meter, seed=seed)
-    return meter.report(tokens=rollouts.sampled, scored=rollouts.sampled[0], rows=len(data["rows"]) * SAMPLES)
+    environment, tasks = _vowels(data["rows"], sampled)
+    training = Training(batch_size=prompts, micro_tokens=micro_tokens, precision="bf16")
+    settings, budget = Rollouts(samples=SAMPLES, concurrent=SAMPLES * prompts), longest
+    stream = Conversations(policy.tokenizer, environment, tasks, GroupRelative(), settings, training=training, max_new_tokens=budget, seed=seed)
+    _train(policy.model, DAPO(clip_high=0.2), stream, 1, lr=LR_POLICY, micro_tokens=micro_tokens, rank=0, meter=meter, seed=seed)
+    return meter.report(tokens=sampled, scored=sampled[0], rows=len(tasks) * SAMPLES)

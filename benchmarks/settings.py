@@ -1,9 +1,6 @@
-"""What the contenders share: rates, clipping, sizes; the reward and the advantages of the on-policy step."""
+"""What the contenders share: rates, clipping, sizes; the reward of the on-policy step."""
 
 from __future__ import annotations
-
-import statistics
-from collections.abc import Sequence
 
 LR, LR_LORA, LR_DPO, LR_POLICY = 5e-5, 2e-4, 5e-6, 1e-6
 """Constant learning rates of AdamW without weight decay, by kind of work."""
@@ -18,9 +15,3 @@ SAMPLES = 8
 def reward(text: str) -> float:
     """The share of a text's characters that are vowels: cheap, and different between samples of one prompt."""
     return sum(c in "aeiou" for c in text) / max(1, len(text))
-
-
-def advantages(rewards: Sequence[float]) -> list[float]:
-    """Rewards of one prompt's samples, centred and divided by their standard deviation, as TRL's GRPO does by default."""
-    mean, deviation = statistics.fmean(rewards), statistics.stdev(rewards)
-    return [(r - mean) / (deviation + 1e-4) for r in rewards]
