@@ -106,6 +106,41 @@ class _Remote:
         self.actor.signal.remote(number)
 
 
+def _ray(flag: str) -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        return import_module("ray")
+    except ImportError:
+        raise UserError(f"{flag} needs Ray: pip install 'tempering[ray]'") from None
+
+
+def start_here(flag: str, cores: int) -> Any:
+    """Ray on this machine alone, for as long as this process lives.
+
+    Args:
+        flag: what asked for it.
+
+    Raises:
+        UserError: Ray is not installed or does not start.
+    """
+    ray = _ray(flag)
+    try:
+        ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError, ImportError, ray.exceptions.RayError) as error:
+        raise UserError(f"{flag}: Ray does not start on this machine ({' '.join(str(error).split())[:200]})") from None
+    return ray
+
+
+def _reached(address: str) -> Any:
+    ray = _ray("--cluster")
+    try:
+        _knock(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError, ImportError, ray.exceptions.RayError) as error:
+        raise UserError(f"--cluster {address}: no Ray cluster can be reached there ({' '.join(str(error).split())[:200]})") from None
+    return ray
+
+
 def launch_on(address: str, command: Sequence[str], processes: int) -> tuple[int, str]:
     """Run `python -m tempering COMMAND` as `processes` processes on a Ray cluster; returns what `launch.launch` does.
 
@@ -115,19 +150,7 @@ def launch_on(address: str, command: Sequence[str], processes: int) -> tuple[int
     Raises:
         UserError: Ray is not installed, the cluster cannot be reached, or it has no room.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        ray: Any = import_module("ray")
-    except ImportError:
-        raise UserError("--cluster needs Ray: pip install 'tempering[ray]'") from None
-    try:
-        if address == "local":
-            ray.init(address="local", num_cpus=processes, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            _knock(address)
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError, ImportError, ray.exceptions.RayError) as error:
-        raise UserError(f"--cluster {address}: no Ray cluster can be reached there ({' '.join(str(error).split())[:200]})") from None
+    ray = start_here("--cluster local", processes) if address == "local" else _reached(address)
     try:
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         actor: Any = ray.remote(num_cpus=1, num_gpus=gpus)(Starter)

@@ -97,6 +97,7 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
     from tempering.methods.probes.episode_reward import EpisodeReward
     from tempering.methods.probes.pass_at_k import PassAtK
     from tempering.models import with_outputs
+    from tempering.rollouts.samplers import Beside, Here
     from tempering.rollouts.stream import Conversations, longest
     from tempering.types import Role, Stream
 
@@ -121,9 +122,16 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
     if rollouts.kl_cost and v["scope"].kind != "lora":
         # Rewards are priced before the loss, which has a reference of its own only if it asks for one.
         roles["reference"] = Role(copy.deepcopy(policy.model))
-    stream: Stream = Conversations(policy.tokenizer, env, tasks, v["credit"], rollouts, training=training, max_new_tokens=new, seed=v["seed"])
+    steps = training.steps or max(1, math.ceil(training.epochs * rollouts.epochs * len(tasks) / training.batch_size))
+    samplers = Beside(rollouts.samplers) if rollouts.samplers else Here()
+    stream: Stream = Conversations(
+        policy.tokenizer, env, tasks, v["credit"], rollouts, training=training, max_new_tokens=new, seed=v["seed"], samplers=samplers,
+        rounds=math.ceil(steps / (rollouts.updates * rollouts.epochs)),
+    )  # fmt: skip
     if run.rehearses:
         stream = Shuffled(longest(policy.tokenizer, tasks, rollouts.samples, new, objective.needs), training.batch_size)
-    steps = training.steps or max(1, math.ceil(training.epochs * rollouts.epochs * len(tasks) / training.batch_size))
-    tuned = run.fit("fit", policy, objective, tasks, (), (stream, steps), roles=roles)
+    try:
+        tuned = run.fit("fit", policy, objective, tasks, (), (stream, steps), roles=roles)
+    finally:
+        samplers.close()
     return run.finish(tuned, before, run.measure("after", tuned, (), probes=probes))

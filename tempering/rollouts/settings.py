@@ -36,3 +36,10 @@ class Rollouts(Value):
     """Most times that a round is sampled for; what is still missing then is filled with groups that teach nothing."""
     overlong: float = Field(default=0.0, ge=0, le=1)
     """Share of the token budget, its end, over which an answer loses up to 1 for its length (DAPO, section 3.4); 0 never."""
+    staleness: int = Field(default=0, ge=0)
+    """Rounds by which the weights that sample are behind those that learn; 1 or more lets samplers work while the policy trains."""
+    samplers: int = Field(default=0, ge=0)
+    """Processes that sample beside the trainer, under Ray (extra "ray"); 0 samples in the trainer. It changes no result."""
+    correction: float = Field(default=0.0, ge=0)
+    """Above 0, advantages are multiplied by how much likelier the trainer makes a token than its sampler did, at most this much (the truncated weight
+    of Espeholt et al. 2018, arXiv 1802.01561, for each token by itself); ratios are then taken to the trainer's log-probs."""

@@ -1,8 +1,11 @@
 """Reinforcement as a stream: tasks of an environment, conversations of the live policy, what they earned, credit; as the part "rollout".
 
 A round samples `updates` steps' worth of tasks and is learned from `epochs` times, in mini-batches; the next round is sampled by the policy as it is
-by then. Position is JSON: how many tasks were visited, and what of the round is still to be learned from, tokens and all. Since the noise is keyed by
-(seed, visit), a resumed run goes on to the same bits.
+by then. Position is JSON: how many tasks were visited, what of the round is still to be learned from, and the rounds that were sampled ahead, tokens
+and all. Since the noise is keyed by (seed, visit), a resumed run goes on to the same bits.
+
+With a staleness of N a round is asked for N rounds before it is learned from, and never sooner: so it is exactly N versions of the weights old (less
+at the beginning), samplers that are ahead wait, and the run is the same whoever samples and however fast. A checkpoint waits for what was asked for.
 
 Columns, on sampled tokens (all others have weight 0): "sampled_logp", the sampler's; "old_logp", what ratios are taken to; "advantage"; of a credit
 with a critic also "return" and "old_value"; "reference.logp" where the reference was asked for its price.
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,14 +24,16 @@ import torch
 from tempering.config import Training
 from tempering.data.rendering import prompt_ids
 from tempering.layout import collate, to
-from tempering.rollouts.health import health, mismatch, silent
-from tempering.rollouts.play import How, play
-from tempering.rollouts.rows import SAMPLED, flat, from_json, rewards, segments, to_json
+from tempering.rollouts import acting
+from tempering.rollouts.acting import Acting, Group
+from tempering.rollouts.health import health, mismatch
+from tempering.rollouts.rows import SAMPLED, flat, from_json, segments, to_json
+from tempering.rollouts.samplers import Here, Samplers, Wait
 from tempering.rollouts.settings import Rollouts
-from tempering.rollouts.types import Credit, Earned, Environment, Trajectory, overlong
+from tempering.rollouts.types import Credit, Earned, Environment
 from tempering.sample import evaluating
 from tempering.signals import compute, engine_for, is_signal
-from tempering.types import Parts, Policy, Record, Row, Run, Segment
+from tempering.types import Parts, Record, Row, Run, Segment
 
 PART = "rollout"
 HORIZON = 10_000
@@ -38,22 +44,14 @@ _SIGNALS = {"value": "critic.value", "old": "logp", "kl": "reference.logp"}
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Conversations about one task, and what each earned in all, nan where nobody knows."""
+class _Asked:
+    """A round that was asked for."""
 
-    played: Sequence[Trajectory]
-    reward: Sequence[np.ndarray]
-    """By token [T of each]."""
-    greedy: float = 0.0
-
-    @property
-    def score_N(self) -> np.ndarray:
-        return np.array([reward_T.sum() for reward_T in self.reward])
-
-    def known(self) -> _Group:
-        """Without conversations that nobody could score."""
-        keep = [i for i, score in enumerate(self.score_N) if np.isfinite(score)]
-        return replace(self, played=[self.played[i] for i in keep], reward=[self.reward[i] for i in keep])
+    begin: int
+    """Its first visit."""
+    version: int
+    """Of the weights that sample it: how many rounds were learned from before."""
+    tries: Wait
 
 
 class Conversations:
@@ -64,6 +62,8 @@ class Conversations:
         tasks: gone through in a new seeded order each time.
         training: its batch size is the tasks of one optimizer step, its precision is the sampler's too.
         max_new_tokens: of one turn.
+        samplers: who samples; the trainer itself, unless said otherwise.
+        rounds: how many there will be, so that none is sampled ahead that nobody learns from; None knows no end.
     """
 
     def __init__(
@@ -77,12 +77,19 @@ class Conversations:
         training: Training,
         max_new_tokens: int,
         seed: int = 0,
+        samplers: Samplers | None = None,
+        rounds: int | None = None,
     ) -> None:
-        self.tokenizer, self.environment, self.tasks, self.credit, self.settings = tokenizer, environment, tasks, credit, settings
-        self.training, self.engine, self.max_new_tokens, self.seed = training, engine_for(training), max_new_tokens, seed
-        own = settings.old == "trainer" or settings.temperature != 1
+        self.credit, self.settings, self.training, self.engine, self.seed = credit, settings, training, engine_for(training), seed
+        own = settings.old == "trainer" or settings.temperature != 1 or settings.correction > 0
         self.asks = {*credit.asks, *(("old",) if own else ()), *(("kl",) if settings.kl_cost else ())}
-        self.taken, self.kl_cost = 0, settings.kl_cost
+        self.acting = Acting(
+            tokenizer, environment, tasks, settings, max_new_tokens, seed,
+            wanted=settings.updates * training.batch_size, greedy="greedy" in credit.asks, dtype=self.engine.dtype,
+        )  # fmt: skip
+        self.rounds, self.samplers = rounds, samplers or Here()
+        self.taken, self.version, self.kl_cost = 0, 0, settings.kl_cost
+        self._ahead: list[_Asked] = []
         self._rows: list[tuple[Segment, ...]] = []
         self._left: list[list[int]] = []
 
@@ -98,6 +105,8 @@ class Conversations:
     def state(self) -> dict[str, Any]:
         return {
             "taken": self.taken,
+            "version": self.version,
+            "ahead": [{"begin": a.begin, "version": a.version, "tries": acting.to_json(a.tries())} for a in self._ahead],
             "kl_cost": float(self.kl_cost),
             "left": self._left,
             "rows": [to_json(row) for row in self._rows] if self._left else [],
@@ -106,52 +115,32 @@ class Conversations:
     def load(self, state: Mapping[str, Any]) -> None:
         self.taken, self.kl_cost, self._left = int(state["taken"]), float(state["kl_cost"]), [list(part) for part in state["left"]]
         self._rows = [from_json(row) for row in state["rows"]]
+        self.version = int(state["version"])
+        self._ahead = [_Asked(a["begin"], a["version"], partial(acting.from_json, a["tries"])) for a in state["ahead"]]
 
     # ------------------------------------------------------------------------------------------------------------------------------ sampling
 
-    def _visit(self) -> tuple[int, Record]:
-        """The next task, with the number of the visit."""
-        epoch, place = divmod(self.taken, len(self.tasks))
-        order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(len(self.tasks))
-        self.taken += 1
-        return self.taken - 1, self.tasks[int(order[place])]
-
     def _round(self, run: Run) -> list[tuple[Segment, ...]]:
-        wanted, kept, silenced = self.settings.updates * self.training.batch_size, list[_Group](), list[_Group]()
-        for _ in range(self.settings.tries if self.settings.dynamic else 1):
-            groups = self._sampled(run, [self._visit() for _ in range(wanted - len(kept))])
+        ahead, settings, model = self._ahead, self.settings, run.roles["policy"].model
+        left = settings.staleness + 1 if self.rounds is None else self.rounds - self.version
+        while len(ahead) < max(1, min(settings.staleness + 1, left)):
+            begin = ahead[-1].begin + self.acting.span if ahead else self.taken
+            ahead.append(_Asked(begin, self.version, self.samplers.submit(self.acting, model, self.version, begin)))
+        asked = ahead.pop(0)
+        tries = asked.tries()
+        for groups in tries:
             run.log(**health([g.played for g in groups], [g.score_N for g in groups]))
-            for group in groups:
-                (silenced if self.settings.dynamic and silent(group.score_N) else kept).append(group)
-            if len(kept) == wanted:
-                break
-        return self._credited(run, [group.known() for group in [*kept, *silenced][:wanted]])
-
-    def _sampled(self, run: Run, visits: Sequence[tuple[int, Record]]) -> list[_Group]:
-        policy = Policy(run.roles["policy"].model, self.tokenizer)
-        how = How(self.max_new_tokens, self.settings.temperature, self.seed, self.settings.concurrent, self.engine.dtype)
-        groups = play(policy, self.environment, visits, self.settings.samples, how)
-        earned = iter(self._earned([trajectory for group in groups for trajectory in group]))
-        made = [_Group(group, [next(earned) for _ in group]) for group in groups]
-        if "greedy" not in self.credit.asks:
-            return made
-        first = [group[0] for group in play(policy, self.environment, visits, 1, replace(how, temperature=0.0))]
-        return [replace(group, greedy=float(np.nan_to_num(reward_T.sum()))) for group, reward_T in zip(made, self._earned(first), strict=True)]
-
-    def _earned(self, played: Sequence[Trajectory]) -> list[np.ndarray]:
-        """What each token of each conversation earned."""
-        ends = self.environment.judge(played) - self._too_long(played)
-        return [rewards(trajectory, float(end)) for trajectory, end in zip(played, ends, strict=True)]
-
-    def _too_long(self, played: Sequence[Trajectory]) -> np.ndarray:
-        """DAPO's price of the longest turn: 0 before the last `overlong` share of the budget, 1 at its end."""
-        longest = [max(len(turn.ids) for turn in trajectory.turns) for trajectory in played]
-        last = self.settings.overlong * self.max_new_tokens
-        return overlong(longest, self.max_new_tokens, last) if last else np.zeros(len(played))
+        if settings.staleness:
+            run.log(staleness=torch.tensor([float(self.version - asked.version)]))
+        if settings.samplers:
+            run.log(waited=torch.tensor([self.samplers.waited]))
+            self.samplers.waited = 0.0
+        self.taken, self.version = asked.begin + sum(map(len, tries)), self.version + 1
+        return self._credited(run, self.acting.chosen(tries))
 
     # -------------------------------------------------------------------------------------------------------------------------------- credit
 
-    def _credited(self, run: Run, groups: Sequence[_Group]) -> list[tuple[Segment, ...]]:
+    def _credited(self, run: Run, groups: Sequence[Group]) -> list[tuple[Segment, ...]]:
         """Rows of the groups with every column that a loss may ask for."""
         nested = [[segments(trajectory) for trajectory in group.played] for group in groups]
         rows = self._seen(run, [tuple(s for own in group for s in own) for group in nested])
@@ -173,8 +162,16 @@ class Conversations:
             flat(every, "critic.value") if "value" in self.asks else None,
             np.concatenate([np.full(len(group.played), group.greedy) for group in groups]) if "greedy" in self.asks else None,
         )
-        columns = iter(_by_segment(every, {**self.credit(earned), "old_logp": old_T}))
+        columns = iter(_by_segment(every, {**self._corrected(run, self.credit(earned), old_T - sampled_T), "old_logp": old_T}))
         return [tuple(replace(s, extras={**_kept(s), **next(columns)}) for s in row) for row in rows]
+
+    def _corrected(self, run: Run, columns: Mapping[str, np.ndarray], moved_T: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Credit with each token's advantage times how much likelier it is by now than when it was sampled, where that is asked for."""
+        if not (most := self.settings.correction):
+            return columns
+        ratio_T = np.exp(moved_T)
+        run.log(correction=torch.tensor(np.minimum(ratio_T, most)), truncated=torch.tensor((ratio_T > most).astype(np.float64)))
+        return {**columns, "advantage": columns["advantage"] * np.minimum(ratio_T, most)}
 
     def _priced(self, run: Run, away_T: np.ndarray, count: int) -> np.ndarray:
         """What each token's log-ratio to the reference costs; where there is a target, the price of the next round follows from this one's mean."""

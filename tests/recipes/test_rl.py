@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,3 +116,42 @@ def test_only_written_answers_that_earn_more_than_the_models_own_are_learned(tmp
     report = tp.run("a_lol", out=tmp_path / "run", again=True, **small, scope="full", value_samples=2)
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert metrics[0]["moved"] == pytest.approx(0, abs=1e-4) and metrics[1]["moved"] != 0 and report.ledger.probes[0].side == "target"
+
+
+@pytest.mark.slow
+def test_a_trainer_that_is_killed_leaves_no_sampler_behind_and_goes_on_to_the_same_run(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    small = [word for name, value in {**SMALL, "steps": 6}.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    command = [sys.executable, "-m", "tempering", "run", "grpo", *small, "--staleness", "1", "--save-every", "1"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "STARTED_BY": tmp_path.name}
+
+    def losses(folder: str) -> list[float]:
+        path = tmp_path / folder / "metrics.jsonl"
+        return [json.loads(line)["loss"] for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+
+    def alive() -> list[Path]:
+        return [path for path in Path("/proc").glob("[0-9]*/environ") if tmp_path.name.encode() in _read(path)]
+
+    subprocess.run([*command, "--out", "whole"], cwd=tmp_path, env=env, check=True, capture_output=True)
+    begun = subprocess.Popen([*command, "--out", "killed", "--samplers", "1"], cwd=tmp_path, env=env, stdout=subprocess.DEVNULL)
+    while len(losses("killed")) < 3:
+        assert begun.poll() is None
+        time.sleep(0.05)
+    assert len(alive()) > 2
+    begun.kill()
+    begun.wait()
+    for _ in range(600):
+        if not alive():
+            break
+        time.sleep(0.1)
+    assert not alive()
+    resumed = [sys.executable, "-m", "tempering", "run", "grpo", "--resume", "killed"]
+    assert subprocess.run(resumed, cwd=tmp_path, env=env, capture_output=True).returncode == 0
+    assert losses("killed") == losses("whole") and len(losses("whole")) == 6
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

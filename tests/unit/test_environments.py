@@ -22,7 +22,7 @@ from tempering.methods.environments.records import Records
 from tempering.methods.probes.episode_reward import EpisodeReward
 from tempering.methods.probes.pass_at_k import PassAtK, majority
 from tempering.methods.rewards.judged import Judged
-from tempering.rollouts.stream import _Group
+from tempering.rollouts.acting import Group
 from tempering.rollouts.types import State, Trajectory, Turn
 from tempering.types import Message, Policy, Record
 from tests.conftest import make_llama, make_tokenizer
@@ -73,7 +73,7 @@ def test_data_that_is_not_there_is_named() -> None:
 
 def test_what_nobody_can_score_takes_no_part() -> None:
     task = Record((Message("user", "x"),), ())
-    group = _Group([played(task, "a"), played(task, "b")], [np.array([0.0, 1.0]), np.array([0.0, np.nan])])
+    group = Group([played(task, "a"), played(task, "b")], [np.array([0.0, 1.0]), np.array([0.0, np.nan])])
     assert [trajectory.answer for trajectory in group.known().played] == ["a"] and group.known().score_N.tolist() == [1.0]
 
 

@@ -192,8 +192,8 @@ def test_length_is_priced_at_the_end_of_the_budget() -> None:
     def played(tokens: int) -> Trajectory:
         return Trajectory(Record((), ()), (turn([1], [2] * tokens, *[0.0] * tokens),), (0.0,), State(()))
 
-    assert made._too_long([played(n) for n in (1, 3, 4, 5, 6)]).tolist() == pytest.approx([0, 0, 1 / 3, 2 / 3, 1])
-    assert not stream()._too_long([played(6)]).any()
+    assert made.acting._too_long([played(n) for n in (1, 3, 4, 5, 6)]).tolist() == pytest.approx([0, 0, 1 / 3, 2 / 3, 1])
+    assert not stream().acting._too_long([played(6)]).any()
 
 
 def test_the_reference_prices_each_token_and_a_critic_values_it() -> None:
@@ -230,7 +230,7 @@ def test_a_greedy_answer_is_the_baseline() -> None:
     parts = stream(GreedyBaseline(), Echo(turns=1)).next(Run(live(), 0, 0))
     batch = parts["rollout"]
     policy, made = Policy(make_llama(), TOKENIZER), stream(environment=Echo(turns=1))
-    visits = [made._visit() for _ in range(2)]
+    visits = [made.acting._visit(i) for i in range(2)]
     greedy = [g[0].answer.count("e") / 4 for g in play(policy, Echo(turns=1), visits, 1, How(6, temperature=0.0))]
     found = {}
     for s in range(batch.num_segments):

@@ -1,0 +1,137 @@
+"""A round of sampling by itself: which tasks, what is said about them, what that earns. All that a process which only samples has to know.
+
+Noise is keyed by (seed, visit), so a round is a function of its first visit and of the weights: whoever samples it, and however often, it is the same
+(in float32, with as many threads).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from tempering.rollouts.health import silent
+from tempering.rollouts.play import How, play
+from tempering.rollouts.rows import rewards
+from tempering.rollouts.settings import Rollouts
+from tempering.rollouts.types import Environment, Trajectory, overlong
+from tempering.types import Policy, Record
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Group:
+    """Conversations about one task, and what each earned in all, nan where nobody knows."""
+
+    played: Sequence[Trajectory]
+    reward: Sequence[np.ndarray]
+    """By token [T of each]."""
+    greedy: float = 0.0
+
+    @property
+    def score_N(self) -> np.ndarray:
+        return np.array([reward_T.sum() for reward_T in self.reward])
+
+    def known(self) -> Group:
+        """Without conversations that nobody could score."""
+        keep = [i for i, score in enumerate(self.score_N) if np.isfinite(score)]
+        return replace(self, played=[self.played[i] for i in keep], reward=[self.reward[i] for i in keep])
+
+
+Tries = list[list[Group]]
+"""What a round sampled: all at once, or, where silent groups are replaced, one list for each time that it was."""
+
+
+@dataclass(frozen=True)
+class Acting:
+    """How a policy acts in a round; called with its weights and a visit, it gives the round that begins there.
+
+    Args:
+        tasks: gone through in a new seeded order each time.
+        wanted: tasks of a round.
+        greedy: whether the likeliest answer to each task is wanted too.
+        dtype: of sampling.
+    """
+
+    tokenizer: Any
+    environment: Environment
+    tasks: Sequence[Record]
+    settings: Rollouts
+    max_new_tokens: int
+    seed: int
+    wanted: int
+    greedy: bool
+    dtype: torch.dtype | None
+
+    @property
+    def span(self) -> int:
+        """Visits that a round takes at most."""
+        return self.wanted * (self.settings.tries if self.settings.dynamic else 1)
+
+    def __call__(self, model: torch.nn.Module, begin: int) -> Tries:
+        policy, tries, at, missing = Policy(model, self.tokenizer), list[list[Group]](), begin, self.wanted
+        for _ in range(self.settings.tries if self.settings.dynamic else 1):
+            tries.append(self._sampled(policy, [self._visit(i) for i in range(at, at + missing)]))
+            at += missing
+            missing -= sum(not (self.settings.dynamic and silent(group.score_N)) for group in tries[-1])
+            if not missing:
+                break
+        return tries
+
+    def chosen(self, tries: Tries) -> list[Group]:
+        """What of a round is learned from: groups that teach something first, where others were to be replaced."""
+        every = [group for groups in tries for group in groups]
+        if self.settings.dynamic:
+            every.sort(key=lambda group: silent(group.score_N))
+        return [group.known() for group in every[: self.wanted]]
+
+    def _visit(self, visit: int) -> tuple[int, Record]:
+        """The task of a visit, with its number."""
+        epoch, place = divmod(visit, len(self.tasks))
+        order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(len(self.tasks))
+        return visit, self.tasks[int(order[place])]
+
+    def _sampled(self, policy: Policy, visits: Sequence[tuple[int, Record]]) -> list[Group]:
+        how = How(self.max_new_tokens, self.settings.temperature, self.seed, self.settings.concurrent, self.dtype)
+        groups = play(policy, self.environment, visits, self.settings.samples, how)
+        earned = iter(self._earned([trajectory for group in groups for trajectory in group]))
+        made = [Group(group, [next(earned) for _ in group]) for group in groups]
+        if not self.greedy:
+            return made
+        first = [group[0] for group in play(policy, self.environment, visits, 1, replace(how, temperature=0.0))]
+        return [replace(group, greedy=float(np.nan_to_num(reward_T.sum()))) for group, reward_T in zip(made, self._earned(first), strict=True)]
+
+    def _earned(self, played: Sequence[Trajectory]) -> list[np.ndarray]:
+        """What each token of each conversation earned."""
+        ends = self.environment.judge(played) - self._too_long(played)
+        return [rewards(trajectory, float(end)) for trajectory, end in zip(played, ends, strict=True)]
+
+    def _too_long(self, played: Sequence[Trajectory]) -> np.ndarray:
+        """DAPO's price of the longest turn: 0 before the last `overlong` share of the budget, 1 at its end."""
+        longest = [max(len(turn.ids) for turn in trajectory.turns) for trajectory in played]
+        last = self.settings.overlong * self.max_new_tokens
+        return overlong(longest, self.max_new_tokens, last) if last else np.zeros(len(played))
+
+
+_PLAYED = TypeAdapter(list[Trajectory])
+
+
+def to_json(tries: Tries) -> list[list[dict[str, Any]]]:
+    """A round as JSON holds it, to the bit."""
+    return [
+        [{"played": _PLAYED.dump_python(list(g.played), mode="json"), "reward": [r.tolist() for r in g.reward], "greedy": g.greedy} for g in groups]
+        for groups in tries
+    ]
+
+
+def from_json(tries: Sequence[Sequence[Mapping[str, Any]]]) -> Tries:
+    """What `to_json` gave."""
+    return [
+        [Group(_PLAYED.validate_python(g["played"]), [np.array(r, np.float64) for r in g["reward"]], float(g["greedy"])) for g in groups]
+        for groups in tries
+    ]

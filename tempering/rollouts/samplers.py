@@ -1,0 +1,136 @@
+"""Who samples a round: the trainer itself when it is asked to, or processes beside it under Ray, to which its weights are pushed by version.
+
+Both do the same with the same weights, so a run is the same whoever samples. A sampler that dies is replaced by Ray, which gives it the base model
+again and asks it once more for what it had not answered; weights come with every question, so none is ever answered by others than it was asked of.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, Protocol
+
+import torch
+
+from tempering.errors import UserError
+from tempering.rollouts.acting import Acting, Tries
+
+Wait = Callable[[], Tries]
+"""Gives a round as soon as it is there; the same one however often it is called."""
+REPLACED = 10
+"""How often a sampler is replaced before the run gives up."""
+
+
+class Samplers(Protocol):
+    """Who samples."""
+
+    waited: float
+    """Seconds that the trainer had nothing to learn from, since it was last set to 0."""
+
+    def submit(self, acting: Acting, model: torch.nn.Module, version: int, begin: int) -> Wait:
+        """Ask for the round that begins at a visit, of the weights as they are at this moment.
+
+        Args:
+            version: a number of these weights, higher than that of any before.
+        """
+        ...
+
+    def close(self) -> None:
+        """No more rounds; what was asked for and never waited for is dropped."""
+        ...
+
+
+class Here:
+    """The trainer samples, at once."""
+
+    waited = 0.0
+
+    def submit(self, acting: Acting, model: torch.nn.Module, version: int, begin: int) -> Wait:
+        began = time.perf_counter()
+        tries = acting(model, begin)
+        self.waited += time.perf_counter() - began
+        return lambda: tries
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class _Sampler:
+    """What runs in a process of its own: a copy of the policy, with the weights that it was last sent."""
+
+    def __init__(self, given: Sequence[Any], threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.acting, model = import_module("ray").get(list(given))
+        self.model, self.version = model.to("cuda" if torch.cuda.is_available() else "cpu"), -1
+
+    def round(self, version: int, weights: dict[str, torch.Tensor], begin: int) -> Tries:
+        """The round that begins at a visit, sampled with these weights."""
+        if version != self.version:
+            with torch.no_grad():
+                own = dict(self.model.named_parameters())
+                for name, weight in weights.items():
+                    own[name].copy_(weight)
+            self.version = version
+        return self.acting(self.model, begin)
+
+
+class Beside:
+    """So many processes of this machine, started under Ray when the first round is asked for.
+
+    Raises:
+        UserError: Ray is not installed or does not start, or a sampler died too often.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count, self.waited = count, 0.0
+        self.actors, self._given = list[Any](), list[Any]()
+        self._ray: Any = None
+        self._version, self._weights, self._asked = -1, None, 0
+
+    def submit(self, acting: Acting, model: torch.nn.Module, version: int, begin: int) -> Wait:
+        if not self.actors:
+            self._start(acting, model)
+        if version != self._version:
+            # What never moves is with the samplers already.
+            moved = {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
+            self._version, self._weights = version, self._ray.put(moved)
+        actor = self.actors[self._asked % self.count]
+        self._asked += 1
+        asked, found = actor.round.remote(version, self._weights, begin), list[Tries]()
+
+        def wait() -> Tries:
+            if not found:
+                began = time.perf_counter()
+                found.append(self._get(asked))
+                self.waited += time.perf_counter() - began
+            return found[0]
+
+        return wait
+
+    def close(self) -> None:
+        if self._ray is not None:
+            self._ray.shutdown()
+        self.actors, self._given, self._ray, self._version = [], [], None, -1
+
+    def _start(self, acting: Acting, model: torch.nn.Module) -> None:
+        from tempering.distributed.ray import start_here
+
+        self._ray = start_here("--samplers", self.count)
+        gpus = min(1.0, self._ray.cluster_resources().get("GPU", 0) / self.count)
+        kind = self._ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=REPLACED, max_task_retries=-1)(_Sampler)
+        # Kept here, so that one that is started again finds them.
+        self._given = [self._ray.put(acting), self._ray.put(model)]
+        self.actors = [kind.remote(self._given, max(1, torch.get_num_threads() // self.count)) for _ in range(self.count)]
+
+    def _get(self, asked: Any) -> Tries:
+        try:
+            return self._ray.get(asked)
+        except self._ray.exceptions.RayTaskError as error:
+            # What went wrong while sampling is told as if it had happened here.
+            raise error.cause from None
+        except self._ray.exceptions.RayError as error:
+            raise UserError(
+                f"a sampler died {REPLACED} times and was replaced as often; take fewer --samplers or --rollouts.concurrent if memory is short "
+                f"({type(error).__name__})"
+            ) from None
