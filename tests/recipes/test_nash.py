@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import tempering as tp
 from tempering import layout, models
@@ -72,9 +73,11 @@ def test_a_model_is_as_good_as_itself() -> None:
     assert [item.score for item in probe(policy).items] == [0.5] * 4
 
 
-def test_a_run_against_a_mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_against_a_mixture(tmp_path: Path) -> None:
     base = models.load("builtin:tiny", say=lambda _: None)
-    models.save(Policy(ValueModel(copy.deepcopy(base.model)), base.tokenizer), tmp_path / "judge")
+    judge = ValueModel(copy.deepcopy(base.model))
+    torch.nn.init.normal_(judge.value_head.weight)
+    models.save(Policy(judge, base.tokenizer), tmp_path / "judge")
     report = tp.run("nash", out=tmp_path / "run", again=True, preference=str(tmp_path / "judge"), **SMALL)
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert len(metrics) == 2 and metrics[0]["value"] == pytest.approx(0, abs=1e-5) and 0 < metrics[0]["preference"] < 1
