@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 
@@ -58,23 +59,21 @@ def shifted(seed: int, quick: bool) -> Shift:
     """Both arms judge the same policy."""
     scale, start, world = Scale(quick), tiny(), Preferences(noise=0.25, seed=seed)
     records = tuple(world.records("train", scale(PAIRS)))
-    first = judge(pair_rows(start, records), BradleyTerry(), 1000 + seed, scale(60))
-    prompts = list(dict.fromkeys(record.prompt[0].content for record in records))[: scale(160)]
+    first = judge(pair_rows(start, records), BradleyTerry(), 1000 + seed, scale(40))
+    prompts = list(dict.fromkeys(record.prompt[0].content for record in records))[: scale(100)]
     made = []
     for prompt, texts in zip(prompts, answers(start, prompts, 8, seed), strict=True):
         marks = first([prompt] * len(texts), texts)
         both = [answer(texts[int(i)]) for i in (marks.argmax(), marks.argmin())]
         made.append(Record((user(prompt),), tuple(both), better=((0, 1),), id=prompt))
-    policy = train(start, DPO(beta=0.05), pair_rows(start, made), steps=scale(60), seed=seed, lr=3e-4)
+    policy = train(start, DPO(beta=0.05), pair_rows(start, made), steps=scale(40), seed=seed, lr=3e-4)
     held, gold = [], {}
     asked = list(dict.fromkeys(item["prompt"] for item in world.items("test", scale(300))))
     for name, writer in (("before", start), ("after", policy)):
         drawn = answers(writer, asked, 4, seed + 1)
         gold[name] = np.array([[world.reward(prompt, text) for text in texts] for prompt, texts in zip(asked, drawn, strict=True)])
     for prompt, texts, rewards in zip(asked, drawn, gold["after"], strict=True):
-        best, worst = int(rewards.argmax()), int(rewards.argmin())
-        if rewards[best] - rewards[worst] > 0.1:
-            held.append((prompt, texts[best], texts[worst]))
+        held += [(prompt, texts[i], texts[j]) for i, j in permutations(range(len(texts)), 2) if rewards[i] - rewards[j] > 0.1]
     return Shift(records, policy, tuple(held), float(gold["after"].mean() - gold["before"].mean()))
 
 

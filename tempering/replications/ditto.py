@@ -3,7 +3,7 @@
 Shaikh et al. 2024 (arXiv 2406.00888) fine-tune on fewer than ten demonstrations of a user's style, and go on with DPO on pairs in which a
 demonstration beats a sample of the model, of now or of before: the texts are nearer to the style than after fine-tuning alone. Here the style is the
 gold reward's (on the topic, courteous, short), and five replies that have all of it are what is known of it. Both arms begin with the same model
-after 8 steps on them; the baseline takes 40 more of these, the method four rounds of 10 steps on pairs of ten new samples to each of the five
+after 20 steps on them; the baseline takes 40 more of these, the method four rounds of 10 steps on pairs of ten new samples to each of the five
 requests, with the paper's beta and shares. Scored is the gold reward of sampled replies to held-out requests; that of the model both began with
 stands beside. Rates were chosen on seed 100, which is none of the seeds that count.
 """
@@ -30,10 +30,10 @@ CLAIM = Claim(
     claim="After as many steps, sampled replies are nearer to the style of five demonstrations than after fine-tuning on them alone.",
     baseline="the same model fine-tuned on the five demonstrations for as many steps more",
     metric="gold reward",
-    smallest_effect=0.2,
+    smallest_effect=0.1,
     range=(0.0, 3.0),
 )
-LR = {"start": 1e-3, "baseline": 1e-3, "method": 1e-3}
+LR = {"start": 1e-3, "baseline": 1e-3, "method": 3e-4}
 EVERY, ROUNDS = 10, 4
 
 
@@ -54,7 +54,7 @@ def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
     world, base = Preferences(seed=seed), tiny()
     demos = demonstrations(world, 5)
     rows = sft_rows(base, demos)
-    start = train(base, NLL(), rows, steps=scale(8), seed=seed, lr=LR["start"], batch_size=5)
+    start = train(base, NLL(), rows, steps=scale(20), seed=seed, lr=LR["start"], batch_size=5)
     steps, memory = ROUNDS * scale(EVERY), dict[str, Any]()
 
     def pairs(number: int, model: Any) -> list[Row]:

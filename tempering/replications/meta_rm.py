@@ -25,12 +25,12 @@ CLAIM = Claim(
     metric="pair accuracy",
     smallest_effect=0.03,
 )
-RATE = 1e-2
+RATE = 1.0
 
 
 def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
     """Share of pairs of the policy's answers in the gold order."""
-    shift, steps = shifted(seed, scale.quick), scale(60)
+    shift, steps = shifted(seed, scale.quick), scale(40)
     rows = pair_rows(shift.policy, shift.records)
     if arm == "baseline":
         return {"pair accuracy": accuracy(judge(rows, BradleyTerry(), seed, steps), shift.held), "moved": shift.moved, "pairs": len(shift.held)}

@@ -45,17 +45,17 @@ WORDS = ("tea", "bread", "soup")
 ASKED = (user("Choose."),)
 GAME = np.array([[0.5, 0.9, 0.2], [0.1, 0.5, 0.9], [0.8, 0.1, 0.5]])
 """P(row over column)."""
-LR = 1e-3
-STEPS, SAMPLES = 80, 32
+LR, TAU = 3e-4, 0.1
+STEPS, SAMPLES = 120, 32
 
 
 def bradley_terry(game: np.ndarray) -> np.ndarray:
-    """The preferences of the rewards whose expected wins are the game's, by gradient steps."""
+    """The preferences that the rewards which fit a game best stand for: their differences, as large as the game's at most."""
     reward = np.zeros(len(game))
     for _ in range(2000):
-        fitted = 1 / (1 + np.exp(reward[None] - reward[:, None]))
-        reward += 0.5 * (game - fitted).sum(1)
-    return 1 / (1 + np.exp(reward[None] - reward[:, None]))
+        reward += 0.5 * (game - 1 / (1 + np.exp(reward[None] - reward[:, None]))).sum(1)
+    apart = reward[:, None] - reward[None]
+    return 0.5 + apart * (game.max() - 0.5) / apart.max()
 
 
 def preferring(game: np.ndarray) -> Prefer:
@@ -91,7 +91,7 @@ def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
 
     def played(game: np.ndarray, opponent: tuple[Any, ...] = ()) -> np.ndarray:
         stream = Against([ASKED], start.tokenizer, preferring(game), opponent=opponent, batch_size=1, n=SAMPLES, max_new_tokens=6, seed=seed)
-        roles, objective = {"reference": Role(copy.deepcopy(start.model))}, NashMD(tau=0.05, scores="preferences")
+        roles, objective = {"reference": Role(copy.deepcopy(start.model))}, NashMD(tau=TAU, scores="preferences")
         return chances(train(start, objective, stream, steps=scale(STEPS), seed=seed, lr=LR, roles=roles, schedule=Schedule(name="constant")))
 
     found = {"": played(bradley_terry(GAME))} if arm == "baseline" else {"": played(GAME, (Geometric(0.125),)), " of self-play": played(GAME)}

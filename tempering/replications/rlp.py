@@ -4,7 +4,7 @@ Lang et al. 2024 (arXiv 2403.19279) train the reward model again after the polic
 policy's answers (those in the largest cluster of eight over those outside), and so that its features of two answers to a prompt agree. It is then
 more often right about the policy's answers than the fixed one. Here both arms train a new model for as many steps (see `_shifted.py` for the policy
 and the pairs); the baseline on the labelled pairs alone, a quarter of which are wrong. Words of two replies are linked from a Jaccard index of 0.25,
-since replies of one style share few words. Each of the two terms alone stands beside.
+since replies of one style share few words. What the synthetic pairs do without the views stands beside.
 """
 
 from __future__ import annotations
@@ -31,12 +31,11 @@ CLAIM = Claim(
 
 def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
     """Share of pairs of the policy's answers in the gold order."""
-    shift, steps = shifted(seed, scale.quick), scale(60)
+    shift, steps = shifted(seed, scale.quick), scale(40)
     rows = pair_rows(shift.policy, shift.records)
     if arm == "baseline":
         return {"pair accuracy": accuracy(judge(rows, BradleyTerry(), seed, steps), shift.held), "moved": shift.moved, "pairs": len(shift.held)}
     more = pair_rows(shift.policy, SPG(alike=0.25)(shift.records, Making(seed, asked(shift.policy, seed + 2))))
-    views, both = (with_answers(shift.policy, some, 2, seed + 3) for some in (rows, more))
-    found = {"": judge(both, MIB(), seed, steps), " with views alone": judge(views, MIB(), seed, steps)}
-    found[" with synthetic pairs alone"] = judge(more, BradleyTerry(), seed, steps)
-    return {f"pair accuracy{name}": accuracy(model, shift.held) for name, model in found.items()} | {"synthetic": float(len(more) - len(rows))}
+    model, beside = judge(with_answers(shift.policy, more, 2, seed + 3), MIB(), seed, steps), judge(more, BradleyTerry(), seed, steps)
+    found = {"pair accuracy": accuracy(model, shift.held), "pair accuracy with synthetic pairs alone": accuracy(beside, shift.held)}
+    return {**found, "synthetic": float(len(more) - len(rows))}
