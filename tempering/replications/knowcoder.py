@@ -1,8 +1,8 @@
 """Knowing the classes first helps to write objects of them.
 
 Li et al. 2024 (arXiv 2403.07969) show a schema as Python classes, train a model on the classes with instances of them (understanding), then on
-writing the objects that a text speaks of (following), and find the first phase to help. Here the texts say two things each about a fictitious person:
-a city, a job, a hobby, a pet or a food, each an object of a class of its own. Both arms take as many steps of following with a negative sample a
+writing the objects that a text speaks of (following), and find the first phase to help. Here a text says one thing about a fictitious person:
+a city, a job or a pet, each an object of a class of its own. Both arms take as many steps of following with a negative sample a
 text; the method has seen the classes with their instances for 40 steps before. Scored is the share of texts about other people whose objects are
 written exactly, read back through the syntax tree; F1 over objects stands beside. Values recur between people, as classes of entities do not in the
 paper. The rate is the better of 1e-3 and 3e-3 for the baseline on seed 100, which is none of the seeds that count.
@@ -36,21 +36,20 @@ CLAIM = Claim(
     metric="extracted exactly",
     smallest_effect=0.05,
 )
-KINDS = {"city": "City", "job": "Job", "hobby": "Hobby", "pet": "Pet", "food": "Food"}
+KINDS = {"city": "City", "job": "Job", "pet": "Pet"}
 SCHEMA = [{"name": name, "fields": {"name": "str"}} for name in KINDS.values()]
-LR = 1e-3
-STEPS, BEFORE = 100, 40
+LR = 3e-3
+STEPS, BEFORE = 150, 40
 
 
 def texts(seed: int, start: int, n: int) -> Iterator[Record]:
-    """Two statements about each of `n` people, with the schema and the objects."""
+    """A statement about each of `n` people, with the schema and the objects."""
     for person in People(size=n, seed=seed, start=start, kinds=tuple(KINDS)).people():
         source = rng("knowcoder", seed, person.index)
-        said, objects = [], []
-        for kind in source.sample(sorted(KINDS), 2):
-            said.append(source.choice(STATEMENTS[kind]).format(name=person.name, value=person.facts[kind]))
-            objects.append({"type": KINDS[kind], "name": person.facts[kind]})
-        yield Record((), (written(" ".join(said)),), id=str(person.index), tags={"schema": SCHEMA, "objects": objects})
+        kind = source.choice(sorted(KINDS))
+        said = source.choice(STATEMENTS[kind]).format(name=person.name, value=person.facts[kind])
+        objects = [{"type": KINDS[kind], "name": person.facts[kind]}]
+        yield Record((), (written(said),), id=str(person.index), tags={"schema": SCHEMA, "objects": objects})
 
 
 def objects_of(text: str) -> list[dict[str, Any]]:
