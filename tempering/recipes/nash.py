@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     NashLoss = Any
 else:
     NashLoss = choices.choice("nash_md")
+_PREFERENCES: Any = {"scores": "preferences"}
 
 
 def nash(
@@ -40,7 +41,7 @@ def nash(
     mixture: Annotated[float, Field(ge=0, le=1)] = 0.125,
     samples: Annotated[int, Field(ge=1)] = 2,
     max_new_tokens: Annotated[int, Field(ge=1)] = 64,
-    loss: NashLoss = choices.choice("nash_md")(scores="preferences"),
+    loss: NashLoss = choices.choice("nash_md")(**_PREFERENCES),
     scope: AnyScope = LoRA(),
     optimizer: Optimizer = Optimizer(lr=2e-5),
     schedule: Schedule = Schedule(name="constant", warmup=0.05),
@@ -79,7 +80,7 @@ def nash(
         raise UserError("--loss.scores: the answers of this recipe come with preferences; leave it at preferences")
     run = Experiment.begin(nash, {**locals(), "loss": loss})
     policy = run.load(model, template=template)
-    records, held, _ = divided(run)
+    records, held, _ = cast("Any", divided(run))
     prompts, asked = ([record.prompt for record in some if record.prompt] for some in (records, held))
     if not prompts or not asked:
         raise UserError(f"{data}: no record has a prompt; give conversations, not plain texts")
@@ -87,10 +88,9 @@ def nash(
     others = likeliest(policy, asked, max_new_tokens) if not run.rehearses else [""] * len(asked)
     probe = Preferred(asked, others, prefer, max_new_tokens=max_new_tokens)
     before = run.measure("before", policy, (), probes=(probe,))
-    stream = Against(
-        prompts, policy.tokenizer, prefer, opponent=(Geometric(mixture),) if mixture else (), batch_size=training.batch_size, n=samples,
-        max_new_tokens=max_new_tokens, seed=seed,
-    )  # fmt: skip
+    opponent: Any = (Geometric(mixture),) if mixture else ()
+    how = {"batch_size": training.batch_size, "n": samples, "max_new_tokens": max_new_tokens, "seed": seed}
+    stream = Against(prompts, policy.tokenizer, prefer, opponent=opponent, **how)
     steps = training.steps or max(1, math.ceil(training.epochs * len(prompts) / training.batch_size))
     tuned = run.fit("fit", policy, loss.build(), records, (), (stream, steps), roles={"reference": Role(copy.deepcopy(policy.model))})
     return run.finish(tuned, before, run.measure("after", tuned, (), probes=(probe,)))

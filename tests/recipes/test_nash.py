@@ -44,7 +44,8 @@ def test_answers_come_with_their_preference_and_the_opponent_is_the_mixture() ->
         return lengths(*asked)
 
     def stream(weight: float) -> Against:
-        return Against(PROMPTS, policy.tokenizer, prefer, opponent=(Geometric(weight),), batch_size=3, n=2, max_new_tokens=5, seed=4)
+        mixed: Any = (Geometric(weight),)
+        return Against(PROMPTS, policy.tokenizer, prefer, opponent=mixed, batch_size=3, n=2, max_new_tokens=5, seed=4)
 
     run, whole = Run({"policy": Live(policy.model), "reference": Live(other)}, 0, 0), stream(1.0)
     batch = whole.next(run)["responses"]
@@ -87,7 +88,11 @@ def test_a_run_against_a_mixture(tmp_path: Path) -> None:
     signature = Signature(load_recipe("nash"), "nash")
     found = rehearse(load_recipe("nash"), signature.resolve(signature.from_python({**SMALL, "preference": str(tmp_path / "judge")})), lambda _: None)
     assert {part: float(batch.weight_T.sum()) for part, batch in found.work.micro.items()} == {"responses": 2 * 2 * 8}
-    for told, values in (("no preference model", {}), ("leave it at preferences", {"preference": "x", "scores": "rewards"})):
+    refused: list[tuple[str, dict[str, Any]]] = [
+        ("no preference model", {}),
+        ("leave it at preferences", {"preference": "x", "scores": "rewards"}),
+    ]
+    for told, values in refused:
         with pytest.raises(UserError, match=told):
             tp.run("nash", out=tmp_path / "no", **SMALL, **values)
     assert not (tmp_path / "no").exists()
