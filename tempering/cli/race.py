@@ -21,6 +21,7 @@ def race(
     model: str = "builtin:tiny",
     data: str = "world:preferences",
     test: str | None = None,
+    held: float = 0.1,
     shape: str = "auto",
     rates: str = "1e-5,3e-5,1e-4,3e-4",
     seeds: int = 3,
@@ -39,7 +40,8 @@ def race(
         budget: tokens that each run sees, for example 2000000tokens, 2M or 200k.
         model: hub id, folder, .gguf file or builtin name.
         data: file, folder, hub id, builtin:demo-pairs, or world:preferences (new data for every seed; world:preferences:0.2 sets its label noise).
-        test: test rows; by default a tenth of the prompts. Validation rows are always cut from the data.
+        test: test rows; by default some of the prompts (`--held`). Validation rows are always cut from the data.
+        held: share of the prompts of each side that is cut from the data, at most 300; more than a tenth where there are few.
         shape: how to read the rows.
         rates: learning rates to try, the same for all methods; a single one is not tuned.
         seeds: how many paired seeds; intervals are over them from two on, else over the test items.
@@ -57,10 +59,12 @@ def race(
     tokens, tried = plan.tokens_of(budget), parse_rates(rates)
     if seeds < 1:
         raise UserError(f"--seeds: expected 1 or more, got {seeds}")
+    if not 0 < held < 0.5:
+        raise UserError(f"--held: expected a share between 0 and 0.5, got {held:g}")
     values = _values(family, model, set_ or [])
     if quick:
         values["training"] = values["training"].model_copy(update={"batch_size": min(4, values["training"].batch_size)})
-    asked = plan.Plan(names, tokens, tried[:2] if quick else tried, tuple(range(1 if quick else seeds)), data, test, values, shape, None, keep)
+    asked = plan.Plan(names, tokens, tried[:2] if quick else tried, tuple(range(1 if quick else seeds)), data, test, values, shape, None, keep, held)
     folder = out or Path("runs") / f"race-{'-'.join(names[:4])}-{_key(asked)}"
     began = time.monotonic()
     files = plan.prepare(asked, family, folder / "data")

@@ -143,6 +143,7 @@ def train(
     schedule: Schedule | None = None,
     roles: Mapping[str, Role] | None = None,
     look: Callable[[int, Policy], None] | None = None,
+    ahead: tuple[float, Objective] | None = None,
 ) -> Policy:
     """A tuned copy of `policy`; the one given stays as it is. The order of rows and everything drawn follow from `seed`.
 
@@ -153,6 +154,7 @@ def train(
         schedule: default a warm-up over 3% of the steps, then linearly to 0.
         roles: further models of the run by name.
         look: called after every step with its number and the model as it is by then, to measure it on the way.
+        ahead: a step before each step, as for `fit.fit`.
     """
     from tempering.methods.scopes.full import Full
     from tempering.sample import evaluating
@@ -177,6 +179,7 @@ def train(
         seed=seed,
         say=_quiet,
         on_metrics=seen,
+        ahead=ahead,
     )
     live = fitted.roles["policy"]
     return Policy(live.model, policy.tokenizer, name=policy.name, handle=live.handle, decode=policy.decode, roles=policy.roles)

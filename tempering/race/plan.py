@@ -53,6 +53,8 @@ class Plan:
     shape: str = "auto"
     limit: int | None = None
     keep: str = "quick"
+    held: float = 0.1
+    """Share of the prompts that go to each side that is cut off."""
 
 
 def tokens_of(text: str) -> int:
@@ -90,8 +92,8 @@ def family_of(methods: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     return family, names
 
 
-def cut(records: Sequence[Record], held: Sequence[str]) -> dict[str, list[Record]]:
-    """Records as {"train": ..., and each of `held`}: a tenth of the prompts for each held side, at most `MOST_HELD`, at least one.
+def cut(records: Sequence[Record], held: Sequence[str], share: float = 0.1) -> dict[str, list[Record]]:
+    """Records as {"train": ..., and each of `held`}: `share` of the prompts for each held side, at most `MOST_HELD`, at least one.
 
     Raises:
         UserError: not enough different prompts.
@@ -100,7 +102,7 @@ def cut(records: Sequence[Record], held: Sequence[str]) -> dict[str, list[Record
     for record in records:
         by_prompt.setdefault(_prompt_key(record), []).append(record)
     order = sorted(by_prompt, key=lambda key: hashlib.sha256(key.encode()).hexdigest())
-    size = max(1, min(MOST_HELD, len(order) // 10))
+    size = max(1, min(MOST_HELD, int(len(order) * share + 1e-9)))  # 0.1 of 10 is 1, whatever floats say.
     if len(order) <= size * len(held):
         raise UserError(
             f"the data has {len(order)} different prompts; a race needs at least {len(held) + 1}, to train, to choose a rate, and to measure"
@@ -127,7 +129,7 @@ def prepare(plan: Plan, family: str, folder: Path) -> dict[int, Files]:
             raise UserError(f"--test {plan.test}: a world brings its own test rows; leave --test out")
         return {seed: _written(_world(plan.data, seed), family, folder / f"seed-{seed}", None) for seed in every}
     test = f"{plan.data}-test" if plan.test is None and plan.data.startswith("builtin:") else plan.test
-    sides = cut(_records(plan.data, plan.shape, plan.limit), ("valid",) if test else ("valid", "test"))
+    sides = cut(_records(plan.data, plan.shape, plan.limit), ("valid",) if test else ("valid", "test"), plan.held)
     files = _written(sides, family, folder, test)
     return dict.fromkeys(every, files)
 

@@ -22,7 +22,13 @@ def writes_nothing(budget: Budget, what: str = "a reward model") -> None:
 
 
 def train(
-    run: Experiment, objective: Any, make_row: Callable[..., Any], view: Callable[[Any, bool], Any] | None = None, *, outputs: int = 0
+    run: Experiment,
+    objective: Any,
+    make_row: Callable[..., Any],
+    view: Callable[[Any, bool], Any] | None = None,
+    *,
+    outputs: int = 0,
+    trained: Callable[[Experiment, Any, Any], None] | None = None,
 ) -> Report:
     """The steps of an opened run on tokenised rows, whatever the loss; what else it needs stands in the run's values.
 
@@ -30,6 +36,7 @@ def train(
         make_row: one of `tempering.data`'s, a record to a row.
         view: (rows, whether they are held out) -> what the loss sees of them; probes see them as they are.
         outputs: how many numbers a reward model gives; 0 is a language model.
+        trained: called with the run, the tuned policy and the rows it learned from, as the loss sees them.
     """
     v = run.values
     policy = run.load(v["model"], template=v["template"], outputs=outputs)
@@ -46,5 +53,7 @@ def train(
             (learned,) = run.cache_reference(policy, learned)
     before = run.measure("before", policy, held, objective, watched)
     tuned = run.fit("fit", policy, objective, learned, watched)
+    if trained is not None:
+        trained(run, tuned, learned)
     after = run.measure("after", tuned, held, objective, watched)
     return run.finish(tuned, before, after)

@@ -75,7 +75,19 @@ def reward(
     asked = frozenset().union(*objective.needs.values(), objective.needs)
     views = {"index": Numbered, "prior.entropy": hesitant, "chosen_again": Again}
     view = next((view for name, view in views.items() if name in asked), None)
-    return train(run, objective, rewarded_row, view, outputs=outputs)
+    return train(run, objective, rewarded_row, view, outputs=outputs, trained=_places if "prior.entropy" in asked else None)
+
+
+def _places(run: Experiment, tuned: Policy, rows: Any) -> None:
+    """What rewards segments get by their place, for whoever learns from them: `location.json`."""
+    from dataclasses import asdict
+
+    from tempering.methods.rewards.location_aware import LocationAware
+
+    v = run.values
+    with run.display.phase("rewards by place"):
+        found = LocationAware.of(tuned, rows, v["loss"].cutoff, v["training"])
+    run.folder.write("location.json", asdict(found))
 
 
 def writer(run: Experiment, spec: str) -> Policy:

@@ -66,6 +66,7 @@ def test_a_prompt_stands_on_one_side_whatever_the_order() -> None:
     }
     with pytest.raises(UserError, match="2 different prompts"):
         cut([pair(0), pair(1)], ("valid", "test"))
+    assert {n: len({r.prompt for r in rows}) for n, rows in cut([pair(i) for i in range(10)], ("valid",), 0.3).items()} == {"valid": 3, "train": 7}
 
 
 def test_rows_read_back_as_they_were(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import tempering as tp
 from tempering.errors import UserError
 from tempering.methods.probes.over_optimisation import _reward
 from tempering.methods.rewards._saved import saved
+from tempering.methods.rewards.location_aware import LocationAware
 from tempering.methods.rewards.reward_model import RewardModel
 from tempering.models import load
 
@@ -86,6 +87,8 @@ def test_one_class_is_refused_and_what_writes_nothing_has_nothing_to_keep(tmp_pa
 def test_entropies_come_from_a_model_that_writes(tmp_path: Path) -> None:
     tp.run("segment_reward", **SMALL, out=tmp_path / "a")
     assert json.loads((tmp_path / "a" / "ledger.json").read_text())["probes"][0]["name"] == "held_reward"
+    found = LocationAware(**json.loads((tmp_path / "a" / "location.json").read_text()))
+    assert found.b_sigma > 0 and found([found.b_mu]).tolist() == [0.0]
     with pytest.raises(UserError, match="it is a reward model and writes nothing"):
         tp.run("segment_reward", **SMALL, prior=str(tmp_path / "a" / "model"), out=tmp_path / "b")
 

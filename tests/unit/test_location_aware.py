@@ -6,10 +6,16 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
+from tempering.config import Training
 from tempering.errors import UserError
 from tempering.methods.objectives.segment_reward import SegmentReward
 from tempering.methods.rewards.location_aware import LocationAware
+from tempering.models.value import ValueModel
+from tempering.scored import scored
+from tempering.types import Policy, Segment
+from tests.conftest import make_llama, make_tokenizer
 
 LINES = LocationAware(0.5, 2.0, -0.25, 1.0)
 
@@ -98,3 +104,25 @@ def test_cuts_are_those_that_the_reward_model_learned() -> None:
 def test_bad_rewards_are_refused(act: object, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         act()  # type: ignore[operator]
+
+
+def test_the_lines_are_fitted_to_the_rewards_at_the_ends_of_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their means are what the objective sees of each answer, whatever stands together in a forward pass."""
+    source, model = np.random.default_rng(0), ValueModel(make_llama(seed=1))
+    torch.nn.init.normal_(model.value_head.weight, generator=torch.Generator().manual_seed(0))
+    policy, training = Policy(model, make_tokenizer()), Training(precision="fp32")
+
+    def segment(size: int) -> Segment:
+        weight = np.array([0, 0, *source.integers(0, 2, size), 1], np.float32)
+        return Segment(
+            source.integers(5, 60, size + 3).astype(np.int32), weight, {"prior.entropy": source.uniform(0, 3, size + 3).astype(np.float32)}
+        )
+
+    rows = [{side: (segment(int(source.integers(1, 9))),) for side in ("chosen", "rejected")} for _ in range(9)]
+    seen: list[np.ndarray] = []
+    monkeypatch.setattr(LocationAware, "fit", classmethod(lambda cls, rewards: seen.extend(rewards)))
+    LocationAware.of(policy, rows, 1.5, training)
+    assert len(seen) == 18 and {len(pieces) for pieces in seen} >= {1, 2, 3}
+    for side, mine in (("chosen", seen[::2]), ("rejected", seen[1::2])):
+        means = scored(policy, SegmentReward(cutoff=1.5), rows, training, f"{side}_reward")
+        assert [float(pieces.mean()) for pieces in mine] == pytest.approx([mean for (mean,) in means], abs=1e-5)

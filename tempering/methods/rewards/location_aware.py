@@ -5,7 +5,8 @@
 Yin et al. 2025, arXiv 2501.02790 (S160), section 3: in place of one mean and deviation for all rewards of a run, two regressions on the log of the
 relative position, fitted once to scored answers. Here the mean and the deviation (divided by the number) of the rewards at each position are
 regressed, each position as often as it occurs; how the paper weighs positions is not known. Every token of a segment then gets its share,
-r~ / |segment|, so that an answer's tokens add up to its segments. What the pieces are cut by: `methods/objectives/segment_reward.py`.
+r~ / |segment|, so that an answer's tokens add up to its segments. What the pieces are cut by: `methods/objectives/segment_reward.py`; `temper run
+segment_reward` fits both lines to its training answers and leaves them in the run folder (`location.json`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from tempering.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from tempering.config import Training
+    from tempering.types import Policy, Row
 
 CATALOGUE = ("S160",)
 
@@ -35,6 +39,36 @@ class LocationAware:
     """The deviation at the last position."""
     least: float = 1e-2
     """Smallest deviation that is divided by: a line may fall to 0 where it was not fitted."""
+
+    @classmethod
+    def of(cls, policy: Policy, rows: Sequence[Row], cutoff: float, training: Training) -> LocationAware:
+        """Both regressions over the pieces of answers that a reward model scores.
+
+        Args:
+            policy: with a `ValueModel`.
+            rows: of pairs, with the column "prior.entropy" [T].
+            cutoff: what the pieces are cut by.
+            training: the precision and the tokens of one forward pass.
+        """
+        import numpy as np
+        import torch
+
+        from tempering.layout import collate, to
+        from tempering.sampling.chain import evaluating
+        from tempering.signals import Live, compute, engine_for
+
+        engine, found = engine_for(training), list[np.ndarray]()
+        policy.model.to(engine.device)
+        with evaluating(policy.model), torch.no_grad():
+            for first in range(0, len(rows), 8):
+                segments = [s for i in range(first, min(first + 8, len(rows))) for side in ("chosen", "rejected") for s in rows[i][side]]
+                parts = to(collate([{"train": tuple(segments)}]), engine.device)
+                signals = compute({"policy": Live(policy.model)}, parts, {"train": frozenset({"reward"})}, engine)
+                reward_T = signals["train"]["reward"].double().cpu().numpy()
+                for s, reward_N in zip(segments, np.split(reward_T, np.cumsum([len(s.ids) for s in segments])[:-1]), strict=True):
+                    scored = s.weight != 0
+                    found.append(reward_N[scored][np.cumsum(cls.cut(s.extras["prior.entropy"][scored], cutoff)) - 1])
+        return cls.fit(found)
 
     @classmethod
     def fit(cls, rewards: Sequence[Sequence[float] | np.ndarray], least: float = 1e-2) -> LocationAware:
