@@ -46,7 +46,8 @@ ALLOWED = {
     "methods.decodes": {"types", "config", "errors"},
     "methods.merges": {"errors", "cases", "merges"},
     "methods.reshapes": {"errors", "reshapes"},
-    "methods.scopes": {"types", "config", "errors", "index"},
+    # A scope may begin with another model.
+    "methods.scopes": {"types", "config", "errors", "index", "models"},
     "making": {"types", "config", "errors", "data"},
     "methods.streams": {"types", "config", "errors", "index", "cases", "making"},
     "methods.credits": {"types", "config", "errors", "index", "rollouts"},
@@ -55,7 +56,7 @@ ALLOWED = {
     | {"sandbox", "methods.probes"},
     "sandbox": {"errors"},
     "methods.probes": {"types", "reduce", "config", "errors", "items", "measure", "sample", "scored", "best_of", "methods.rewards", "forgetting"}
-    | {"rollouts"},
+    | {"rollouts", "models"},
 }
 """Importer -> what it may import of tempering. Kinds of method that are not listed here may use what objectives may."""
 FORBIDDEN = {

@@ -18,7 +18,7 @@ from tempering.experiment import Options, execute
 from tempering.fit import fit
 from tempering.index import load_recipe
 from tempering.methods.objectives.nll import NLL
-from tempering.methods.scopes._averages import AveragedHandle
+from tempering.models.averages import AveragedHandle
 from tempering.methods.scopes.averaged import Averaged
 from tempering.methods.scopes.full import Full
 from tempering.types import Policy, Role
@@ -158,7 +158,7 @@ def test_a_recipe_runs_it_and_saves_a_plain_model(tmp_path: Path) -> None:
         "model": str(tmp_path / "tuned"), "data": "builtin:demo", "limit": 12, "scope": Averaged(base="builtin:tiny"),
         "training": Training(steps=2, batch_size=4, precision="fp32", save_every=1), "budget": Budget(keep="none"), "optimizer": Optimizer(lr=0.1),
     }  # fmt: skip
-    report = execute(load_recipe("sft"), values, Options(out=str(tmp_path / "run")))
+    report = execute(load_recipe("sft"), values, Options(out=tmp_path / "run"))
     made = models.load(str(report.folder / "model"), say=lambda _: None).model
     theirs = models.load("builtin:tiny", say=lambda _: None).model
     head = "model.embed_tokens.weight"

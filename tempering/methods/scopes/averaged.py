@@ -21,7 +21,7 @@ from tempering.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from tempering.methods.scopes._averages import AveragedHandle
+    from tempering.models.averages import AveragedHandle
 
 CATALOGUE = ("S227",)
 
@@ -53,7 +53,7 @@ class Averaged(Value):
             UserError: no base, one of other sizes, or a model without numbered blocks, with fewer of them than groups, or with quantised weights.
         """
         from tempering import models
-        from tempering.methods.scopes._averages import AveragedHandle
+        from tempering.models.averages import AveragedHandle
 
         if not self.base:
             raise UserError("scope averaged: name the model to go back to with --scope.base MODEL (the one that this model was tuned from)")
