@@ -5,16 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tempering.errors import UserError
-
-if TYPE_CHECKING:
-    from tempering.methods.scopes.averaged import Averaged
 
 BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 NAME = "averaged"
@@ -53,26 +49,24 @@ class Average(nn.Module):
 class AveragedHandle:
     """`off()` is the tuned model as it was, all shares 0; `bake()` puts the averages in its place."""
 
-    def __init__(self, model: nn.Module, base: nn.Module, scope: Averaged) -> None:
+    def __init__(self, model: nn.Module, base: nn.Module, shares: Shares, name: str) -> None:
         theirs, ours = dict(base.named_parameters()), dict(model.named_parameters())
-        block = {name: int(found[1]) for name in ours if (found := BLOCK.search(name))}
+        block = {key: int(found[1]) for key in ours if (found := BLOCK.search(key))}
         blocks = len(set(block.values()))
-        if blocks < scope.groups:
-            raise UserError(f"scope averaged: the model has {blocks} numbered blocks, fewer than the {scope.groups} groups; lower --scope.groups")
-        for name, weight in ours.items():
-            if name not in theirs or theirs[name].shape != weight.shape or not weight.is_floating_point():
-                raise UserError(
-                    f"scope averaged: {scope.base} has no weight {name} of the same shape; both must be unquantised models of the same sizes"
-                )
+        if blocks < (groups := len(shares.m)):
+            raise UserError(f"scope averaged: the model has {blocks} numbered blocks, fewer than the {groups} groups; lower --scope.groups")
+        for key, weight in ours.items():
+            if key not in theirs or theirs[key].shape != weight.shape or not weight.is_floating_point():
+                raise UserError(f"scope averaged: {name} has no weight {key} of the same shape; both must be unquantised models of the same sizes")
         self.model = model.requires_grad_(False)
-        self.shares = Shares(scope.groups, scope.mean, scope.eps).to(next(iter(ours.values())).device)
+        self.shares = shares.to(next(iter(ours.values())).device)
         # A table that is input and output at once is one tensor in two places, and both must see the average.
-        name_of = {weight: name for name, weight in ours.items()}
+        key_of = {weight: key for key, weight in ours.items()}
         self.places = [(module, leaf, weight) for module in list(model.modules()) for leaf, weight in list(module.named_parameters(recurse=False))]
         for module, leaf, weight in self.places:
-            name = name_of[weight]
-            group = block[name] * scope.groups // blocks if name in block else None
-            average = Average(theirs[name].to(weight.device, weight.dtype), self.shares, group)
+            key = key_of[weight]
+            group = block[key] * groups // blocks if key in block else None
+            average = Average(theirs[key].to(weight.device, weight.dtype), self.shares, group)
             parametrize.register_parametrization(module, leaf, average, unsafe=True)
         model.add_module(NAME, self.shares)
         self.params = {f"{NAME}.m": self.shares.m}

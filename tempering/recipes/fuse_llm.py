@@ -138,7 +138,7 @@ def _as_ours(mine: Segment, other: Segment, number: int, tokenizer: Any, own: An
 
     nats, each = _said(other, number, k)
     ids, theirs = mine.ids[np.flatnonzero(mine.weight)], other.ids[np.flatnonzero(other.weight)]
-    places = same(written(tokenizer, theirs), written(own, ids))
+    places = same(written(tokenizer, theirs.tolist()), written(own, ids.tolist()))
     found = []
     for gold, place in zip(ids, places, strict=True):
         if place is None:

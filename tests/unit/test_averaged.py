@@ -25,6 +25,7 @@ from tempering.types import Policy, Role
 from tests.toy import toy_llama, toy_rows
 
 GROUPS = 2
+FULL: Any = Full()
 
 
 def parents(tied: bool = False) -> tuple[nn.Module, nn.Module]:
@@ -45,7 +46,7 @@ def attached(tied: bool = False, **settings: Any) -> tuple[AveragedHandle, dict[
     """A handle, and the weights of both parents by name."""
     tuned, base = parents(tied)
     weights = [{name: p.detach().clone() for name, p in model.named_parameters()} for model in (tuned, base)]
-    return AveragedHandle(tuned, base, Averaged(base="base", **{"groups": GROUPS, **settings})), weights[0], weights[1]
+    return Averaged(base="base", **{"groups": GROUPS, **settings}).between(tuned, base), weights[0], weights[1]
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -57,7 +58,7 @@ def logits(model: Any) -> torch.Tensor:
 def test_shares_of_nothing_and_of_all_are_a_parent_to_the_bit(tied: bool) -> None:
     for mean, number in ((0.0, 1), (1.0, 2)):
         given = attached(tied, mean=mean, groups=1)
-        handle, wanted = given[0], given[number]
+        handle, wanted = given[0], given[1:][number - 1]
         before = logits(handle.model)
         baked = handle.bake()
         assert {name: p.tolist() for name, p in baked.named_parameters()} == {name: p.tolist() for name, p in wanted.items()}
@@ -96,8 +97,8 @@ def test_shares_are_the_mean_on_average_and_the_gradient_is_that_of_the_weights(
     handle.model(input_ids=ids, labels=ids).loss.backward()
     found = handle.shares.m.grad
 
-    plain, _ = parents()
-    layers = plain.config.num_hidden_layers  # type: ignore[union-attr]
+    plain: Any = parents()[0]
+    layers = plain.config.num_hidden_layers
     group = {name: int(name.split("layers.")[1].split(".")[0]) * GROUPS // layers if "layers." in name else None for name in tuned}
     with torch.no_grad():
         for name, p in plain.named_parameters():
@@ -115,7 +116,7 @@ def test_training_moves_back_the_blocks_that_were_broken() -> None:
     rows = toy_rows(6, seed=4)
     quiet: dict[str, Any] = {"training": Training(save_every=0, precision="fp32"), "say": lambda _: None}
     base = toy_llama()
-    fit({"policy": Role(base, Full())}, NLL(), Shuffled(rows, 6), steps=40, optimizer=Optimizer(lr=5e-3), **quiet)
+    fit({"policy": Role(base, FULL)}, NLL(), Shuffled(rows, 6), steps=40, optimizer=Optimizer(lr=5e-3), **quiet)
     tuned = copy.deepcopy(base)
     with torch.no_grad():
         for name, p in tuned.named_parameters():
@@ -124,11 +125,10 @@ def test_training_moves_back_the_blocks_that_were_broken() -> None:
 
     class To(Averaged):
         def attach(self, model: nn.Module) -> AveragedHandle:
-            return AveragedHandle(model, base, self)
+            return self.between(model, base)
 
-    done = fit(
-        {"policy": Role(tuned, To(base="base", groups=2, mean=0.4))}, NLL(), Shuffled(rows, 6), steps=40, optimizer=Optimizer(lr=5e-2), **quiet
-    )
+    scope: Any = To(base="base", groups=2, mean=0.4)
+    done = fit({"policy": Role(tuned, scope)}, NLL(), Shuffled(rows, 6), steps=40, optimizer=Optimizer(lr=5e-2), **quiet)
     handle: Any = done.roles["policy"].handle
     with torch.no_grad():
         first, second = (float(handle.shares(i)) for i in range(2))
@@ -142,10 +142,10 @@ def test_what_does_not_fit_is_refused() -> None:
         Averaged().attach(toy_llama())
     tuned, base = parents()
     with pytest.raises(UserError, match="fewer than the 9 groups"):
-        AveragedHandle(tuned, base, Averaged(base="b", groups=9, mean=0.1))
+        Averaged(base="b", groups=9, mean=0.1).between(tuned, base)
     del base.model.layers[-1]  # type: ignore[union-attr]
     with pytest.raises(UserError, match=r"b has no weight model\.layers"):
-        AveragedHandle(tuned, base, Averaged(base="b", groups=2))
+        Averaged(base="b", groups=2).between(tuned, base)
 
 
 def test_a_recipe_runs_it_and_saves_a_plain_model(tmp_path: Path) -> None:

@@ -53,8 +53,13 @@ class Averaged(Value):
             UserError: no base, one of other sizes, or a model without numbered blocks, with fewer of them than groups, or with quantised weights.
         """
         from tempering import models
-        from tempering.models.averages import AveragedHandle
 
         if not self.base:
             raise UserError("scope averaged: name the model to go back to with --scope.base MODEL (the one that this model was tuned from)")
-        return AveragedHandle(model, models.load(self.base, say=lambda _: None).model, self)
+        return self.between(model, models.load(self.base, say=lambda _: None).model)
+
+    def between(self, model: torch.nn.Module, base: torch.nn.Module) -> AveragedHandle:
+        """What `attach` does, with a base that is there already."""
+        from tempering.models.averages import AveragedHandle, Shares
+
+        return AveragedHandle(model, base, Shares(self.groups, self.mean, self.eps), self.base)
