@@ -94,7 +94,7 @@ def fused(rows: Sequence[Row], words: Words, tokenizers: Sequence[Any], own: Any
     """Rows {"train": ...} with the fused distributions as columns, of rows in which every model has said what it thinks.
 
     Args:
-        rows: {"train": the student's segments, "read0", "read1", ...: the sources'}, with the columns "said0..." on the first, "said1..." on the next.
+        rows: {"train": the student's segments, "read0", "read1", ...: the sources'}, with columns "said0..." on the first, "said1..." on the next.
         words: of the student's vocabulary.
     """
     for row in rows:

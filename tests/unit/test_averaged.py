@@ -18,9 +18,9 @@ from tempering.experiment import Options, execute
 from tempering.fit import fit
 from tempering.index import load_recipe
 from tempering.methods.objectives.nll import NLL
-from tempering.models.averages import AveragedHandle
 from tempering.methods.scopes.averaged import Averaged
 from tempering.methods.scopes.full import Full
+from tempering.models.averages import AveragedHandle
 from tempering.types import Policy, Role
 from tests.toy import toy_llama, toy_rows
 
