@@ -4,8 +4,8 @@ Maini et al. 2024 (arXiv 2401.06121) compare the truth ratios of an unlearned mo
 Kolmogorov and Smirnov, and find that none of the baselines forgets effectively. Here builtin:tiny learns five strangers beside five others; the
 oracle learns the others alone. GradDiff takes the five out again and stops at the first of 20 looks at which at most a tenth of the answers in
 held-out wordings is left (else at the last). Scored is the largest distance of its truth ratios from the oracle's, over the questions in those
-wordings; the method is to train again, in another order of rows, which is as near as one can come. Rate and steps are those of seed 9, which does
-not count: TRIED.
+wordings; the method is to train again, in another order of rows, which is as near as one can come. On seed 9, which does not count, 24 steps at this
+rate left 37% of the answers and a distance of 0.37, against 0.07; therefore 40 steps.
 """
 
 from __future__ import annotations
