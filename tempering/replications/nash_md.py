@@ -3,10 +3,11 @@
 Munos et al. 2023 (arXiv 2312.00886) learn from preferences of one answer over another: with a preference model, and an opponent between the policy
 and the start model, the policy comes near the Nash equilibrium, while reinforcement by a Bradley-Terry reward raises one answer. Here a request has
 three answers of a word; the first is preferred to the second, and that to the third, nine times in ten, the third to the first eight times. The
-preference is exact. The baseline gets the preference of the Bradley-Terry model that fits these figures best, against its own answers; for it the
-first answer is the best, and the third beats that. Both take as many steps of as many samples by the same loss, with the same tau. The score is the
-exploitability, the chance of the best single answer against the policy less a half: 0 at the equilibrium without a pull, 0.3 where the policy always
-gives the first. The rate is chosen for both on seed 100, which is none of the seeds that count; plain self-play stands beside.
+preference is exact. The baseline gets the differences of the Bradley-Terry rewards that fit these figures best, made as large as the figures' own,
+against its own answers; for it the first answer is the best, and the third beats that. Both take as many steps of as many samples by the same loss,
+with the same tau. The score is the exploitability, the chance of the best single answer against the policy less a half: 0 at the equilibrium without
+a pull, 0.3 where the policy always gives the first. Rate and tau are the better of two pairs on seed 100, which is
+none of the seeds that count; plain self-play stands beside.
 """
 
 from __future__ import annotations

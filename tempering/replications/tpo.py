@@ -5,7 +5,8 @@ rounds: a model that thinks ends above one that answers at once, when both are t
 the gold reward itself (on the topic, courteous, short). The model was shown replies of every quality both ways, each after its own words: at once,
 and after a thought, which says of what kind the reply will be. Both arms take four rounds of the same steps on pairs that the same maker makes of
 eight outputs to a request. Scored is the gold reward of sampled replies to held-out requests; an output without a reply has -1. That of the model
-before the rounds stands beside. The rates are those of the pilot on seed 100, which is none of the seeds that count.
+before the rounds stands beside. The rate is not tuned; 8 steps a round were too many on seed 100, which is none of the seeds that count: the baseline
+came near the best there is.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ CLAIM = Claim(
 )
 ASK = {"baseline": "At once: ", "method": "Think: "}
 LR = 1e-4
-EVERY, ROUNDS = 8, 4
+EVERY, ROUNDS = 5, 4
 
 
 def thought(reply: str) -> str:
