@@ -174,7 +174,8 @@ class Conversations:
             np.concatenate([np.full(len(group.played), group.greedy) for group in groups]) if "greedy" in self.asks else None,
         )
         columns = iter(_by_segment(every, {**self.credit(earned), "old_logp": old_T}))
-        return [tuple(replace(s, extras={**_kept(s), **next(columns)}) for s in row) for row in rows]
+        rows = [tuple(replace(s, extras={**_kept(s), **next(columns)}) for s in row) for row in rows]
+        return [tuple(s for s in row if np.any(s.extras["advantage"])) for row in rows] if self.credit.chooses else rows
 
     def _priced(self, run: Run, away_T: np.ndarray, count: int) -> np.ndarray:
         """What each token's log-ratio to the reference costs; where there is a target, the price of the next round follows from this one's mean."""
