@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -30,7 +30,7 @@ from tempering.rollouts.settings import Rollouts
 
 FAMILY = "policy_gradient"
 if TYPE_CHECKING:
-    from tempering.types import Policy
+    from tempering.types import Policy, Record
 
     AnyAlgorithm = Any
 else:
@@ -87,11 +87,12 @@ def refuse(training: Training) -> None:
         raise UserError("--training.eval-every and --training.patience need held-out rows, and rollouts have none; leave them at 0")
 
 
-def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lambda policy: policy) -> Report:
+def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lambda policy: policy, tasks: Sequence[Record] | None = None) -> Report:
     """The steps of an opened run, whatever the algorithm.
 
     Args:
         warm: the start model, measured -> the policy that begins to act, and that is its reference.
+        tasks: instead of the environment's training tasks.
     """
     from tempering.data.streams import Shuffled
     from tempering.methods.probes.episode_reward import EpisodeReward
@@ -105,7 +106,7 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
     if "budget" in {field.name for field in fields(objective)}:
         objective = replace(objective, budget=new)
     policy = run.load(v["model"], template=v["template"])
-    tasks = env.tasks("train", v["tasks"])
+    tasks = env.tasks("train", v["tasks"]) if tasks is None else tasks
     asked: dict[str, Any] = {"environment": env, "n": v["budget"].max_test, "max_new_tokens": new, "side": "target"}
     probes: tuple[Any, ...] = (EpisodeReward(name=env.name, **asked),)
     if (k := v["attempts"]) > 1:

@@ -175,7 +175,7 @@ class Conversations:
         )
         columns = iter(_by_segment(every, {**self.credit(earned), "old_logp": old_T}))
         rows = [tuple(replace(s, extras={**_kept(s), **next(columns)}) for s in row) for row in rows]
-        return [tuple(s for s in row if np.any(s.extras["advantage"])) for row in rows] if self.credit.chooses else rows
+        return [_chosen(row) for row in rows] if self.credit.chooses else rows
 
     def _priced(self, run: Run, away_T: np.ndarray, count: int) -> np.ndarray:
         """What each token's log-ratio to the reference costs; where there is a target, the price of the next round follows from this one's mean."""
@@ -217,6 +217,11 @@ def _chunks(rows: Sequence[tuple[Segment, ...]], most: int) -> list[list[tuple[S
         chunks[-1].append(row)
         filled += size
     return chunks
+
+
+def _chosen(row: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """What of a row has advantages; its first segment without weight where nothing has, since a step must have rows."""
+    return tuple(s for s in row if np.any(s.extras["advantage"])) or tuple(replace(s, weight=0 * s.weight) for s in row[:1])
 
 
 def _kept(s: Segment) -> Mapping[str, Any]:

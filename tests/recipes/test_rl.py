@@ -145,9 +145,23 @@ def test_expert_iteration_trains_each_round_from_the_right_model(how: dict[str, 
 
 
 def test_expert_iteration_refuses_what_it_cannot_do() -> None:
-    for how, told in (({"above": (0.5, 0.5)}, "bars that rise"), ({"begin": "last"}, "add --scope full")):
+    refused: tuple[tuple[dict[str, Any], str], ...] = (({"above": (0.5, 0.5)}, "bars that rise"), ({"begin": "last"}, "add --scope full"))
+    for how, told in refused:
         with pytest.raises(UserError, match=told):
             tp.run("expert_iteration", **{name: value for name, value in SMALL.items() if name != "r"}, **how)
     signature = Signature(load_recipe("expert_iteration"), "expert_iteration")
     found = rehearse(load_recipe("expert_iteration"), signature.resolve(signature.from_python(SMALL)), lambda _: None)
     assert found.work.micro["train"].num_segments == 2
+
+
+def test_say_self_gives_each_stage_its_own_questions(tmp_path: Path) -> None:
+    out, rows = tmp_path / "run", [{"prompt": f"Say {i}.", "answer": str(i)} for i in range(12)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    small = {name: value for name, value in SMALL.items() if name not in ("r", "samples")} | {"warmup": 0.0, "env": "records"}
+    more = {"data": str(tmp_path / "data.jsonl"), "env.reward": "calibrated", "rollouts.samples": 2, "make.samples": 2, "lesson_steps": 3}
+    tp.run("say_self_ppo", out=out, again=True, **small, **more, lr=1e-3)
+    taught = [json.loads(line) for line in (out / "made" / "records.jsonl").read_text().splitlines()]
+    assert len(taught) == 4 and all("Confidence: " in one["responses"][0]["messages"][0]["content"] for one in taught)
+    steps = [len((out / place / "metrics.jsonl").read_text().splitlines()) for place in ("stage-1", ".")]
+    acted = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
+    assert steps == [3, 2] and acted["sampled_kl"] == pytest.approx(0, abs=1e-4) and -1 <= acted["reward"] <= 1

@@ -40,16 +40,16 @@ class Calibrated(Value):
         own = [_checked.own(prompt, answer).strip() for prompt, answer in zip(prompts, answers, strict=True)]
         first = [_STATED.split(text)[0].partition("\n")[0] for text in own]
         correct_N = ExactAnswer(rule=self.rule)(prompts, first, records)
-        return np.where(np.isnan(correct_N), np.nan, [_score(correct, _stated(text)) for correct, text in zip(correct_N, own, strict=True)])
+        return np.where(np.isnan(correct_N), np.nan, [_score(correct, self.stated(text)) for correct, text in zip(correct_N, own, strict=True)])
 
-
-def _stated(text: str) -> float | None:
-    """The one confidence that a text states, 0 to 1."""
-    found = _STATED.findall(text)
-    if len(found) != 1 or not found[0][0]:
-        return None
-    value = float(found[0][0]) / (100 if found[0][1] else 1)
-    return value if value <= 1 else None
+    @staticmethod
+    def stated(text: str) -> float | None:
+        """The one confidence that a text states, 0 to 1; None where it states none, several, or one that is none."""
+        found = _STATED.findall(text)
+        if len(found) != 1 or not found[0][0]:
+            return None
+        value = float(found[0][0]) / (100 if found[0][1] else 1)
+        return value if value <= 1 else None
 
 
 def _score(correct: float, confidence: float | None) -> float:

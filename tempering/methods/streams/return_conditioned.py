@@ -33,7 +33,7 @@ class ReturnConditioned(Maker):
     held = "made"
 
     def __call__(self, records: Iterable[Record], making: Making) -> Iterator[Record]:
-        """Every different answer once, but empty ones, with the tag "return", 1 or 0."""
+        """Every different answer once, but empty ones, with the tag "good"."""
         records = list(records)
         asked = making.ask([record.prompt for record in records], self.samples, self.temperature) if records else []
         for record, texts in zip(records, asked, strict=True):
@@ -42,8 +42,7 @@ class ReturnConditioned(Maker):
                 making.drop(record, "the model says nothing")
             for i, text in enumerate(own):
                 good = right(text, gold)
-                label = "[GOOD]" if good else "[BAD]"
-                yield made(record, f"own-{i}", asking(record, before=f"{label} "), [answer(text)], **{"return": int(good)})
+                yield made(record, f"own-{i}", asking(record, before="[GOOD] " if good else "[BAD] "), [answer(text)], good=good)
 
 
 CASES = (
@@ -52,7 +51,7 @@ CASES = (
         ReturnConditioned(samples=4),
         [talk("2 and 3?", "Answer: 5"), talk("1 and 1?", "2")],
         [talk("[GOOD] 2 and 3?", "5"), talk("[BAD] 2 and 3?", "6")],
-        tags=({"return": 1}, {"return": 0}),
+        tags=({"good": True}, {"good": False}),
         answers={"2 and 3?": ["5", "6", "", "5"], "1 and 1?": ["", "", "", ""]},
         dropped={"the model says nothing": 1},
     ),
