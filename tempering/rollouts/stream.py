@@ -89,7 +89,7 @@ class Conversations:
     def next(self, run: Run) -> Parts:
         """The next step's conversations; sampled anew where the round is over."""
         if not self._left:
-            self._rows = self._round(run)
+            self._rows = [_chosen(row) for row in self._round(run)] if self.credit.chooses else self._round(run)
             order = np.random.Generator(np.random.PCG64([self.seed, self.taken, 1]))
             turns = [order.permutation(len(self._rows)) for _ in range(self.settings.epochs)]
             self._left = [part.tolist() for turn in turns for part in np.array_split(turn, self.settings.updates)]
@@ -174,8 +174,7 @@ class Conversations:
             np.concatenate([np.full(len(group.played), group.greedy) for group in groups]) if "greedy" in self.asks else None,
         )
         columns = iter(_by_segment(every, {**self.credit(earned), "old_logp": old_T}))
-        rows = [tuple(replace(s, extras={**_kept(s), **next(columns)}) for s in row) for row in rows]
-        return [_chosen(row) for row in rows] if self.credit.chooses else rows
+        return [tuple(replace(s, extras={**_kept(s), **next(columns)}) for s in row) for row in rows]
 
     def _priced(self, run: Run, away_T: np.ndarray, count: int) -> np.ndarray:
         """What each token's log-ratio to the reference costs; where there is a target, the price of the next round follows from this one's mean."""
