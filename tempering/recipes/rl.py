@@ -114,10 +114,6 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
     before = run.measure("before", policy, (), probes=probes)
     policy, roles, whole = warm(policy), dict[str, Role](), cast("Any", Full())
     if "value" in v["credit"].asks:
-        if run.rehearses:
-            raise UserError(
-                "there is no plan for a critic yet; plan the run with --credit group_relative: a critic is a second model that trains in full"
-            )
         roles["critic"] = Role(with_outputs(copy.deepcopy(policy), 1).model, whole, v["optimizer"].model_copy(update={"lr": v["critic_lr"]}))
     if rollouts.kl_cost and v["scope"].kind != "lora":
         # Rewards are priced before the loss, which has a reference of its own only if it asks for one.

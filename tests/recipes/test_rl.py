@@ -72,8 +72,8 @@ def test_a_plan_takes_the_longest_conversations() -> None:
     (batch,) = found.work.micro.values()
     assert batch.num_segments == 4 and float(batch.weight_T.sum()) == 4 * 20
     ppo = Signature(load_recipe("ppo"), "ppo")
-    with pytest.raises(UserError, match="no plan for a critic"):
-        rehearse(load_recipe("ppo"), ppo.resolve(ppo.from_python(SMALL)), lambda _: None)
+    (critic,) = rehearse(load_recipe("ppo"), ppo.resolve(ppo.from_python(SMALL)), lambda _: None).work.beside.values()
+    assert critic.scope is not None and critic.optimizer.lr == 1e-4, "a critic is planned as what it is: a second model that trains"
 
 
 def test_what_rollouts_cannot_do_is_said_at_once(tmp_path: Path) -> None:
