@@ -141,9 +141,9 @@ def _critic(work: Work, config: Any, device: torch.device, meter: Meter) -> Any:
 
     whole = _counted(work, config, device, meter, [])
     with meter.fake, device:
-        critic = ValueModel(whole)
-    meter.add([critic.value_head.weight])
-    return critic.eval()
+        whole.score = nn.Linear(config.get_text_config().hidden_size, 1, bias=False)
+    meter.add([whole.score.weight])
+    return ValueModel.of(whole).eval()
 
 
 def _bytes(model: nn.Module) -> int:

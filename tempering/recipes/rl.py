@@ -92,7 +92,7 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
 
     Args:
         warm: the start model, measured -> the policy that begins to act, and that is its reference.
-        tasks: instead of the environment's training tasks.
+        given: tasks, instead of the environment's.
     """
     from tempering.data.streams import Shuffled
     from tempering.methods.probes.episode_reward import EpisodeReward
@@ -106,7 +106,7 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
     if "budget" in {field.name for field in fields(objective)}:
         objective = replace(objective, budget=new)
     policy = run.load(v["model"], template=v["template"])
-    tasks = env.tasks("train", v["tasks"]) if tasks is None else tasks
+    tasks = env.tasks("train", v["tasks"]) if given is None else given
     asked: dict[str, Any] = {"environment": env, "n": v["budget"].max_test, "max_new_tokens": new, "side": "target"}
     probes: tuple[Any, ...] = (EpisodeReward(name=env.name, **asked),)
     if (k := v["attempts"]) > 1:
@@ -114,7 +114,9 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
     before = run.measure("before", policy, (), probes=probes)
     policy, roles, whole = warm(policy), dict[str, Role](), cast("Any", Full())
     if "value" in v["credit"].asks:
-        roles["critic"] = Role(with_outputs(copy.deepcopy(policy), 1).model, whole, v["optimizer"].model_copy(update={"lr": v["critic_lr"]}))
+        # A plan makes one of the policy's configuration.
+        critic = policy if run.rehearses else with_outputs(copy.deepcopy(policy), 1)
+        roles["critic"] = Role(critic.model, whole, v["optimizer"].model_copy(update={"lr": v["critic_lr"]}))
     if rollouts.kl_cost and v["scope"].kind != "lora":
         # Rewards are priced before the loss, which has a reference of its own only if it asks for one.
         roles["reference"] = Role(copy.deepcopy(policy.model))

@@ -2,8 +2,9 @@
 
 Xu et al. 2024, arXiv 2405.20974 (S228). Stage 1 is `methods/streams/say_self.py`: cross-entropy on answers with a reflection and the share of the
 model's own samples that agree. Stage 2 is PPO with the reward `calibrated`, 1 - 2 (correct - confidence)^2; its reference is the model after stage 1.
-Each stage has half of the questions: whoever was taught the answer to a question can no longer learn from it how sure to be of others. The measured
-reward is 1 less twice the Brier score of the stated confidences, so it rises by being right as well as by knowing it. All weights train.
+Each stage has half of the questions: whoever was taught the answer to a question can no longer learn from it how sure to be of others. All weights
+train. The measured reward is 1 less twice the Brier score of the stated confidences. Beware: it pays as much for being wrong and saying 0% as for
+being right and saying 100%, and a small model was seen to unlearn its answers for it (docs/LOG.md); the price of a nat (`rollouts.kl_cost`) holds it.
 """
 
 from __future__ import annotations

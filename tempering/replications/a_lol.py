@@ -4,7 +4,8 @@ Baheti et al. 2023 (arXiv 2305.14718) train on answers that somebody else wrote,
 than cross-entropy on the same noisy answers, since it leaves out what earns less than the model's own answers do and draws the rest by how much more
 it earns. Here each sum has two written answers: it is worked out and right, or it is the number of another sum and wrong; the reward is 1 or 0. Both
 arms begin with a policy that often gives a bare number and is mostly wrong (`_reinforced.py`), and take as many steps of as many rows. What a sum is
-worth is the mean reward of four answers of that policy. Scored on held-out sums, by the likeliest answer.
+worth is the mean reward of four answers of that policy. Scored on held-out sums, by the likeliest answer. The rate of 2e-4 was better than 5e-4 for
+the method on seed 100, which is none of the seeds that count, and within 0.01 of 1e-4 for the baseline.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ def written(seed: int, count: int) -> list[Record]:
 
 def arm(seed: int, arm: str, scale: Scale) -> float:
     """Share of held-out sums that are answered right."""
-    start, tasks, steps = begun(seed, scale), written(seed, scale(200)), scale(40)
+    start, tasks, steps = begun(seed, scale), written(seed, scale(200)), scale(80)
     if arm == "baseline":
         each = [replace(task, responses=(answer,)) for task in tasks for answer in task.responses]
-        return right(train(start, NLL(), sft_rows(start, each), steps=steps, seed=seed, lr=5e-4, batch_size=BATCH), scale)
+        return right(train(start, NLL(), sft_rows(start, each), steps=steps, seed=seed, lr=2e-4, batch_size=BATCH), scale)
     rows = advantages(start, SUMS, tasks, valued(start, SUMS, tasks, 4, TOKENS, seed))
-    return right(train(start, ALoL(), drawn(rows, steps * BATCH, seed), steps=steps, seed=seed, lr=5e-4, batch_size=BATCH), scale)
+    return right(train(start, ALoL(), drawn(rows, steps * BATCH, seed), steps=steps, seed=seed, lr=2e-4, batch_size=BATCH), scale)

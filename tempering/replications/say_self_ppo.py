@@ -10,6 +10,7 @@ the world (people, known and unknown, gave confidences of 0 or 1 only), were cho
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,7 +33,7 @@ from tempering.rollouts.settings import Rollouts
 from tempering.rollouts.stream import Conversations
 from tempering.rollouts.types import Environment, Trajectory
 from tempering.sample import sample
-from tempering.types import Message, Policy
+from tempering.types import Message, Policy, Role
 
 CLAIM = Claim(
     method="calibrated",
@@ -45,7 +46,7 @@ CLAIM = Claim(
     higher_is_better=False,
     range=(0.0, 0.5),
 )
-HALF, TOKENS = 250, 80
+HALF, TOKENS, PRICE = 250, 80, 0.05
 
 
 class Sure(Environment):
@@ -68,9 +69,9 @@ def first_stage(seed: int, scale: Scale) -> Policy:
             return [[episode.text for episode in of] for of in found]
 
         lessons = list(SaySelf(samples=4)(SUMS.tasks("train", HALF)[: scale(HALF)], Making(seed, ask)))
-        return train(base, NLL(), sft_rows(base, lessons), steps=scale(80), seed=seed, lr=5e-4)
+        return train(base, NLL(), sft_rows(base, lessons), steps=scale(160), seed=seed, lr=1e-3)
 
-    return kept({"claim": "say_self_ppo", "seed": seed, "steps": scale(80)}, make)
+    return kept({"claim": "say_self_ppo", "seed": seed, "steps": scale(160)}, make)
 
 
 def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
@@ -78,8 +79,9 @@ def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
     policy = first_stage(seed, scale)
     if arm == "method":
         tasks, training = SUMS.tasks("train", 2 * HALF)[HALF:], TRAINING.model_copy(update={"batch_size": 4})
-        stream = Conversations(policy.tokenizer, Sure(), tasks, LeaveOneOut(), Rollouts(), training=training, max_new_tokens=TOKENS, seed=seed)
-        policy = train(policy, RLOO(), stream, steps=scale(40), seed=seed, lr=2e-4, schedule=CONSTANT)
+        priced, reference = Rollouts(kl_cost=PRICE), {"reference": Role(copy.deepcopy(policy.model))}
+        stream = Conversations(policy.tokenizer, Sure(), tasks, LeaveOneOut(), priced, training=training, max_new_tokens=TOKENS, seed=seed)
+        policy = train(policy, RLOO(), stream, steps=scale(40), seed=seed, lr=1e-4, schedule=CONSTANT, roles=reference)
     held = SUMS.tasks("test", scale(200))
     said = [one.answer for (one,) in play(policy, Sure(), list(enumerate(held)), 1, How(TOKENS, 0.0))]
     correct = ExactAnswer(rule="last_number")([record.prompt for record in held], [text.partition("\n")[0] for text in said], held) == 1

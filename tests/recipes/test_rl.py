@@ -127,7 +127,7 @@ def test_expert_iteration_keeps_what_earns_more_than_the_bar_each_text_once() ->
     for record, own in zip(grown, texts, strict=True):
         scored = env.judge([Trajectory(record, (Turn((), (), (), text, True),), (0.0,), State(())) for text in own])
         assert [one.score for one in record.responses] == scored.tolist()
-    kept = {bar: {(r.id, r.responses[0]) for r in better(grown, bar)} for bar in (-1.0, 0.0, 0.25, 1.0)}
+    kept = {bar: {(r.id, r.responses[0].messages) for r in better(grown, bar)} for bar in (-1.0, 0.0, 0.25, 1.0)}
     assert kept[-1.0] >= kept[0.0] > kept[0.25] > kept[1.0] == set(), "rising bars, nested sets; what earns the bar itself is out"
     assert all(len(r.responses) == 1 for r in better(grown, 0.0))
 

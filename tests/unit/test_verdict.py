@@ -226,7 +226,7 @@ def test_rltf_pays_by_how_code_fails() -> None:
     record = Record((), (), tags={"tests": [*TESTS, "assert add(1, 1) == 2"]})
     answers = {
         "def add(a, b) return a + b": -1.0,
-        "  def add(a, b): return a": -1.0,
+        "def add(a, b):\nreturn a": -1.0,
         "": -1.0,
         "def add(a, b):\n    return a + c": -0.6,
         "def add(a, b):\n    if a < 0: raise KeyError(a)\n    return 9": -0.6,
