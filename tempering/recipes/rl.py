@@ -87,7 +87,7 @@ def refuse(training: Training) -> None:
         raise UserError("--training.eval-every and --training.patience need held-out rows, and rollouts have none; leave them at 0")
 
 
-def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lambda policy: policy, tasks: Sequence[Record] | None = None) -> Report:
+def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lambda policy: policy, given: Sequence[Record] | None = None) -> Report:
     """The steps of an opened run, whatever the algorithm.
 
     Args:
