@@ -97,9 +97,9 @@ def files_of(name: str) -> tuple[Path, ...]:
     path = claims.path_of(name)
     method = claims.read(path).method
     own = [Path(entry.path) for entry in index.methods() if entry.name == method]
-    if not own:
-        raise UserError(f"{path}: method {method!r} is not there{index.closest(method, [entry.name for entry in index.methods()])}")
     recipe = index.recipes().get(method)
+    if not own and recipe is None:
+        raise UserError(f"{path}: method {method!r} is not there{index.closest(method, [entry.name for entry in index.methods()])}")
     found = {path, *own, *([Path(recipe.path)] if recipe else [])}
     reading = [path]
     while reading:

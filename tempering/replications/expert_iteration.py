@@ -21,7 +21,7 @@ from tempering.replications._reinforced import SUMS, TASKS, TOKENS, acted, begun
 from tempering.types import Policy
 
 CLAIM = Claim(
-    method="selected",
+    method="expert_iteration",
     catalogue=("S019",),
     title="Expert iteration against more supervised fine-tuning on the same questions",
     claim="Fine-tuning on one's own right answers, in rounds, is right more often than as many more steps on the demonstrations.",

@@ -36,7 +36,7 @@ from tempering.sample import sample
 from tempering.types import Message, Policy, Role
 
 CLAIM = Claim(
-    method="calibrated",
+    method="say_self_ppo",
     catalogue=("S228",),
     title="SaySelf's second stage against its first: are stated confidences true?",
     claim="After reinforcement with the calibrated reward the expected calibration error is lower than after stage 1.",
