@@ -2,9 +2,9 @@
 
 Mukobi et al. 2023 (SuperHF) sample several completions of each prompt, imitate the best one with a KL prior, and report that this exceeds PPO on the
 training objective while answers stay more different. Here the policy was shown two ways to answer a sum (`_reinforced.py`); both arms sample 8
-answers to each of 8 sums in 40 steps. Where all eight are wrong there is no best one, and none is imitated (on seed 100 imitating one anyway gave 0.49
-instead of 0.56). PPO has a critic, its usual credit and a price for the divergence. Scored is what held-out sums earn by the likeliest answer; beside
-it how different 8 samples are. SuperHF's rate is the best of four on seed 100, PPO's that of the claim `reft`; it is none of the seeds that count.
+answers to each of 8 sums in 40 steps. Where all eight are wrong there is no best one, and none is imitated (on seed 100 imitating one anyway gave
+0.49 instead of 0.56). PPO has a critic, its usual credit and a price for the divergence. Scored is what held-out sums earn by the likeliest answer;
+beside it how different 8 samples are. SuperHF's rate is the best of four on seed 100, which is none of the seeds that count, PPO's that of `reft`.
 """
 
 from __future__ import annotations
