@@ -4,8 +4,9 @@ Xu et al. 2024 (SaySelf, arXiv 2405.20974) teach a model to state a confidence b
 reward 1 - 2 (correct - confidence)^2 (stage 2), and find a lower expected calibration error after stage 2. Here the policy was shown two ways to
 answer a sum, one of which it cannot do (`_reinforced.py`); stage 1 makes it better at sums than it was when its samples were counted. The stages have
 other sums than each other and than those that count. Stage 2 samples 8 answers to each of 4 sums a step; advantages are taken from the other answers
-(RLOO) instead of a critic. The likeliest answer counts. One that states no confidence counts as sure and wrong, or as unsure and right. Rates, and
-the world (people, known and unknown, gave confidences of 0 or 1 only), were chosen on seed 100, which is none of the seeds that count.
+(RLOO) instead of a critic, and leaving stage 1 has a price, without which the model unlearned its answers for the certainty of being wrong. The
+likeliest answer counts. One that states no confidence counts as sure and wrong, or as unsure and right. Rates, and the world (known and unknown
+people gave confidences of 0 or 1 only), were chosen on seed 100, which is none of the seeds that count.
 """
 
 from __future__ import annotations
