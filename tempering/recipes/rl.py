@@ -106,7 +106,7 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
     if "budget" in {field.name for field in fields(objective)}:
         objective = replace(objective, budget=new)
     policy = run.load(v["model"], template=v["template"])
-    tasks = env.tasks("train", v["tasks"]) if given is None else given
+    tasks: Any = env.tasks("train", v["tasks"]) if given is None else given
     asked: dict[str, Any] = {"environment": env, "n": v["budget"].max_test, "max_new_tokens": new, "side": "target"}
     probes: tuple[Any, ...] = (EpisodeReward(name=env.name, **asked),)
     if (k := v["attempts"]) > 1:
