@@ -239,6 +239,7 @@ class Experiment(Feed):
         to: str | None = None,
         ahead: tuple[float, Objective] | None = None,
         scope: Any = None,
+        optimizer: Any = None,
     ) -> Policy:
         """Train, save the model, and give back the tuned policy. A model that a resumed run has saved already is loaded instead.
 
@@ -251,7 +252,7 @@ class Experiment(Feed):
             offset: what is added to the run's seed.
             to: where in the run folder the model goes; by default beside the metrics.
             ahead: as for `fit.fit`.
-            scope: instead of the one asked for.
+            scope, optimizer: instead of those asked for.
         """
         from tempering import models
         from tempering.data.streams import Shuffled, passes
@@ -285,7 +286,7 @@ class Experiment(Feed):
         ) as on_metrics:
             fitted = fit(
                 {"policy": Role(policy.model, scope), **(roles or {})}, objective, given,
-                steps=steps, optimizer=self.values["optimizer"], schedule=self.values["schedule"], training=training,
+                steps=steps, optimizer=optimizer or self.values["optimizer"], schedule=self.values["schedule"], training=training,
                 evaluation=Evaluation(lambda: passes(held, training.batch_size), **looks) if len(held) or until else None,
                 folder=folder, resume=self.options.resume is not None, seed=seed, say=self.display.say, on_metrics=on_metrics,
                 stopper=self.stopper, ahead=ahead, columns=columns,

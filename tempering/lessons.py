@@ -124,10 +124,11 @@ def build(
     Raises:
         UserError: nothing could be made of them.
     """
-    data, memory = run.values["data"], {} if memory is None else memory
+    v, memory = run.values, {} if memory is None else memory
+    data = v["data"] if "data" in v else v["env"].name
 
     def work(folder: Path) -> None:
-        making = Making(int(run.values["seed"]), ask, run.judge(), memory=json.loads(json.dumps(memory)))
+        making = Making(int(v["seed"]), ask, run.judge(), memory=json.loads(json.dumps(memory)))
         made = list(make(records, making))
         (folder / FILE).write_text(to_lines(made), encoding="utf-8")
         (folder / LOST).write_text(json.dumps({"dropped": making.dropped, "lost": making.lost}, indent=1), encoding="utf-8")

@@ -71,6 +71,8 @@ class Meter(TorchDispatchMode):
         self._backward = backward
         if any(issubclass(kind, FakeTensor) for kind in types) and func in _ANSWERS:
             return _ANSWERS[func]
+        if func is torch.ops.aten.index.Tensor:
+            args = (args[0], [_places(index) for index in args[1]])
         out = func(*args, **(kwargs or {}))
         for tensor in (out,) if isinstance(out, Tensor) else out if isinstance(out, tuple | list) else ():
             if isinstance(tensor, Tensor):
@@ -102,6 +104,12 @@ class Meter(TorchDispatchMode):
             self.logits -= size if logits else 0
 
         return forget
+
+
+def _places(index: Any) -> Any:
+    """A mask that has contents as the places that it picks, so that the size of what is picked is known; anything else as it is."""
+    plain = isinstance(index, Tensor) and not isinstance(index, FakeTensor) and index.dtype == torch.bool and index.dim() == 1
+    return index.nonzero().squeeze(-1) if plain else index
 
 
 def _total(alive: Alive) -> int:

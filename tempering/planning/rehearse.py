@@ -190,10 +190,9 @@ class Rehearsal(Experiment):
         seed = int(self.values.get("seed", 0))
         rows = stream[0] if stream else Shuffled(train, training.batch_size, seed)
         micro, several = _largest(rows, training, min(steps, STEPS), seed)
-        beside = {name: role.model.config for name, role in (how.get("roles") or {}).items()}
         scope = how.get("scope") or self.values["scope"]
         raise Rehearsed(
-            Work(policy.model.config, scope, objective, self.values["optimizer"], training, micro, self._quantise, beside),
+            Work(policy.model.config, scope, objective, self.values["optimizer"], training, micro, self._quantise, how.get("roles") or {}),
             self.model_spec,
             sum(batch.num_tokens for batch in micro.values()),
             several,

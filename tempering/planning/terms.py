@@ -132,7 +132,7 @@ def add_up(recipe: str, found: Rehearsed, counts: Counts, device: str, process: 
     early = passes and not found.accumulates and kept >= c.gradients + late
     rows = [
         ("process", process, "Python and the libraries", cpu),
-        ("weights", c.weights, "parameters and buffers of the model, with adapters", True),
+        ("weights", c.weights, "parameters and buffers of what trains, with adapters", True),
         ("reference", c.reference, "a frozen copy of the start", True),
         ("optimizer states", c.states, "what the optimizer keeps of every trained weight", True),
         ("best weights", best, "trained weights of the best evaluation", True),

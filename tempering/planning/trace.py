@@ -42,7 +42,7 @@ class Counts:
     parameters: float
     trainable: float
     weights: float
-    """All parameters and buffers of the policy."""
+    """All parameters and buffers of the policy, and of a critic."""
     reference: float
     """Frozen models beside the policy: a copy of the start, a teacher."""
     gradients: float
@@ -76,8 +76,8 @@ class Work:
     training: Training
     micro: Parts
     quantise: str = "none"
-    beside: Mapping[str, Any] = field(default_factory=dict)
-    """Configurations of frozen models of the run by name; a teacher."""
+    beside: Mapping[str, Role] = field(default_factory=dict)
+    """Further models of the run by name, of which the configuration counts: a frozen teacher, a critic that trains and is as deep as the policy."""
 
 
 def trace(work: Work) -> Counts:
@@ -135,6 +135,17 @@ def _counted(work: Work, config: Any, device: torch.device, meter: Meter, sizes:
     return model
 
 
+def _critic(work: Work, config: Any, device: torch.device, meter: Meter) -> Any:
+    """A model of this configuration with one number at each place."""
+    from tempering.models.value import ValueModel
+
+    whole = _counted(work, config, device, meter, [])
+    with meter.fake, device:
+        whole.score = nn.Linear(config.get_text_config().hidden_size, 1, bias=False)
+    meter.add([whole.score.weight])
+    return ValueModel.of(whole).eval()
+
+
 def _bytes(model: nn.Module) -> int:
     """Of all parameters and buffers; what is tied counts once."""
     storages = [t.untyped_storage() for t in (*model.parameters(), *model.buffers())]
@@ -155,16 +166,21 @@ class _Twice:
     step begins."""
 
     def __init__(self, micro: Parts, meter: Meter) -> None:
-        self.micro, self.meter, self.marks, self.live = micro, meter, [], None
+        self.micro, self.meter, self.marks, self.live = micro, meter, list[float](), list[Any]()
+
+    @property
+    def params(self) -> list[Any]:
+        """All that trains."""
+        return [p for live in self.live for p in live.handle.params.values()]
 
     def next(self, run: Run) -> Parts:
         """The step's parts."""
-        self.live = run.roles["policy"]
+        self.live = [live for live in run.roles.values() if live.handle is not None]
         self.marks.append(self.meter.now)
         if len(self.marks) == 1:
             group = min(int(batch.group_S[0]) for batch in self.micro.values() if batch.num_segments)
             return {part: select(batch, batch.group_S == group) for part, batch in self.micro.items()}
-        for p in self.live.handle.params.values():
+        for p in self.params:
             p.grad = torch.zeros_like(p)
         self.meter.restart()
         return self.micro
@@ -213,10 +229,14 @@ def _at(work: Work, config: Any) -> Counts:
     # Copying storages that hold nothing is more than fake tensors do.
     model.__deepcopy__ = lambda _: _counted(work, config, engine.device, meter, sizes)
     roles = {"policy": Role(model, work.scope)}
-    for name, frozen in work.beside.items():
-        other = _counted(replace(work, quantise="none"), frozen, engine.device, meter, sizes)
-        other.to = lambda *_, other=other: other
-        roles[name] = Role(other)
+    for name, role in work.beside.items():
+        plain = replace(work, quantise="none")
+        if role.scope is None:
+            other = _counted(plain, role.model.config, engine.device, meter, sizes)
+            other.to = lambda *_, other=other: other
+        else:
+            other = _critic(plain, config, engine.device, meter)
+        roles[name] = replace(role, model=other)
     stream = _Twice(work.micro, meter)
     # One micro-batch a step, whatever its size; what happens once at the end belongs to no step.
     how: dict[str, Any] = {"steps": 2, "optimizer": work.optimizer, "engine": engine}
@@ -231,9 +251,7 @@ def _at(work: Work, config: Any) -> Counts:
             f"{type(model).__name__} with this optimizer cannot be planned, because it asks for what is in its tensors, or for an operation that "
             f"does not work without ({first.rstrip('.')}); try the run itself with --steps 1"
         ) from error
-    assert stream.live is not None
-    weights = _bytes(stream.live.model)
-    params = stream.live.handle.params.values()
+    params = stream.params
     unseen = UNSEEN.get(work.optimizer.name.partition(":")[0], 0) if engine.device.type == "cpu" else 0
     gradients = sum(p.numel() * p.element_size() for p in params)
     before, between = stream.marks
@@ -241,9 +259,9 @@ def _at(work: Work, config: Any) -> Counts:
     # The most may be alive in the head's forward pass, before everything is kept.
     at_start, at_peak = (alive.total - alive.logits for alive in (meter.start, meter.peak))
     return Counts(
-        parameters=parameters(stream.live.model),
+        parameters=sum(parameters(live.model) for live in stream.live),
         trainable=sum(p.numel() for p in params),
-        weights=weights,
+        weights=sum(_bytes(live.model) for live in stream.live),
         reference=sum(sizes[1:]),
         gradients=gradients,
         states=between - before,

@@ -51,7 +51,7 @@ class Claim:
     """
 
     method: str
-    """The file under methods/ whose claim it is."""
+    """The file under methods/, or the recipe, whose claim it is."""
     catalogue: tuple[str, ...]
     """Papers in the catalogue ("S082"); empty where the paper is not in it."""
     title: str

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent.parent
 _APART = {"CASES", "EQUIVALENT"}
 _PAPERS = ("tempering.data.strength", "tempering.forgetting.corrupt", "tempering.forgetting.newton")
 """Modules outside of tempering.methods that are a paper's method."""
-_FOLLOWED = ("tempering.methods.", "tempering.worlds", "tempering.replications._", *_PAPERS)
+_FOLLOWED = ("tempering.methods.", "tempering.worlds", "tempering.replications._", "tempering.recipes.", *_PAPERS)
 
 
 def tree_digest(source: str) -> str:
@@ -88,8 +88,8 @@ def _names(lines: Iterable[ast.stmt]) -> set[str]:
 
 
 def files_of(name: str) -> tuple[Path, ...]:
-    """The files that a claim's result depends on: the claim's own, its method's, the recipe's of that name, and the methods, worlds and what
-    claims share (`tempering.replications._name`) that it imports; of other packages only what is a paper's own (`_PAPERS`).
+    """The files that a claim's result depends on: the claim's own, its method's, the recipe of that name, and the methods, worlds, what
+    claims share (`tempering.replications._name`) and recipes that it imports; of other packages only what is a paper's own (`_PAPERS`).
 
     Raises:
         UserError: the claim names a method that is not there.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -30,7 +30,7 @@ from tempering.rollouts.settings import Rollouts
 
 FAMILY = "policy_gradient"
 if TYPE_CHECKING:
-    from tempering.types import Policy
+    from tempering.types import Policy, Record
 
     AnyAlgorithm = Any
 else:
@@ -87,11 +87,12 @@ def refuse(training: Training) -> None:
         raise UserError("--training.eval-every and --training.patience need held-out rows, and rollouts have none; leave them at 0")
 
 
-def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lambda policy: policy) -> Report:
+def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lambda policy: policy, given: Sequence[Record] | None = None) -> Report:
     """The steps of an opened run, whatever the algorithm.
 
     Args:
         warm: the start model, measured -> the policy that begins to act, and that is its reference.
+        given: tasks, instead of the environment's.
     """
     from tempering.data.streams import Shuffled
     from tempering.methods.probes.episode_reward import EpisodeReward
@@ -106,7 +107,7 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
     if "budget" in {field.name for field in fields(objective)}:
         objective = replace(objective, budget=new)
     policy = run.load(v["model"], template=v["template"])
-    tasks = env.tasks("train", v["tasks"])
+    tasks: Any = env.tasks("train", v["tasks"]) if given is None else given
     asked: dict[str, Any] = {"environment": env, "n": v["budget"].max_test, "max_new_tokens": new, "side": "target"}
     probes: tuple[Any, ...] = (EpisodeReward(name=env.name, **asked),)
     if (k := v["attempts"]) > 1:
@@ -114,11 +115,9 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
     before = run.measure("before", policy, (), probes=probes)
     policy, roles, whole = warm(policy), dict[str, Role](), cast("Any", Full())
     if "value" in v["credit"].asks:
-        if run.rehearses:
-            raise UserError(
-                "there is no plan for a critic yet; plan the run with --credit group_relative: a critic is a second model that trains in full"
-            )
-        roles["critic"] = Role(with_outputs(copy.deepcopy(policy), 1).model, whole, v["optimizer"].model_copy(update={"lr": v["critic_lr"]}))
+        # A plan makes one of the policy's configuration.
+        critic = policy if run.rehearses else with_outputs(copy.deepcopy(policy), 1)
+        roles["critic"] = Role(critic.model, whole, v["optimizer"].model_copy(update={"lr": v["critic_lr"]}))
     if rollouts.kl_cost and v["scope"].kind != "lora":
         # Rewards are priced before the loss, which has a reference of its own only if it asks for one.
         roles["reference"] = Role(copy.deepcopy(policy.model))

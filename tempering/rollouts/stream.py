@@ -96,7 +96,7 @@ class Conversations:
     def next(self, run: Run) -> Parts:
         """The next step's conversations; sampled anew where the round is over."""
         if not self._left:
-            self._rows = self._round(run)
+            self._rows = [_chosen(row) for row in self._round(run)] if self.credit.chooses else self._round(run)
             order = np.random.Generator(np.random.PCG64([self.seed, self.taken, 1]))
             turns = [order.permutation(len(self._rows)) for _ in range(self.settings.epochs)]
             self._left = [part.tolist() for turn in turns for part in np.array_split(turn, self.settings.updates)]
@@ -213,6 +213,11 @@ def _chunks(rows: Sequence[tuple[Segment, ...]], most: int) -> list[list[tuple[S
         chunks[-1].append(row)
         filled += size
     return chunks
+
+
+def _chosen(row: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """What of a row has advantages; its first segment without weight where nothing has, since a step must have rows."""
+    return tuple(s for s in row if np.any(s.extras["advantage"])) or tuple(replace(s, weight=0 * s.weight) for s in row[:1])
 
 
 def _kept(s: Segment) -> Mapping[str, Any]:

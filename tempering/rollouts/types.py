@@ -142,6 +142,8 @@ class Credit(Value):
 
     asks: ClassVar[frozenset[str]] = frozenset()
     """What it needs beside rewards: "value", "greedy"."""
+    chooses: ClassVar[bool] = False
+    """Whether it picks what is learned from: sequences whose advantages are all 0 are no part of the step."""
 
     def __call__(self, earned: Earned) -> Mapping[str, np.ndarray]:
         """The advantage of each sampled token, and what else an objective of its kind asks for."""

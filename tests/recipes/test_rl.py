@@ -20,6 +20,7 @@ from tempering.cli.values import Signature
 from tempering.errors import UserError
 from tempering.index import load_recipe
 from tempering.planning.rehearse import rehearse
+from tempering.rollouts.types import State, Trajectory, Turn
 from tempering.types import Message, Policy, Response
 
 ALGORITHMS = [entry.name for entry in index.methods("objective") if entry.family == "policy_gradient"]
@@ -75,8 +76,8 @@ def test_a_plan_takes_the_longest_conversations() -> None:
     (batch,) = found.work.micro.values()
     assert batch.num_segments == 4 and float(batch.weight_T.sum()) == 4 * 20
     ppo = Signature(load_recipe("ppo"), "ppo")
-    with pytest.raises(UserError, match="no plan for a critic"):
-        rehearse(load_recipe("ppo"), ppo.resolve(ppo.from_python(SMALL)), lambda _: None)
+    (critic,) = rehearse(load_recipe("ppo"), ppo.resolve(ppo.from_python(SMALL)), lambda _: None).work.beside.values()
+    assert critic.scope is not None and critic.optimizer.lr == 1e-4, "a critic is planned as what it is: a second model that trains"
 
 
 def test_what_rollouts_cannot_do_is_said_at_once(tmp_path: Path) -> None:
@@ -155,3 +156,53 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
+def test_expert_iteration_keeps_what_earns_more_than_the_bar_each_text_once() -> None:
+    from tempering.methods.environments.arithmetic import Arithmetic
+    from tempering.recipes.expert_iteration import better, tried
+
+    env, policy = Arithmetic(wrong=0.25), models.load("builtin:tiny", say=lambda _: None)
+    tasks = env.tasks("train", 6)
+    grown = tried(policy, env, tasks, 6, 1.5, 40, seed=1)
+    texts = [[one.messages[0].content for one in record.responses] for record in grown]
+    assert all(len(set(own)) == len(own) for own in texts) and sum(map(len, texts)) < 36, "each text once"
+    for record, own in zip(grown, texts, strict=True):
+        scored = env.judge([Trajectory(record, (Turn((), (), (), text, True),), (0.0,), State(())) for text in own])
+        assert [one.score for one in record.responses] == scored.tolist()
+    kept = {bar: {(r.id, r.responses[0].messages) for r in better(grown, bar)} for bar in (-1.0, 0.0, 0.25, 1.0)}
+    assert kept[-1.0] >= kept[0.0] > kept[0.25] > kept[1.0] == set(), "rising bars, nested sets; what earns the bar itself is out"
+    assert all(len(r.responses) == 1 for r in better(grown, 0.0))
+
+
+@pytest.mark.parametrize("how", [{"rounds": 2, "r": 2}, {"rounds": 1, "begin": "last", "above": (0.0, 0.5), "scope": "full"}], ids=["expert", "rest"])
+def test_expert_iteration_trains_each_round_from_the_right_model(how: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    small = {name: value for name, value in SMALL.items() if name != "r"} | {"max_new_tokens": 40, "samples": 4, "lr": 0.01, "warmup": 0.0}
+    report = tp.run("expert_iteration", out=out, again=True, **small, **how, attempts=2, schedule="constant")
+    first = "round-1" if "r" in how else "round-1-1"
+    rates = [json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])["lr"] for folder in (out / first, out)]
+    assert rates == ([0.01, 0.01] if "r" in how else [0.01, 0.005])
+    assert len(report.ledger.probes) == 2 and sorted(path.name for path in out.glob("grown-*")) == ["grown-1", "grown-2"][: how["rounds"]]
+    assert all(isinstance(models.load(str(place), say=lambda _: None), Policy) for place in (out / first / "model", out / "model"))
+
+
+def test_expert_iteration_refuses_what_it_cannot_do() -> None:
+    refused: tuple[tuple[dict[str, Any], str], ...] = (({"above": (0.5, 0.5)}, "bars that rise"), ({"begin": "last"}, "add --scope full"))
+    for how, told in refused:
+        with pytest.raises(UserError, match=told):
+            tp.run("expert_iteration", **{name: value for name, value in SMALL.items() if name != "r"}, **how)
+    signature = Signature(load_recipe("expert_iteration"), "expert_iteration")
+    found = rehearse(load_recipe("expert_iteration"), signature.resolve(signature.from_python(SMALL)), lambda _: None)
+    assert found.work.micro["train"].num_segments == 2
+
+
+def test_say_self_gives_each_stage_its_own_questions(tmp_path: Path) -> None:
+    out, rows = tmp_path / "run", [{"prompt": f"Say {i}.", "answer": str(i)} for i in range(12)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    small = {name: value for name, value in SMALL.items() if name not in ("r", "samples")} | {"warmup": 0.0, "env": "records"}
+    more = {"data": str(tmp_path / "data.jsonl"), "env.reward": "calibrated", "rollouts.samples": 2, "make.samples": 2, "lesson_steps": 3}
+    tp.run("say_self_ppo", out=out, again=True, **small, **more, lr=1e-3)
+    taught = [json.loads(line) for line in (out / "made" / "records.jsonl").read_text().splitlines()]
+    assert len(taught) == 4 and all("Confidence: " in one["responses"][0]["messages"][0]["content"] for one in taught)
+    steps = [len((out / place / "metrics.jsonl").read_text().splitlines()) for place in ("stage-1", ".")]
+    acted = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
+    assert steps == [3, 2] and acted["sampled_kl"] == pytest.approx(0, abs=1e-4) and -1 <= acted["reward"] <= 1

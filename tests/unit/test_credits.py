@@ -121,6 +121,7 @@ def loss_of(objective: Objective, theta: Tensor, actions: Sequence[int], columns
     extras = {name: wide(torch.tensor(x)) for name, x in columns.items()}
     batch = Batch(ids, ids // 2, (ids % 2).double(), torch.zeros(k, dtype=torch.long), extras)
     signals = {"rollout": {**extras, "logp": wide(logp_K), "old_logp": wide(old_K), "critic.value": torch.zeros(2 * k).double()}}
+    signals["rollout"] |= {"logits": theta.expand(2 * k, -1), "reference.logits": THETA.expand(2 * k, -1)}
     losses = objective({"rollout": batch}, signals, Context(0, {}, Means()))
     return reduce(losses, objective, batch, count(objective.norm, batch))
 

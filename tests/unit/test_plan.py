@@ -9,7 +9,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -25,9 +25,11 @@ from tempering.layout import collate
 from tempering.methods.objectives.dpo import DPO
 from tempering.methods.objectives.forward_kl import ForwardKL
 from tempering.methods.objectives.nll import NLL
+from tempering.methods.objectives.ppo import PPO
 from tempering.methods.scopes.full import Full
 from tempering.methods.scopes.lora import LoRA
 from tempering.models import lighter
+from tempering.models.value import ValueModel
 from tempering.planning import terms, trace
 from tempering.planning.meter import Meter
 from tempering.planning.rehearse import Rehearsed
@@ -124,8 +126,23 @@ def test_a_reference_that_comes_as_a_column_is_no_second_model() -> None:
 
 def test_a_teacher_is_a_second_model() -> None:
     teacher = toy_llama(layers=1)
-    found = trace.trace(replace(work(Full(), ForwardKL()), beside={"teacher": teacher.config}))
+    found = trace.trace(replace(work(Full(), ForwardKL()), beside={"teacher": Role(teacher)}))
     assert found.reference == sum(x.numel() * x.element_size() for x in (*teacher.parameters(), *teacher.buffers()))
+
+
+@pytest.mark.parametrize("layers", [2, 6])
+def test_a_critic_is_a_second_model_that_trains_in_full(layers: int) -> None:
+    critic, whole = ValueModel(toy_llama(layers=layers)), cast("Any", Full())
+    asked = work(LoRA(r=3), PPO(), layers=layers, parts=("rollout",))
+    zeros = dict.fromkeys(("old_logp", "advantage", "return", "old_value"), torch.zeros(asked.micro["rollout"].num_tokens))
+    asked = replace(asked, micro={"rollout": replace(asked.micro["rollout"], extras=zeros)})
+    found = trace.trace(replace(asked, beside={"critic": Role(critic, whole, Optimizer(lr=1e-3))}))
+    alone = trace.trace(work(LoRA(r=3), layers=layers))
+    size, count = sum(p.numel() for p in critic.parameters()), len(list(critic.parameters()))
+    assert (found.trainable, found.parameters) == (alone.trainable + size, alone.parameters + size)
+    assert found.gradients == alone.gradients + 4 * size
+    assert found.weights == alone.weights + 4 * size + sum(b.nbytes for b in critic.buffers()) and found.reference == 0
+    assert 0 <= found.states - alone.states - (8 * size + 4 * count) < 500 and found.activations > 1.5 * alone.activations
 
 
 def test_a_real_step_keeps_as_much_as_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,12 @@ from tempering.fit import Means, fit
 from tempering.methods.credits.gae import GAE
 from tempering.methods.credits.greedy_baseline import GreedyBaseline
 from tempering.methods.credits.group_relative import GroupRelative
+from tempering.methods.credits.selected import Selected
 from tempering.methods.environments.guess import Guess
 from tempering.methods.objectives.grpo import GRPO
 from tempering.methods.objectives.ppo import PPO
+from tempering.methods.objectives.reinforce import Reinforce
+from tempering.methods.objectives.superhf import SuperHF
 from tempering.methods.scopes.full import Full
 from tempering.methods.scopes.lora import LoRA
 from tempering.models.value import ValueModel
@@ -238,6 +241,57 @@ def test_a_greedy_answer_is_the_baseline() -> None:
         text = TOKENIZER.decode(batch.ids_T[mine], skip_special_tokens=True)
         found.setdefault(int(batch.group_S[s]), set()).add(round(text.count("e") / 4 - float(batch.extras["advantage"][mine][0]), 5))
     assert sorted(round(x, 5) for baselines in found.values() for x in baselines) == sorted(greedy)
+
+
+def test_what_is_not_chosen_is_no_part_of_the_step() -> None:
+    whole, chosen = (stream(credit, Echo(turns=1)).next(Run(live(), 0, 0))["rollout"] for credit in (None, Selected()))
+    assert whole.num_segments == 6 and chosen.group_S.tolist() == [0, 1]
+    own = chosen.weight_T != 0
+    assert chosen.extras["advantage"][own].tolist() == [1.0] * int(own.sum())
+
+    def paid(batch: Any) -> list[int]:
+        ids = [batch.ids_T[(batch.segment_T == s) & (batch.weight_T != 0)] for s in range(batch.num_segments)]
+        return [TOKENIZER.decode(one, skip_special_tokens=True).count("e") for one in ids]
+
+    assert paid(chosen) == [max(paid(whole)[:3]), max(paid(whole)[3:])]
+
+
+@pytest.mark.parametrize("objective", [Reinforce(), SuperHF()], ids=["reinforce", "superhf"])
+def test_a_step_without_a_good_answer_changes_nothing(objective: Any) -> None:
+    model, seen = make_llama(), list[float]()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    fit(
+        {"policy": Role(model, Full())}, objective, stream(Selected(above=1e6)), steps=1, optimizer=Optimizer(lr=1e-2, weight_decay=0.0),
+        schedule=Schedule(name="constant", warmup=0), training=TRAINING, say=lambda _: None, on_metrics=lambda m: seen.append(m["loss"]),
+    )  # fmt: skip
+    assert seen == [0.0] and all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_superhf_with_one_sample_and_no_prior_is_fine_tuning_on_own_answers() -> None:
+    from tempering.methods.objectives.nll import NLL
+
+    class Again:
+        """A step's conversations as rows to train on."""
+
+        def next(self, run: Run) -> Any:
+            return {"train": stream(Selected(), samples=1).next(run)["rollout"]}
+
+        def state(self) -> dict[str, Any]:
+            return {}
+
+        def load(self, state: Any) -> None:
+            raise NotImplementedError
+
+    tuned = []
+    for objective, rows in ((SuperHF(beta=0.0), stream(Selected(), samples=1)), (NLL(), Again())):
+        model = make_llama()
+        fit(
+            {"policy": Role(model, Full())}, objective, rows, steps=1, optimizer=Optimizer(lr=1e-2), training=TRAINING, say=lambda _: None,
+            schedule=Schedule(name="constant", warmup=0),
+        )  # fmt: skip
+        tuned.append(model)
+    for one, other in zip(*(model.parameters() for model in tuned), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
 
 
 # -------------------------------------------------------------------------------------------------------------------------------------------- resume

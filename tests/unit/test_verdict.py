@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tempering.methods.rewards.unit_tests import UnitTests, _code, _tests
+from tempering.methods.rewards import _tested
+from tempering.methods.rewards.rltf import RLTF
+from tempering.methods.rewards.unit_tests import UnitTests
 from tempering.sandbox.run import Limits, at_once, level
 from tempering.sandbox.values import pack, unpack
 from tempering.sandbox.verdict import Verdict, judge
@@ -160,17 +162,17 @@ def test_tests_have_their_own_setup_and_may_be_named_like_builtins() -> None:
 
 
 def test_one_block_of_code_counts() -> None:
-    assert _code("```python\nx = 1\n```\nor\n```\nx = 2\n```\nso") == "x = 2\n"
-    assert _code("so:\n```py\nx = 3\n") == "x = 3\n"
-    assert _code("x = 4") == "x = 4"
+    assert _tested.code_of("```python\nx = 1\n```\nor\n```\nx = 2\n```\nso") == "x = 2\n"
+    assert _tested.code_of("so:\n```py\nx = 3\n") == "x = 3\n"
+    assert _tested.code_of("x = 4") == "x = 4"
 
 
 def test_records_in_three_forms() -> None:
-    assert _tests(Record((), (), tags={"tests": "assert f()", "setup": "x = 1"})) == (("assert f()",), "x = 1", "", "")
-    assert _tests(Record((), (), tags={"test_list": ["a", "b"], "test_setup_code": ""})) == (("a", "b"), "", "", "")
+    assert _tested.tests_of(Record((), (), tags={"tests": "assert f()", "setup": "x = 1"})) == (("assert f()",), "x = 1", "", "")
+    assert _tested.tests_of(Record((), (), tags={"test_list": ["a", "b"], "test_setup_code": ""})) == (("a", "b"), "", "", "")
     human = Record((), (), tags={"test": "def check(f): pass", "entry_point": "f", "prompt": "def f():\n"})
-    assert _tests(human) == (("def check(f): pass\ncheck(f)\n",), "def f():\n", "f", "def f():\n")
-    assert _tests(Record((), ())) == ((), "", "", "")
+    assert _tested.tests_of(human) == (("def check(f): pass\ncheck(f)\n",), "def f():\n", "f", "def f():\n")
+    assert _tested.tests_of(Record((), ())) == ((), "", "", "")
 
 
 @needs_sandbox
@@ -216,3 +218,40 @@ def test_solutions_of_many_real_tasks_are_right() -> None:
     """What cannot be said by plain data: see `verdict.py`."""
     assert solved("mbpp", lines("data/mbpp/mbpp.jsonl")[300:600], "code") == ["367", "596"]
     assert solved("humaneval", lines("data/humaneval/HumanEval.jsonl"), "canonical_solution") == []
+
+
+@needs_sandbox
+def test_rltf_pays_by_how_code_fails() -> None:
+    """The paper's table: what is no program, what errs or does not end, what gives wrong answers by the share that is right, and what passes."""
+    record = Record((), (), tags={"tests": [*TESTS, "assert add(1, 1) == 2"]})
+    answers = {
+        "def add(a, b) return a + b": -1.0,
+        "def add(a, b):\nreturn a": -1.0,
+        "": -1.0,
+        "def add(a, b):\n    return a + c": -0.6,
+        "def add(a, b):\n    if a < 0: raise KeyError(a)\n    return 9": -0.6,
+        "import nothing_of_the_kind\ndef add(a, b): return a + b": -0.6,
+        "def add(a, b):\n    while True: pass": -0.6,
+        "def add(a, b): return 99": -0.3,
+        "def add(a, b): return 5": -0.3 + 1.3 / 3,
+        "def add(a, b): return abs(a + b) if a > 0 else 1": -0.3 + 1.3 * 2 / 3,
+        RIGHT: 1.0,
+    }
+    found = RLTF(seconds=3)(["?"] * len(answers), list(answers), [record] * len(answers))
+    assert found.tolist() == pytest.approx(list(answers.values()))
+    assert np.isnan(RLTF()(["?"], [RIGHT], [Record((), ())])).all()
+
+
+@needs_sandbox
+def test_code_with_a_syntax_error_is_never_run() -> None:
+    code = "import os\nos.write(2, b'x')\ndef add(a, b): return os.getpid(\n"
+    found = judge(code, TESTS, limits=LIMITS)
+    assert all(why.startswith("SyntaxError") for why in found.why)
+
+
+def test_verdicts_are_worth_what_the_paper_says_whatever_stands_in_a_message() -> None:
+    wrong, broken = "AssertionError: NameError: SyntaxError", "NameError: AssertionError"
+    assert RLTF().worth(Verdict((True, False), ("", wrong))) == pytest.approx(0.35)
+    assert RLTF().worth(Verdict((True, False, False), ("", wrong, broken))) == -0.6
+    assert RLTF().worth(Verdict((False,), ("it did not end in time",))) == -0.6
+    assert RLTF().worth(Verdict((False,), ("the test calls nothing of the answer",))) == -0.3

@@ -3,14 +3,14 @@
     A_i = 1 if r_i > above and r_i is the group's best, else 0
 
 With `reinforce` this is fine-tuning on the policy's own best answers, sampled anew for each step: RAFT (Dong et al. 2023, arXiv 2304.06767; the best
-of a group), online rejection sampling (`above = 0`, every right answer; DeepSeekMath, arXiv 2402.03300, section 5.2), and with `--algorithm.kl` the
-loop of SuperHF (S174), whose divergence runs the other way. Of equally good answers the first is taken, unless `ties` says all.
+of a group), online rejection sampling (`above = 0`, every right answer; DeepSeekMath, arXiv 2402.03300, section 5.2); SuperHF's loss
+(`objectives/superhf.py`) takes it too. Of equally good answers the first is taken, unless `ties` says all. What is not taken is no part of the step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tempering.rollouts.types import Credit, Earned
 
@@ -26,6 +26,7 @@ class Selected(Credit):
     """What an answer must earn more than to be learned from; None takes the best whatever it earns."""
     ties: Literal["first", "all"] = "first"
     """Which of equally good answers are taken."""
+    chooses: ClassVar[bool] = True
 
     def __call__(self, earned: Earned) -> Mapping[str, np.ndarray]:
         import numpy as np
