@@ -6,6 +6,7 @@ again and asks it once more for what it had not answered; weights come with ever
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -120,7 +121,8 @@ class Beside:
         gpus = min(1.0, self._ray.cluster_resources().get("GPU", 0) / self.count)
         kind = self._ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=REPLACED, max_task_retries=-1)(_Sampler)
         # Kept here, so that one that is started again finds them.
-        self._given = [self._ray.put(acting), self._ray.put(model)]
+        there = model if next(model.parameters()).device.type == "cpu" else copy.deepcopy(model).cpu()
+        self._given = [self._ray.put(acting), self._ray.put(there)]
         self.actors = [kind.remote(self._given, max(1, torch.get_num_threads() // self.count)) for _ in range(self.count)]
 
     def _get(self, asked: Any) -> Tries:

@@ -156,6 +156,8 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
+
+
 def test_expert_iteration_keeps_what_earns_more_than_the_bar_each_text_once() -> None:
     from tempering.methods.environments.arithmetic import Arithmetic
     from tempering.recipes.expert_iteration import better, tried
