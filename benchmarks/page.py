@@ -156,8 +156,8 @@ def merges(rows: Sequence[Row]) -> str:
     billions = " and ".join(f"{n / 1e9:.2f}" for n in sizes)
     about = (
         f"Two models of {billions} billion bfloat16 parameters, for some methods a base beside them; random weights in shards of 1 GB. Speeds are of "
-        "parameters of the result. The share is of what reading all inputs and writing the result takes in the same run, with files that are still in "
-        "memory from being written."
+        "parameters of the result. The share is of what reading all inputs and writing the result takes in the same run, with files still in memory "
+        "from being written."
     )
     lines = ["## Merging", "", about, ""]
     lines += ["| method | what | ours | mergekit | ratio | target | share of the disk: ours, mergekit | runs |", "|---|---|---|---|---|---|---|---|"]
