@@ -63,6 +63,7 @@ def page(folder: Path = RESULTS) -> str:
         startup(rows),
         plan(rows),
         growth(rows),
+        merges(rows),
         READING,
         losses(rows, profiles),
         where(profiles),
@@ -146,6 +147,28 @@ def growth(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n" if picked else ""
 
 
+def merges(rows: Sequence[Row]) -> str:
+    """Merging against mergekit."""
+    picked = [row for row in rows if row["benchmark"].startswith("merge ")]
+    if not picked:
+        return ""
+    sizes = sorted({row["facts"]["parameters"] for row in picked})
+    billions = " and ".join(f"{n / 1e9:.2f}" for n in sizes)
+    about = (
+        f"Two models of {billions} billion bfloat16 parameters, for some methods a base beside them; random weights in shards of 1 GB. Speeds are of "
+        "parameters of the result. The share is of what reading all inputs and writing the result takes in the same run, with files still in memory "
+        "from being written."
+    )
+    lines = ["## Merging", "", about, ""]
+    lines += ["| method | what | ours | mergekit | ratio | target | share of the disk: ours, mergekit | runs |", "|---|---|---|---|---|---|---|---|"]
+    for row in picked:
+        form = (lambda n: f"{n / 1e6:.3g} million/s") if row["metric"] == "speed" else (lambda n: f"{n:.2f} GiB")
+        share = f"{row['ours_share']:.0%}, {row['peer_share']:.0%}" if row.get("ours_share") is not None else ""
+        cells = (row["benchmark"].removeprefix("merge "), f"{row['metric']}, {row['phase']}", form(row["ours"]), form(row["peer"]))
+        lines.append("| " + " | ".join((*cells, _ratio(row), _target(row), share, str(row["runs"]))) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def losses(rows: Sequence[Row], profiles: Sequence[Mapping[str, Any]]) -> str:
     """Every target that is missed and every comparison that is lost, with what the profile says of it."""
     lines = ["## Where we lose, and why", ""]
@@ -158,7 +181,8 @@ def losses(rows: Sequence[Row], profiles: Sequence[Mapping[str, Any]]) -> str:
         value = f"ratio {row['ratio']:.2f}" if row["ratio"] is not None else f"{_number(row['ours'])} {row['unit']}"
         text = f"- {row['benchmark']}, {row['metric']}, {row.get('phase', '')}, beside {row['peer_name']}: {value}; {verdict}."
         if row["metric"] == "speed" and row.get("ours_share") is not None:
-            text += f" The matrix products alone would allow {_number(row['limit'])} {row['unit']}; we reach {row['ours_share']:.0%} of that."
+            alone = "disk" if row["benchmark"].startswith("merge ") else "matrix products"
+            text += f" The {alone} alone would allow {_number(row['limit'])} {row['unit']}; we reach {row['ours_share']:.0%} of that."
         if row.get("phase") == "above imports" and row["benchmark"] in ALL_WEIGHTS:
             text += f" Weights, gradients and Adam's states alone are {FLOOR_GIB:.2f} GiB, {FLOOR_GIB / row['peer']:.2f} of the peer's."
         for profile in profiles:

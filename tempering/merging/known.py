@@ -19,7 +19,7 @@ from tempering import index
 from tempering.errors import UserError
 from tempering.home import atomic_folder, store_dir
 from tempering.merging.config import Config
-from tempering.merging.read import File, Weights, stamps
+from tempering.merging.read import File, Weights, on_model, stamps
 from tempering.types import Policy, Row
 
 FORMAT = 1
@@ -53,9 +53,9 @@ def _known(kind: str, model: str, data: str, weights: Weights, say: Callable[[st
     from safetensors.torch import save_file
 
     from tempering.data import read, sft_row
-    from tempering.models import load, load_tokenizer
+    from tempering.models.tokens import read_tokenizer
 
-    tokenizer = load_tokenizer(model, say=say)
+    tokenizer = read_tokenizer(weights.tokenizer)
     rows = [row for record in read(data, say=say) if (row := sft_row(record, tokenizer)) is not None]
     if not rows:
         raise UserError(f"--calibrate {data}: no row is usable; look with `temper check {data}`")
@@ -65,13 +65,26 @@ def _known(kind: str, model: str, data: str, weights: Weights, say: Callable[[st
     folder = store_dir("statistics") / digest.hexdigest()[:32]
     if not folder.exists():
         say(f"looking at {model} on {len(rows)} rows of {data} ...")
-        policy = load(model, say=say)
-        # Adapters are folded in, as they are in the tensors that are merged.
-        unload = getattr(policy.model, "merge_and_unload", None)
-        found = STATISTICS[kind](policy if unload is None else replace(policy, model=unload()), rows)
+        found = STATISTICS[kind](_folded(model, weights, say), rows)
         with atomic_folder(folder, existing="keep") as part:
             save_file({name: tensor.contiguous() for name, tensor in found.items()}, part / "known.safetensors")
     return File(folder / "known.safetensors")
+
+
+def _folded(model: str, weights: Weights, say: Callable[[str], None]) -> Policy:
+    """The model with its adapters folded in, as they are in the tensors that are merged."""
+    from tempering.models import load
+
+    if two := on_model(model):
+        policy = _folded(two[0], weights, say)
+        with torch.no_grad():
+            for name, tensor in policy.model.state_dict().items():
+                if name in weights.metas:
+                    tensor.copy_(weights.read(name))
+        return policy
+    policy = load(model, say=say)
+    unload = getattr(policy.model, "merge_and_unload", None)
+    return policy if unload is None else replace(policy, model=unload())
 
 
 def fisher(policy: Policy, rows: Sequence[Row]) -> dict[str, Tensor]:

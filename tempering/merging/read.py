@@ -82,13 +82,18 @@ def open_weights(spec: str, say: Callable[[str], None] = print) -> Weights:
     Raises:
         UserError: nothing of that name, damaged files, or an adapter that is no plain LoRA.
     """
-    model, plus, adapter = spec.rpartition("+")
-    if plus and not Path(spec).expanduser().exists():
-        return Adapted(open_weights(model, say), _place(adapter, say).folder)
+    if two := on_model(spec):
+        return Adapted(open_weights(two[0], say), _place(two[1], say).folder)
     place = _place(spec, say)
     if place.kind == "adapter":
         return Adapted(open_weights(spec_of_base(place), say), place.folder)
     return Shards(place.folder)
+
+
+def on_model(spec: str) -> tuple[str, str] | None:
+    """The model and the adapter of "MODEL+ADAPTER"; None for anything else."""
+    model, plus, adapter = spec.rpartition("+")
+    return (model, adapter) if plus and not Path(spec).expanduser().exists() else None
 
 
 def _place(spec: str, say: Callable[[str], None]) -> Place:

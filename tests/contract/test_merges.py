@@ -206,6 +206,10 @@ def test_regmean_of_one_layer_is_least_squares_on_all_data(rows: int) -> None:
     expected = mean + torch.linalg.lstsq(x, y - x @ mean.T, driver="gelsd").solution.T
     found = informed(RegMean(alpha=1), tensors, [x.double().T @ x.double() for x in inputs])
     assert torch.allclose(found.double(), expected, atol=1e-5)
+    grams = [x.double().T @ x.double() for x in inputs]
+    shrunk = [0.9 * gram + 0.1 * gram.diag().diag() for gram in grams]
+    solved = sum(w.double() @ gram for w, gram in zip(tensors, shrunk, strict=True)) @ sum(shrunk).inverse()  # type: ignore[union-attr]
+    assert torch.allclose(informed(RegMean(), tensors, grams).double(), solved, atol=1e-5)
     zero = informed(RegMean(alpha=0), tensors, [x.T @ x for x in inputs])
     sizes = [x.square().sum(0) for x in inputs]
     assert torch.allclose(zero, (tensors[0] * sizes[0] + tensors[1] * sizes[1]) / (sizes[0] + sizes[1]), atol=1e-5)

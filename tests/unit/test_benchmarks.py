@@ -250,6 +250,17 @@ def test_the_page_says_what_the_results_say(tmp_path: Path) -> None:
     assert "- dpo, peer: batch 1; tried, tokens/s: batch 2: 50; batch 3: 50" in text
 
 
+def test_the_page_shows_merges_beside_the_disk(tmp_path: Path) -> None:
+    b = benchmark(limit=lambda facts, best: 200e6, targets={("speed", "peer"): Target(least=3.0)})
+    turns = turns_of(lambda target, a: report(100e6 if target == "m:ours" else 50e6), 2)
+    rows = [row | {"benchmark": "merge ties"} for row in harness.rows_of(b, turns, {"parameters": 97e7}, BEST, "c")]
+    harness.store("merge", rows, tmp_path)
+    text = page.page(tmp_path)
+    assert "Two models of 0.97 billion bfloat16 parameters" in text
+    assert "| ties | speed, steady | 100 million/s | 50 million/s | 2.00 [2.00, 2.00] | ≥ 3: **missed** | 50%, 25% | 2 |" in text
+    assert "The disk alone would allow 200,000,000" in text
+
+
 def test_the_page_shows_seconds_without_a_peer_and_what_is_flat(tmp_path: Path) -> None:
     about: dict[str, Any] = {"command": "c", "machine": {"cpu": "x", "flags": ["avx512_bf16"], "cores": 2, "memory_gib": 8.0}}
     seconds = harness.row("startup", "startup", [2.0], [], peer_name="no peer", unit="s", phase="first", target=Target(most=1, of="ours"), **about)

@@ -544,13 +544,14 @@ def test_an_adapter_is_looked_at_folded_in_and_one_model_has_one_file(models: Mo
     make_tokenizer().save_pretrained("folded")
     rows = talks("r.jsonl", "some words here")
     inputs = [{"model": name, "calibrate": rows} for name in ("adapter", "folded")]
+    names = ("m+adapter", "adapter", "folded")
     for method in ("fisher", "regmean"):
-        names = ("adapter", "folded")
         given = {"merge_method": method, "models": [{"model": name} for name in names], "calibrate": rows}
         known = known_of(parse(given, "test"), {name: open_weights(name, quiet) for name in names}, quiet)
-        one, other = ({key: known[name].read(key) for key in known[name].metas} for name in names)
-        assert one.keys() == other.keys() and "model.layers.0.self_attn.q_proj.weight" in one
-        assert all(float((one[key] - other[key]).norm()) <= 1e-3 * float(other[key].norm()) for key in one)
+        *adapted, other = ({key: known[name].read(key) for key in known[name].metas} for name in names)
+        for one in adapted:
+            assert one.keys() == other.keys() and "model.layers.0.self_attn.q_proj.weight" in one
+            assert all(float((one[key] - other[key]).norm()) <= 1e-3 * float(other[key].norm()) for key in one)
     twice = [*inputs, {"model": "folded", "calibrate": "other.jsonl"}]
     with pytest.raises(UserError, match="folded is named twice"):
         known_of(parse({"merge_method": "fisher", "models": twice}, "test"), {}, quiet)

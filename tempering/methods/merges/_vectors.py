@@ -9,7 +9,7 @@ results in bfloat16 are the same bits: weights are rounded to the tensors' type,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,6 +21,9 @@ from tempering.merges import Base, Draw, Each
 
 PIECE = 2**22
 """Entries that random numbers are drawn for at a time."""
+BLOCK = 2**18
+"""Entries that are put together at a time: what the processor keeps near itself. Sums are float32, and those of a whole tensor would be the largest
+thing in memory."""
 
 
 def each(setting: Each, count: int, what: str) -> tuple[float, ...]:
@@ -37,6 +40,11 @@ def each(setting: Each, count: int, what: str) -> tuple[float, ...]:
 def wide(tensor: Tensor) -> Tensor:
     """The tensor in float32, or in its own type where that is finer."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of one shape side by side, as views of at most `BLOCK` entries [N]."""
+    return zip(*(tensor.view(-1).split(BLOCK) for tensor in tensors), strict=True)
 
 
 def against(base: Tensor | None, method: object) -> Tensor:
@@ -94,25 +102,31 @@ class TaskVectors:
         deltas = []
         for tensor, weight, settings in zip(tensors, weights, self.thinning(len(tensors)), strict=True):
             deltas.append(self.thin(tensor.sub_(start), settings, draw).mul_(weight))
-        total = _sum(deltas)
+        for base_N, *deltas_N in blocks(start, *deltas):
+            deltas_N[0].copy_(self._put(base_N, deltas_N, weights))
+        return deltas[0]
+
+    def _put(self, base_N: Tensor, deltas_N: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+        """The base and the weighted changes [N, written over] put together."""
+        total = _sum(deltas_N)
         if self.elect:
             up = total >= 0
             divisor = torch.zeros_like(total)
-            for delta, weight in zip(deltas, weights, strict=True):
+            for delta_N, weight in zip(deltas_N, weights, strict=True):
                 # A change of 0 has no sign, so it agrees with neither.
-                agrees = torch.where(up, delta > 0, delta < 0)
-                delta.mul_(agrees)
+                agrees = torch.where(up, delta_N > 0, delta_N < 0)
+                delta_N.mul_(agrees)
                 divisor.add_(agrees, alpha=float(weight))
-            divisor = divisor.to(start.dtype)
-            total = _sum(deltas)
+            divisor = divisor.to(base_N.dtype)
+            total = _sum(deltas_N)
         else:
-            divisor = torch.stack(weights).sum()
-        merged = total.to(start.dtype)
+            divisor = torch.stack(list(weights)).sum()
+        merged = total.to(base_N.dtype)
         if self.normalize:
             merged /= torch.where(divisor.abs() < 1e-8, 1, divisor)
         if self.lambda_ != 1:
             merged *= self.lambda_
-        return merged.add_(start)
+        return merged.add_(base_N)
 
 
 def _sum(tensors: Sequence[Tensor]) -> Tensor:

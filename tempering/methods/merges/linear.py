@@ -2,8 +2,9 @@
 
     W = sum_i w_i W_i / sum_i w_i
 
-Wortsman et al. 2022, arXiv 2203.05482, section 3 (the uniform soup where all weights are equal); `normalize` off leaves the division out. The same as
-mergekit's `linear`: computed in float32, rounded once.
+Wortsman et al. 2022, arXiv 2203.05482, section 3 (the uniform soup where all weights are equal); between models that were trained for
+a reward each, rewarded soups (Rame et al. 2023, arXiv 2306.04488). `normalize` off leaves the division out. The same as mergekit's `linear`: computed
+in float32, rounded once.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from tempering.cases import MergeCase
 from tempering.errors import UserError
 from tempering.merges import Base, Draw, Each
-from tempering.methods.merges._vectors import each
+from tempering.methods.merges._vectors import blocks, each, wide
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,18 @@ class Linear:
     """Divide by the sum of the weights."""
 
     def __call__(self, base: Tensor | None, tensors: Sequence[Tensor], draw: Draw) -> Tensor:
-        first = tensors[0]
         weights = each(self.weight, len(tensors), "weight")
         if self.normalize and sum(weights) == 0:
             raise UserError("linear: the weights sum to 0, so they cannot be normalised; change one, or set normalize to false")
-        total = torch.zeros_like(first, dtype=torch.promote_types(first.dtype, torch.float32))
-        for tensor, weight in zip(tensors, weights, strict=True):
-            # Of a shape, not a plain number: then the product is rounded as mergekit's is.
-            total.addcmul_(tensor, torch.full((1,) * tensor.dim(), weight, dtype=total.dtype))
-        if self.normalize:
-            total.div_(torch.tensor(weights, dtype=total.dtype).sum())
-        return total.to(first.dtype)
+        for tensors_N in blocks(*tensors):
+            total_N = torch.zeros_like(wide(tensors_N[0]))
+            for tensor_N, weight in zip(tensors_N, weights, strict=True):
+                # Of a shape, not a plain number: then the product is rounded as mergekit's is.
+                total_N.addcmul_(tensor_N, torch.full((1,), weight, dtype=total_N.dtype))
+            if self.normalize:
+                total_N.div_(torch.tensor(weights, dtype=total_N.dtype).sum())
+            tensors_N[0].copy_(total_N)
+        return tensors[0]
 
 
 CASES = (

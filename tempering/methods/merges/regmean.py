@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tempering.cases import MergeCase
 from tempering.merges import Base, Draw, Statistic
+from tempering.methods.merges._least import solved
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,11 @@ class RegMean:
         if len(grams) == len(tensors):
             # Changes from the average: where no input reaches there are none, and equal models give that model to the bit.
             change = torch.stack([(tensor.double() - mean) @ gram for tensor, gram in zip(tensors, grams, strict=True)]).sum(0)
-            mean += _solved(torch.stack(grams).sum(0), change.T).T
+            mean += solved(torch.stack(grams).sum(0), change.T).T
         return mean.to(first.dtype)
 
     def _shrunk(self, gram: Tensor) -> Tensor:
         return self.alpha * gram + (1 - self.alpha) * gram.diag().diag()
-
-
-def _solved(gram: Tensor, right: Tensor) -> Tensor:
-    """The shortest of the X that bring `gram` X nearest to `right`; what carries less than a millionth of the inputs counts as nothing."""
-    return torch.linalg.lstsq(gram, right, rcond=1e-6, driver="gelsy").solution
 
 
 CASES = (
@@ -59,7 +55,4 @@ CASES = (
     MergeCase("not a linear layer", RegMean(), [[1, 2], [4, 6]], [2.5, 4], known=[None, None]),
     MergeCase("known of one model alone", RegMean(), [[[1, 2]], [[4, 6]]], [[2.5, 4]], known=[[[1, 0], [0, 1]], None]),
 )
-EQUIVALENT = {
-    "__call__:constant:1": "whichever model the changes are taken from, they are taken from one",
-    "_shrunk:negate:1": "one sign of all products stands on both sides of the equation",
-}
+EQUIVALENT = {"__call__:constant:1": "whichever model the changes are taken from, they are taken from one"}

@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from tempering.cases import MergeCase
 from tempering.errors import UserError
 from tempering.merges import Base, Draw
-from tempering.methods.merges._vectors import against, wide
+from tempering.methods.merges._vectors import against, blocks, wide
 
 STRAIGHT = 0.9995
 """Cosine from which on the arc is taken for a line."""
@@ -36,25 +35,26 @@ class Slerp:
     def __call__(self, base: Tensor | None, tensors: Sequence[Tensor], draw: Draw) -> Tensor:
         if len(tensors) != 1:
             raise UserError(f"slerp is between two models, and {len(tensors) + 1} are given; take multislerp or karcher for more")
-        first, second = wide(against(base, self)), wide(tensors[0])
-        cosine = float(_unit(torch.dot(first.view(-1), second.view(-1)), first, second))
+        first, second = against(base, self), tensors[0]
+        product = square = other = 0.0
+        for first_N, second_N in blocks(first, second):
+            a_N, b_N = wide(first_N), wide(second_N)
+            product, square, other = product + float(a_N @ b_N), square + float(a_N @ a_N), other + float(b_N @ b_N)
+        # Nothing has no direction and stays as it is.
+        for norm in (math.sqrt(square), math.sqrt(other)):
+            product = product / norm if norm > 1e-8 else product
         at, to = 1 - self.t, self.t
-        if abs(cosine) <= STRAIGHT:
-            angle = math.acos(cosine)
+        if abs(product) <= STRAIGHT:
+            angle = math.acos(product)
             at, to = math.sin(at * angle) / math.sin(angle), math.sin(to * angle) / math.sin(angle)
-        return (first * at).add_(second, alpha=to).to(tensors[0].dtype)
-
-
-def _unit(product: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """A product of two tensors as that of their directions; nothing has no direction and stays as it is."""
-    for norm in (torch.linalg.vector_norm(first), torch.linalg.vector_norm(second)):
-        product = product / norm if norm > 1e-8 else product
-    return product
+        for first_N, second_N in blocks(first, second):
+            second_N.copy_((wide(first_N) * at).add_(wide(second_N), alpha=to))
+        return second
 
 
 CASES = (
     MergeCase("a third of a right angle, norms differ", Slerp(t=1 / 3), [[0, 2.0]], [math.sqrt(3) / 2, 1.0], base=[1.0, 0]),
     MergeCase("nearly one direction: the straight line", Slerp(t=0.25), [[2.0, 0.01]], [1.25, 0.0025], base=[1.0, 0]),
     MergeCase("nearly opposite: the straight line too", Slerp(t=0.25), [[-3.0, 0.01]], [0, 0.0025], base=[1.0, 0]),
-    MergeCase("60 degrees", Slerp(t=0.5), [[1.0, math.sqrt(3)]], [2 / math.sqrt(3), 1], base=[1.0, 0]),
+    MergeCase("60 degrees", Slerp(t=0.5), [[1.0, math.sqrt(3)]], [math.sqrt(3), 1], base=[2.0, 0]),
 )
