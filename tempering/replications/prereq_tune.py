@@ -1,0 +1,59 @@
+"""A model that is taught a form of answers over facts it does not know keeps more of its own facts if it was lent the new ones first.
+
+Liu et al. 2024 (arXiv 2410.19290) find that fine-tuning on facts which a model does not know makes it say false things, and that this is less so where
+an adapter learns those facts first, and the skill another one on top of it, from which the first is then taken away. Here the skill is to answer in a
+sentence; it is taught with questions about 40 people whom the model does not know. Scored by the answers, in sentences, to held-out questions about
+the hundred people that it does know. The baseline teaches a LoRA adapter of the same rank by the same rows in the same order for as many steps; the
+method's first stage, short answers about the same 40 people learned into an adapter of its own, comes on top. There are no fictitious examples
+besides, and no loss without the knowledge (`alone`), which is for facts that the model knows. Beside it: how many of the answers are sentences about
+the person asked for, and how many of the new people's facts the model says in the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tempering.methods.objectives.nll import NLL
+from tempering.methods.objectives.prereq_tune import PrereqTune
+from tempering.methods.scopes.lora import LoRA
+from tempering.methods.scopes.stacked import Stacked
+from tempering.models import save
+from tempering.proof.claims import Claim, Scale
+from tempering.proof.small import score, sft_rows, tiny, train
+from tempering.worlds.graded import Graded
+from tempering.worlds.people import People
+
+CLAIM = Claim(
+    method="prereq_tune",
+    catalogue=("S120",),
+    title="Prereq-Tune against LoRA fine-tuning on unknown facts: known facts in a new form",
+    claim="After the same rows and steps on facts that it does not know, a model answers more about facts it knows if an adapter knew them meanwhile.",
+    baseline="a LoRA adapter of the same rank trained on the same rows, without knowledge beneath",
+    metric="known facts",
+    smallest_effect=0.05,
+)
+FACTS_STEPS, STEPS = 120, 60
+FACTS_LR, LR = 3e-3, 3e-3
+
+
+def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
+    """Accuracy on people whom the model knew; and what stands beside."""
+    start, new, known = tiny(), People(40, seed, 20_000), People(100, style="sentence")
+    sentences = replace(new, style="sentence")
+    with TemporaryDirectory() as folder:
+        beneath = ()
+        if arm == "method":
+            facts = sft_rows(start, new.records("train"), train_on="all")
+            taught = train(start, NLL(), facts, steps=scale(FACTS_STEPS), seed=seed, lr=FACTS_LR, scope=LoRA(r=32, alpha=64.0))
+            beneath = (str(save(taught, Path(folder) / "facts")),)
+        scope = Stacked(r=64, alpha=128.0, beneath=beneath)
+        tuned = train(start, PrereqTune(alone=0.0), sft_rows(start, sentences.records("train")), steps=scale(STEPS), seed=seed, lr=LR, scope=scope)
+    items = tuple(known.items("test", scale(200)))
+    form = Graded("form", items[: scale(60)], lambda output, item: output.strip().endswith(".") and len(output.split()) > 3)
+    return {
+        "known facts": score(tuned, known.probe("test", scale(200))),
+        "sentences": score(tuned, form),
+        "new facts": score(tuned, sentences.probe("test", scale(60))),
+    }
