@@ -49,7 +49,11 @@ def tasks(seed: int) -> tuple[list[Record], list[Record]]:
         held = number >= TASKS
         kinds = source.sample(sorted(VALUES), 2)
         labels = words[2 * number : 2 * number + 2]
-        pool = [(thing, *one) for kind, *one in zip(kinds, labels, labels[::-1], strict=True) for thing in things[kind][slice(30, 40) if held else slice(30)]]
+        pool = [
+            (thing, *one)
+            for kind, *one in zip(kinds, labels, labels[::-1], strict=True)
+            for thing in things[kind][slice(30, 40) if held else slice(30)]
+        ]
         for thing, label, other in source.sample(pool, EACH):
             tags = {"task": str(number), "right": label, "wrong": other}
             found[held].append(Record((user(thing),), (answer(label),), id=f"{number}.{thing}", tags=tags))

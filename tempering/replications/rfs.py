@@ -127,7 +127,8 @@ def _features(policy: Policy, some: list[Row]) -> tuple[Tensor, Tensor]:
     """Unit features [N, H + 1] with a one behind for the intercept, and classes [N]."""
     import torch
 
-    states_NH = last_states(policy, [row["train"][0].ids.tolist() for row in some])[:, -1].double()
+    body: Any = policy.model.backbone
+    states_NH = last_states(Policy(body, policy.tokenizer), [row["train"][0].ids.tolist() for row in some])[:, -1].double()
     unit_NH = states_NH / states_NH.norm(dim=1, keepdim=True)
     return torch.cat([unit_NH, torch.ones(len(some), 1)], 1), torch.tensor([int(row["train"][0].extras["label"]) for row in some])
 
