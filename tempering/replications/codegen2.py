@@ -3,9 +3,10 @@
 Nijkamp et al. 2023 (arXiv 2305.02309) train one left-to-right model on a mixture, half plain texts and half span corruption, so that it infills.
 Here a text is two sentences about a person, each with the name, and the people of the test are in no training text. One of the two names is masked;
 which of four names belongs there can be seen in the text after the mask, or before it. Both arms see the same texts in the same order for as many
-steps. The method is asked as it was trained: the text with <mask_1>, then <sep><mask_1>, and each name with <eom>. The baseline, which has only learned
-to go on, ranks the names behind what stands before the mask. Two things stand beside: how often the whole text is likeliest with the right name, which
-needs a pass over the rest of the text for each name and says of the baseline what it knows but cannot write; and the loss on unmasked texts.
+steps. The method is asked as it was trained: the text with <mask_1>, then <sep><mask_1>, and each name with <eom>. The baseline, which has only
+learned to go on, ranks the names behind what stands before the mask. Two things stand beside: how often the whole text is likeliest with the right
+name, which needs a pass over the rest of the text for each name and says of the baseline what it knows but cannot write; and the loss on unmasked
+texts.
 """
 
 from __future__ import annotations

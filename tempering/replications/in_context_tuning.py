@@ -1,11 +1,11 @@
 """A model tuned to answer after examples of a task learns new tasks from examples; one tuned on the same tasks without examples does so less.
 
-Chen et al. 2021 (arXiv 2110.07814) tune a model to predict a label after instruction and five examples of the task, over many tasks, and find that it
-learns held-out tasks from examples better than by prompting a model that was not tuned so. Here a task is to tell things of two kinds (cities from
-jobs, pets from food) by two label words that are drawn for the task, so that only examples say which word is which. The tasks of the test have words
-and things that no task of the tuning has. Both arms take as many steps of as many questions of the same 60 tasks, the baseline's without examples,
-so that its rows are shorter; both are asked after five examples, and the likelier of the two words counts (0.5 by chance). The model before any tuning
-stands beside.
+Chen et al. 2021 (arXiv 2110.07814) tune a model to predict a label after instruction and five examples of the task, over many tasks, and find that
+it learns held-out tasks from examples better than by prompting a model that was not tuned so. Here a task is to tell things of two kinds (cities
+from jobs, pets from food) by two label words that are drawn for the task, so that only examples say which word is which. The tasks of the test have
+words and things that no task of the tuning has. Both arms take as many steps of as many questions of the same 60 tasks, the baseline's without
+examples, so that its rows are shorter; both are asked after five examples, and the likelier of the two words counts (0.5 by chance). The model
+before any tuning stands beside.
 """
 
 from __future__ import annotations

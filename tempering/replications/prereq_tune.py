@@ -1,12 +1,12 @@
 """A model that is taught a form of answers over facts it does not know keeps more of its own facts if it was lent the new ones first.
 
-Liu et al. 2024 (arXiv 2410.19290) find that fine-tuning on facts which a model does not know makes it say false things, and that this is less so where
-an adapter learns those facts first, and the skill another one on top of it, from which the first is then taken away. Here the skill is to answer in a
-sentence; it is taught with questions about 40 people whom the model does not know. Scored by the answers, in sentences, to held-out questions about
-the hundred people that it does know. The baseline teaches a LoRA adapter of the same rank by the same rows in the same order for as many steps; the
-method's first stage, short answers about the same 40 people learned into an adapter of its own, comes on top. There are no fictitious examples
-besides, and no loss without the knowledge (`alone`), which is for facts that the model knows. Beside it: how many of the answers are sentences about
-the person asked for, and how many of the new people's facts the model says in the end.
+Liu et al. 2024 (arXiv 2410.19290) find that fine-tuning on facts which a model does not know makes it say false things, and that this is less so
+where an adapter learns those facts first, and the skill another one on top of it, from which the first is then taken away. Here the skill is to
+answer in a sentence; it is taught with questions about 40 people whom the model does not know. Scored by the answers, in sentences, to held-out
+questions about the hundred people that it does know. The baseline teaches a LoRA adapter of the same rank by the same rows in the same order for as
+many steps; the method's first stage, short answers about the same 40 people learned into an adapter of its own, comes on top. There are no
+fictitious examples besides, and no loss without the knowledge (`alone`), which is for facts that the model knows. Beside it: how many of the answers
+are sentences about the person asked for, and how many of the new people's facts the model says in the end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CLAIM = Claim(
     method="prereq_tune",
     catalogue=("S120",),
     title="Prereq-Tune against LoRA fine-tuning on unknown facts: known facts in a new form",
-    claim="After the same rows and steps on facts that it does not know, a model answers more about facts it knows if an adapter knew them meanwhile.",
+    claim="After the same steps on facts that it does not know, a model answers more about facts it knows if an adapter knew them meanwhile.",
     baseline="a LoRA adapter of the same rank trained on the same rows, without knowledge beneath",
     metric="known facts",
     smallest_effect=0.05,

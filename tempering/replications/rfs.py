@@ -1,11 +1,11 @@
 """A frozen embedding that was trained on other classes and distilled once tells new classes from five examples better than fine-tuning on them does.
 
 Tian et al. 2020 (arXiv 2003.11539) train a network on the merged base classes, distil it into a second generation, freeze it, and fit a logistic
-regression on unit features of five examples of each new class; this beats methods that adapt the network. Here a text is a story about numbers and its
-class is the plot: what happens in it and in which order (finds, then loses; boxes, then finds). There are 21 plots, 15 of them base classes; an episode
-has five of the other six with five examples each, and asks about 15 more of each (0.2 by chance). The baseline takes the first generation, which both
-arms share, and fine-tunes all its weights with a new head on the examples of the episode. The first generation's own logistic regression stands beside:
-what of the effect is the distillation's. Of the start model, too.
+regression on unit features of five examples of each new class; this beats methods that adapt the network. Here a text is a story about numbers and
+its class is the plot: what happens in it and in which order (finds, then loses; boxes, then finds). There are 21 plots, 15 of them base classes; an
+episode has five of the other six with five examples each, and asks about 15 more of each (0.2 by chance). The baseline takes the first generation,
+which both arms share, and fine-tunes all its weights with a new head on the examples of the episode. The first generation's own logistic regression
+stands beside: what of the effect is the distillation's. Of the start model, too.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _features(policy: Policy, some: list[Row]) -> tuple[Tensor, Tensor]:
 
 
 def regression(unit_NH: Tensor, label_N: Tensor) -> Tensor:
-    """Weights [K, H] of the logistic regression with half the squared weights as its penalty, the intercept's not (C = 1, as in the released code)."""
+    """Weights [K, H] of a logistic regression; its penalty, as in the released code, is half the squared weights, those of the intercept apart."""
     import torch
     from scipy.optimize import minimize
 

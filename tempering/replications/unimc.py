@@ -1,11 +1,12 @@
 """A model that judges each option in a branch of its own chooses among options of new kinds better than one that answers with the option's letter.
 
 Yang et al. 2022 (arXiv 2210.08590) turn tasks into multiple choice where options do not see each other and are ranked by how much the model wants to
-say yes behind each, and find better zero-shot accuracy than generative models have. Here the questions are about the hundred people that builtin:tiny
-knows, with three wrong options of the same kind (0.25 by chance). Both arms are tuned on questions about three kinds of facts (say city, job, pet), the
-same ones in the same order for as many steps, and asked about the other three, whose facts the model knows but was never given options for. The baseline
-reads the options behind letters and answers with a letter; the choice is the likeliest letter. Ranking options by their own likelihood, which is how the
-model learned the facts, is right nearly always and leaves nothing to gain; it stands beside, of the model before tuning.
+say yes behind each, and find better zero-shot accuracy than generative models have. Here the questions are about the hundred people that
+builtin:tiny knows, with three wrong options of the same kind (0.25 by chance). Both arms are tuned on questions about three kinds of facts (say
+city, job, pet), the same ones in the same order for as many steps, and asked about the other three, whose facts the model knows but was never given
+options for. The baseline reads the options behind letters and answers with a letter; the choice is the likeliest letter. Ranking options by their
+own likelihood, which is how the model learned the facts, is right nearly always and leaves nothing to gain; it stands beside, of the model before
+tuning.
 """
 
 from __future__ import annotations
