@@ -23,13 +23,13 @@ CLAIM = Claim(
     metric="accuracy",
     smallest_effect=0.03,
 )
-STEPS = 60
+STEPS = 100
 LR = {"baseline": 1e-3, "method": 1e-3}
 
 
 def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
     """Accuracy on held-out stories; and the cross-entropy of their solutions."""
-    world, start = WordProblems(max_steps=3, seed=seed), tiny()
+    world, start = WordProblems(seed=seed), tiny()
     rows = sft_rows(start, world.records("train", 16 * scale(STEPS)))
     tuned = train(start, IFT() if arm == "method" else NLL(norm="segment_mean"), rows, steps=scale(STEPS), seed=seed, lr=LR[arm])
     held = sft_rows(start, world.records("test", scale(150)))

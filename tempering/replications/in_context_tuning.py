@@ -1,11 +1,10 @@
 """A model tuned to answer after examples of a task learns new tasks from examples; one tuned on the same tasks without examples does so less.
 
 Chen et al. 2021 (arXiv 2110.07814) tune a model to predict a label after instruction and five examples of the task, over many tasks, and find that
-it learns held-out tasks from examples better than by prompting a model that was not tuned so. Here a task is to tell things of two kinds (cities
-from jobs, pets from food) by two label words that are drawn for the task, so that only examples say which word is which. The tasks of the test have
-words and things that no task of the tuning has. Both arms take as many steps of as many questions of the same 60 tasks, the baseline's without
-examples, so that its rows are shorter; both are asked after five examples, and the likelier of the two words counts (0.5 by chance). The model
-before any tuning stands beside.
+it learns held-out tasks from examples better than by prompting a model that was not tuned so. Here a task is a code: two words stand for two others,
+all drawn for the task, so that only examples say which for which. The words of the test's tasks are in no task of the tuning. Both arms take as many
+steps of as many questions of the same 240 tasks, the baseline's without examples, so that its rows are shorter; both are asked after five examples,
+and the likelier of the two words counts (0.5 by chance). The model before any tuning stands beside.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from tempering.proof.small import sft_rows, tiny, train
 from tempering.types import Policy, Record
 from tempering.worlds.base import rng
 from tempering.worlds.instructions import WORDS
-from tempering.worlds.people_words import VALUES
 
 CLAIM = Claim(
     method="in_context_tuning",
@@ -32,31 +30,25 @@ CLAIM = Claim(
     metric="accuracy",
     smallest_effect=0.1,
 )
-TASKS, HELD = 60, 20
-EACH = 16
+TASKS, HELD = 240, 25
+EACH = 8
 """Questions of a task."""
-STEPS = 200
-LR = 1e-3
+STEPS = 120
+LR = 2e-3
 
 
 def tasks(seed: int) -> tuple[list[Record], list[Record]]:
     """Questions of the tasks for tuning, and of the held-out ones; the tags "right" and "wrong" are a question's two labels."""
     source = rng("in_context_tuning", seed)
-    words = source.sample(WORDS, 2 * (TASKS + HELD))
-    things = {kind: source.sample(values, len(values)) for kind, values in VALUES.items()}
+    words = source.sample(WORDS, len(WORDS))
     found: tuple[list[Record], list[Record]] = [], []
     for number in range(TASKS + HELD):
         held = number >= TASKS
-        kinds = source.sample(sorted(VALUES), 2)
-        labels = words[2 * number : 2 * number + 2]
-        pool = [
-            (thing, *one)
-            for kind, *one in zip(kinds, labels, labels[::-1], strict=True)
-            for thing in things[kind][slice(30, 40) if held else slice(30)]
-        ]
-        for thing, label, other in source.sample(pool, EACH):
-            tags = {"task": str(number), "right": label, "wrong": other}
-            found[held].append(Record((user(thing),), (answer(label),), id=f"{number}.{thing}", tags=tags))
+        first, second, one, other = source.sample(words[:50] if held else words[50:], 4)
+        for i in range(EACH):
+            asked, label, wrong = ((first, one, other), (second, other, one))[i % 2]
+            tags = {"task": str(number), "right": label, "wrong": wrong}
+            found[held].append(Record((user(asked),), (answer(label),), id=f"{number}.{i}", tags=tags))
     return found
 
 

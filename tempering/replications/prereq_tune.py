@@ -22,6 +22,7 @@ from tempering.methods.scopes.stacked import Stacked
 from tempering.models import save
 from tempering.proof.claims import Claim, Scale
 from tempering.proof.small import score, sft_rows, tiny, train
+from tempering.worlds.base import Item
 from tempering.worlds.graded import Graded
 from tempering.worlds.people import People
 
@@ -31,11 +32,20 @@ CLAIM = Claim(
     title="Prereq-Tune against LoRA fine-tuning on unknown facts: known facts in a new form",
     claim="After the same steps on facts that it does not know, a model answers more about facts it knows if an adapter knew them meanwhile.",
     baseline="a LoRA adapter of the same rank trained on the same rows, without knowledge beneath",
-    metric="known facts",
+    metric="known facts in sentences",
     smallest_effect=0.05,
 )
 FACTS_STEPS, STEPS = 120, 60
-FACTS_LR, LR = 3e-3, 3e-3
+FACTS_LR, LR = 3e-3, 1e-3
+
+
+def said(people: People, n: int, *, form: bool) -> Graded:
+    """How many facts are said, in a sentence if `form`; a short answer is one to three words without a full stop."""
+
+    def right(output: str, item: Item) -> bool:
+        return people.grade(output, item) and not (form and not (output.strip().endswith(".") and len(output.split()) > 3))
+
+    return Graded("said", tuple(people.items("test", n)), right, max_new_tokens=people.max_new_tokens)
 
 
 def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
@@ -50,10 +60,8 @@ def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
             beneath = (str(save(taught, Path(folder) / "facts")),)
         scope = Stacked(r=64, alpha=128.0, beneath=beneath)
         tuned = train(start, PrereqTune(alone=0.0), sft_rows(start, sentences.records("train")), steps=scale(STEPS), seed=seed, lr=LR, scope=scope)
-    items = tuple(known.items("test", scale(200)))
-    form = Graded("form", items[: scale(60)], lambda output, item: output.strip().endswith(".") and len(output.split()) > 3)
     return {
-        "known facts": score(tuned, known.probe("test", scale(200))),
-        "sentences": score(tuned, form),
-        "new facts": score(tuned, sentences.probe("test", scale(60))),
+        "known facts in sentences": score(tuned, said(known, scale(200), form=True)),
+        "known facts": score(tuned, said(known, scale(200), form=False)),
+        "new facts": score(tuned, said(sentences, scale(60), form=False)),
     }

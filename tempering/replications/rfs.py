@@ -39,8 +39,8 @@ CLAIM = Claim(
     metric="accuracy",
     smallest_effect=0.05,
 )
-BASE, WAYS, SHOTS, ASKED, EPISODES = 15, 5, 5, 15, 6
-STEPS, TUNED_STEPS = 100, 20
+BASE, WAYS, SHOTS, ASKED, EPISODES = 10, 5, 1, 15, 10
+STEPS, TUNED_STEPS = 60, 20
 LR, TUNED_LR = 1e-3, 1e-3
 FIRST = RFS(hard=1.0, distil=0.0)
 
@@ -144,6 +144,6 @@ def regression(unit_NH: Tensor, label_N: Tensor) -> Tensor:
         weight_KH = torch.tensor(flat.reshape(size), requires_grad=True)
         loss = torch.nn.functional.cross_entropy(unit_NH @ weight_KH.T, label_N, reduction="sum") + weight_KH[:, :-1].square().sum() / 2
         (slope,) = torch.autograd.grad(loss, weight_KH)
-        return float(loss), slope.numpy().ravel()
+        return float(loss.detach()), slope.numpy().ravel()
 
     return torch.tensor(minimize(value, np.zeros(size[0] * size[1]), jac=True, method="L-BFGS-B").x.reshape(size))

@@ -11,8 +11,6 @@ tuning.
 
 from __future__ import annotations
 
-from itertools import islice
-
 from tempering.data import options_row
 from tempering.items import mean
 from tempering.making import answer, user
@@ -23,7 +21,7 @@ from tempering.proof.claims import Claim, Scale
 from tempering.proof.small import TRAINING, score, sft_rows, tiny, train
 from tempering.scored import scored
 from tempering.types import Policy, Record, Row
-from tempering.worlds.base import Item, rng
+from tempering.worlds.base import Item
 from tempering.worlds.people import People
 from tempering.worlds.people_words import VALUES
 
@@ -59,10 +57,10 @@ def branches(policy: Policy, items: list[Item]) -> list[Row]:
 
 def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
     """Accuracy on kinds of facts that the tuning did not have, and on those that it had."""
-    kinds, start = rng("unimc", seed).sample(sorted(VALUES), len(VALUES)), tiny()
-    known, new = (People(100, kinds=tuple(some)) for some in (kinds[:3], kinds[3:]))
-    learned = list(islice(known.choice_items("train"), 16 * scale(STEPS)))
-    held = {"accuracy": list(new.choice_items("test", scale(200))), "accuracy on the kinds tuned on": list(known.choice_items("test", scale(100)))}
+    start, kinds = tiny(), tuple(VALUES)
+    known, new = People(50, kinds=kinds), People(50, start=50, kinds=kinds)
+    learned = list(known.choice_items("train"))
+    held = {"accuracy": list(new.choice_items("test", scale(200))), "accuracy on the people tuned on": list(known.choice_items("test", scale(100)))}
     how = {"steps": scale(STEPS), "seed": seed, "lr": LR[arm]}
     if arm == "method":
         tuned = train(start, UniMC(), branches(start, learned), **how)
