@@ -4,7 +4,8 @@ Chen et al. 2021 (arXiv 2110.07814) tune a model to predict a label after instru
 it learns held-out tasks from examples better than by prompting a model that was not tuned so. Here a task is a code: two words stand for two others,
 all drawn for the task, so that only examples say which for which. The words of the test's tasks are in no task of the tuning. Both arms take as many
 steps of as many questions of the same 240 tasks, the baseline's without examples, so that its rows are shorter; both are asked after five examples,
-and the likelier of the two words counts (0.5 by chance). The model before any tuning stands beside.
+and the likelier of the two words counts (0.5 by chance). The model before any tuning stands beside. On seed 100, which is none of the seeds that
+count, neither arm was above chance, with these settings nor with things of two kinds in the place of the two words, 200 steps and a rate of 1e-3.
 """
 
 from __future__ import annotations

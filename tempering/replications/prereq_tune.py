@@ -1,12 +1,12 @@
 """A model that is taught a form of answers over facts it does not know keeps more of its own facts if it was lent the new ones first.
 
-Liu et al. 2024 (arXiv 2410.19290) find that fine-tuning on facts which a model does not know makes it say false things, and that this is less so
+Liu et al. 2024 (arXiv 2410.19290) find that fine-tuning on facts which a model does not know makes it say false things, and that it does so less
 where an adapter learns those facts first, and the skill another one on top of it, from which the first is then taken away. Here the skill is to
-answer in a sentence; it is taught with questions about 40 people whom the model does not know. Scored by the answers, in sentences, to held-out
-questions about the hundred people that it does know. The baseline teaches a LoRA adapter of the same rank by the same rows in the same order for as
-many steps; the method's first stage, short answers about the same 40 people learned into an adapter of its own, comes on top. There are no
-fictitious examples besides, and no loss without the knowledge (`alone`), which is for facts that the model knows. Beside it: how many of the answers
-are sentences about the person asked for, and how many of the new people's facts the model says in the end.
+answer in a sentence; it is taught with questions about 40 people whom the model does not know. Scored by held-out questions about the hundred people
+that it does know: an answer counts if it is right and a sentence. The baseline teaches a LoRA adapter of the same rank by the same rows in the same
+order for as many steps; the method's first stage, short answers about the same 40 people learned into an adapter of its own, comes on top. There are
+no fictitious examples besides, and no loss without the knowledge (`alone`), which is for facts that the model knows. Beside it: right answers in any
+form, and how many of the new people's facts the model says in the end. The rate of the second stage is the better of 1e-3 and 3e-3 for TODO.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tempering.methods.scopes.stacked import Stacked
 from tempering.models import save
 from tempering.proof.claims import Claim, Scale
 from tempering.proof.small import score, sft_rows, tiny, train
+from tempering.types import Row
 from tempering.worlds.base import Item
 from tempering.worlds.graded import Graded
 from tempering.worlds.people import People
@@ -35,7 +36,7 @@ CLAIM = Claim(
     metric="known facts in sentences",
     smallest_effect=0.05,
 )
-FACTS_STEPS, STEPS = 120, 60
+FACTS_STEPS, STEPS = 150, 60
 FACTS_LR, LR = 3e-3, 1e-3
 
 
@@ -49,19 +50,24 @@ def said(people: People, n: int, *, form: bool) -> Graded:
 
 
 def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
-    """Accuracy on people whom the model knew; and what stands beside."""
-    start, new, known = tiny(), People(40, seed, 20_000), People(100, style="sentence")
-    sentences = replace(new, style="sentence")
+    """Accuracy on people whom the model knew, in sentences; and what stands beside."""
+    start, familiar, new = tiny(), People(40), People(40, seed, 20_000)
+    known, both = People(60, start=40, style="sentence"), [(familiar, 1.0), (new, 0.0)]
+    rows = [row for people, real in both for row in _marked(sft_rows(start, replace(people, style="sentence").records("train")), real)]
     with TemporaryDirectory() as folder:
-        beneath = ()
+        objective, beneath = PrereqTune(alone=0.0), ()
         if arm == "method":
-            facts = sft_rows(start, new.records("train"), train_on="all")
+            facts = [row for people, _ in both for row in sft_rows(start, people.records("train"), train_on="all")]
             taught = train(start, NLL(), facts, steps=scale(FACTS_STEPS), seed=seed, lr=FACTS_LR, scope=LoRA(r=32, alpha=64.0))
-            beneath = (str(save(taught, Path(folder) / "facts")),)
-        scope = Stacked(r=64, alpha=128.0, beneath=beneath)
-        tuned = train(start, PrereqTune(alone=0.0), sft_rows(start, sentences.records("train")), steps=scale(STEPS), seed=seed, lr=LR, scope=scope)
+            objective, beneath = PrereqTune(), (str(save(taught, Path(folder) / "facts")),)
+        tuned = train(start, objective, rows, steps=scale(STEPS), seed=seed, lr=LR, scope=Stacked(r=64, alpha=128.0, beneath=beneath))
     return {
         "known facts in sentences": score(tuned, said(known, scale(200), form=True)),
         "known facts": score(tuned, said(known, scale(200), form=False)),
-        "new facts": score(tuned, said(sentences, scale(60), form=False)),
+        "new facts": score(tuned, said(new, scale(60), form=False)),
     }
+
+
+def _marked(rows: list[Row], real: float) -> list[Row]:
+    """The same rows with the column that the loss asks for."""
+    return [{"train": tuple(replace(segment, extras={**segment.extras, "real": real}) for segment in row["train"])} for row in rows]
