@@ -6,7 +6,8 @@ which of four names belongs there can be seen in the text after the mask, or bef
 steps. The method is asked as it was trained: the text with <mask_1>, then <sep><mask_1>, and each name with <eom>. The baseline, which has only
 learned to go on, ranks the names behind what stands before the mask. Two things stand beside: how often the whole text is likeliest with the right
 name, which needs a pass over the rest of the text for each name and says of the baseline what it knows but cannot write; and the loss on unmasked
-texts.
+texts. The learning rate is the better of 1e-3 (with half as many steps) and 3e-3 for both arms on seed 100, which is none of the seeds that count;
+there, with the settings of now, the method filled in 0.39 right and the baseline 0.58: a model of this size does not learn to fill in so soon.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ CLAIM = Claim(
     metric="infilled",
     smallest_effect=0.05,
 )
-STEPS = 100
-LR = 1e-3
+STEPS = 200
+LR = 3e-3
 
 
 @dataclass(frozen=True)

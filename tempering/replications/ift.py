@@ -4,7 +4,8 @@ Hua et al. 2024 (arXiv 2405.11870) fine-tune with part of each input embedding r
 the losses that follow, and find the same data to do better in generation and reasoning than by plain fine-tuning. Here the solutions are those of
 short stories about numbers, one or two steps long, worked step by step; each step needs the result of the one before. Both arms see the same stories
 in the same order for as many steps; scored by the answers that are written greedily to held-out stories. Cross-entropy of held-out solutions stands
-beside. The learning rate TODO.
+beside. The learning rate, one for both, is the only one that was tried, on seed 100, which is none of the seeds that count; there
+solved a third, and the baseline not much more.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ CLAIM = Claim(
     smallest_effect=0.03,
 )
 STEPS = 100
-LR = {"baseline": 1e-3, "method": 1e-3}
+LR = 1e-3
 
 
 def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
     """Accuracy on held-out stories; and the cross-entropy of their solutions."""
     world, start = WordProblems(seed=seed), tiny()
     rows = sft_rows(start, world.records("train", 16 * scale(STEPS)))
-    tuned = train(start, IFT() if arm == "method" else NLL(norm="segment_mean"), rows, steps=scale(STEPS), seed=seed, lr=LR[arm])
+    tuned = train(start, IFT() if arm == "method" else NLL(norm="segment_mean"), rows, steps=scale(STEPS), seed=seed, lr=LR)
     held = sft_rows(start, world.records("test", scale(150)))
     return {"accuracy": score(tuned, world.probe("test", scale(150))), "loss": loss(tuned, held)}
