@@ -6,7 +6,10 @@ answer in a sentence; it is taught with questions about 40 people whom the model
 that it does know: an answer counts if it is right and a sentence. The baseline teaches a LoRA adapter of the same rank by the same rows in the same
 order for as many steps; the method's first stage, short answers about the same 40 people learned into an adapter of its own, comes on top. There are
 no fictitious examples besides, and no loss without the knowledge (`alone`), which is for facts that the model knows. Beside it: right answers in any
-form, and how many of the new people's facts the model says in the end. The rate of the second stage is the better of 1e-3 and 3e-3 for TODO.
+form, and how many of the new people's facts the model says in the end. Rates, tried on seed 100, which is none of the seeds that count: 4e-4 (with
+half as many steps more), 1e-3 and 3e-3; each arm has that with which it came out best. There the method's model still gave most of the right
+answers, but often in its old short form: without the knowledge beneath it the skill was only half there. With half of the questions about people
+whom the model knows, and the loss without the knowledge for these, both arms were worse at 1e-3.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ CLAIM = Claim(
     smallest_effect=0.05,
 )
 FACTS_STEPS, STEPS = 120, 60
-FACTS_LR, LR = 3e-3, 1e-3
+FACTS_LR, LR = 3e-3, {"baseline": 4e-4, "method": 1e-3}
 
 
 def said(people: People, n: int, *, form: bool) -> Graded:
@@ -59,7 +62,9 @@ def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
             taught = train(start, NLL(), facts, steps=scale(FACTS_STEPS), seed=seed, lr=FACTS_LR, scope=LoRA(r=32, alpha=64.0))
             beneath = (str(save(taught, Path(folder) / "facts")),)
         scope = Stacked(r=64, alpha=128.0, beneath=beneath)
-        tuned = train(start, PrereqTune(alone=0.0), sft_rows(start, sentences.records("train")), steps=scale(STEPS), seed=seed, lr=LR, scope=scope)
+        tuned = train(
+            start, PrereqTune(alone=0.0), sft_rows(start, sentences.records("train")), steps=scale(STEPS), seed=seed, lr=LR[arm], scope=scope
+        )
     return {
         "known facts in sentences": score(tuned, said(known, scale(200), form=True)),
         "known facts": score(tuned, said(known, scale(200), form=False)),
