@@ -2,10 +2,10 @@
 
     loss = hard * CE(label, p_k) + distil * T^2 * KL(p_k-1 || p_k),   both p of the KL at temperature T
 
-Tian et al. 2020, arXiv 2003.11539 (S154), equations 4 to 6; hard = distil = 0.5 and T = 4 as in the released script, the factor T^2 is recalled, not
-checked. The first generation has no teacher: RFS(hard=1, distil=0). The policy is a `ValueModel` with one output for each class, read at the last
-scored token; the column "label" is the class, 0, 1, ...; the role "teacher" is the last generation. At test time the embedding is frozen and a
-logistic regression fitted on its unit vectors.
+Tian et al. 2020, arXiv 2003.11539 (S154), equations 4 to 6; hard = distil = 0.5, T = 4 and the factor T^2 are those of the released code. The first
+generation has no teacher: RFS(hard=1, distil=0). The policy is a `ValueModel` with one output for each class, read at the last scored token; the
+column "label" is the class, 0, 1, ...; the role "teacher" is the last generation. At test time the embedding is frozen and a logistic regression
+fitted on its unit vectors.
 """
 
 from __future__ import annotations
