@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -262,16 +263,20 @@ def sampling(path: str, prompts: int, shortest: int, longest: int, seed: int, ma
     from tempering import models
     from tempering.sampling.decoder import Decoder
     from tempering.sampling.types import Request
+    from tempering.sampling.weights import for_decoding
 
     meter.imported()
     data = inputs.read(path, seed)
     loaded = models.load(MODEL, dtype="bfloat16", say=_quiet)
     # No end token: every request makes exactly the tokens it asks for, whoever decodes.
     loaded.model.generation_config.eos_token_id = None  # type: ignore[union-attr]
-    policy = Policy(loaded.model, None)
+    # As `temper serve` does it: who only samples keeps the copy that decodes and nothing else.
+    policy = for_decoding(Policy(loaded.model, None), torch.bfloat16)
+    del loaded
+    gc.collect()
 
     def decode(requests: Sequence[Request]) -> int:
-        decoder, made = Decoder(policy, max_rows=max_rows, dtype=torch.bfloat16), 0
+        decoder, made = Decoder(policy, max_rows=max_rows), 0
         for request in requests:
             decoder.submit(request)
         while not decoder.idle:

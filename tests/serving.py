@@ -99,7 +99,7 @@ def running(app: Any) -> Iterator[str]:
 def serving(policy: Policy, make: Callable[[], Decoding] | None = None, *, capacity: int = 64, limits: Limits | None = None) -> Iterator[str]:
     """`temper serve` in this process, without the command line; yields the base URL that clients are given."""
     faults: list[str] = []
-    engine = Engine(make or (lambda: decoder_for(policy, 64, "fp32")), capacity)
+    engine = Engine(make or (lambda: decoder_for(policy, 64)), capacity)
     try:
         with running(make_app(engine, Served.of(policy, "tiny"), KEY, limits or Limits(), faults.append)) as url:
             yield f"{url}/v1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Literal
 
 from tempering.cli.show import say
@@ -53,13 +54,14 @@ def serve(
         raise UserError(f"--timeout {timeout}, --grace {grace}: expected seconds, and a timeout above 0")
     from tempering.cli.models import load
     from tempering.serve.app import Limits
-    from tempering.serve.engine import decoder_for
+    from tempering.serve.engine import decoder_for, ready
     from tempering.serve.jobs import Served
     from tempering.serve.run import serve as run
 
-    policy = load(model)
+    policy = ready(load(model), precision)
+    gc.collect()  # what was loaded, which a copy may have taken the place of
     return run(
-        lambda: decoder_for(policy, max_rows, precision),
+        lambda: decoder_for(policy, max_rows),
         Served.of(policy, name or policy.name or model),
         host=host,
         port=port,

@@ -27,7 +27,7 @@ from tempering.sampling.cache import PAGE, Plan, Run, SlotCache
 from tempering.sampling.chain import apply_decode, config_of, evaluating, max_positions, models_of, pad_left, stop_ids
 from tempering.sampling.choose import choose, tops
 from tempering.sampling.noise import stream
-from tempering.sampling.passes import Runner, Slots, States, fits_slots, runner_for
+from tempering.sampling.passes import Runner, Slots, States, runner_for
 from tempering.sampling.types import PromptLogps, Request, Token, Top
 from tempering.sampling.weights import decoding_copy
 from tempering.types import Policy
@@ -75,9 +75,6 @@ class Decoder:
         self._limit = max_positions(models)
         self._vocabulary = min(config_of(model).get_text_config().vocab_size for model in models.values())
         self._ends = stop_ids(policy)
-        for model in models.values():
-            # asked of the original, where it is sharper than in a copy of less precision; the copy has the answer from it
-            fits_slots(model)
         self._models = models if dtype is None else {role: decoding_copy(model, dtype) for role, model in models.items()}
         self._originals = [model for role, model in models.items() if self._models[role] is model]
         self._runners: dict[str, Runner] = {role: runner_for(model) for role, model in self._models.items()}

@@ -13,6 +13,7 @@ Shapes: T tokens of the pass, E hidden size, H query heads, K key heads, D head 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -78,18 +79,24 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
-def fuse(model: nn.Module) -> None:
-    """Replaces, in place, every block that can be. No gradient flows to its weights any more."""
-    verdicts = dict[type, bool]()
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            made: nn.Module | None = None
-            if _plain(child, _ATTENTION) and _known(child):
-                made = FusedAttention(child)
-            elif _plain(child, _FEED):
-                made = FusedFeed(child)
-            if made is not None and verdicts.setdefault(type(child), _agree(child, made) if type(child) not in verdicts else True):
+def fuse(model: nn.Module, tried: dict[Any, bool] | None = None, finish: Callable[[nn.Module], None] = lambda block: None) -> None:
+    """Replaces, in place, every block that can be. No gradient flows to its weights any more.
+
+    Args:
+        tried: which kinds of blocks agreed when they were tried; what is new is added.
+        finish: called with each new block.
+    """
+    tried = {} if tried is None else tried
+    for fused, fits in ((FusedAttention, lambda block: _plain(block, _ATTENTION) and _known(block)), (FusedFeed, lambda block: _plain(block, _FEED))):
+        # where they stand, not the blocks: one that is replaced is let go at once
+        for module, name in [(m, name) for m in model.modules() for name, child in m.named_children() if fits(child)]:
+            child = getattr(module, name)
+            made = fused(child)
+            if type(child) not in tried:
+                tried[type(child)] = _agree(child, made)
+            if tried[type(child)]:
                 setattr(module, name, made)
+                finish(made)
 
 
 def _agree(block: Any, made: Any) -> bool:

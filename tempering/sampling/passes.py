@@ -130,6 +130,11 @@ def fits_slots(model: nn.Module) -> bool:
     return _once(model, _SLOTS, _slots_agree)
 
 
+def carry(model: nn.Module, twin: nn.Module) -> None:
+    """What was found out about a model holds for a copy of it too."""
+    twin.__dict__.update({name: model.__dict__[name] for name in (_SLOTS, _CACHES) if name in model.__dict__})
+
+
 def _once(model: nn.Module, name: str, check: Callable[[nn.Module], bool]) -> bool:
     # kept on the model, as `models.heads` keeps its verdicts: a copy for decoding has them too
     if name not in model.__dict__:

@@ -30,17 +30,24 @@ class Decoding(Protocol):
     def prompt_logps(self, ticket: int) -> PromptLogps: ...
 
 
-def decoder_for(policy: Policy, max_rows: int, precision: Literal["auto", "fp32", "bf16"] = "auto") -> Decoding:
-    """The decoder that a policy is served with: on its own modules (fp32), or on a copy of its weights in bfloat16, which "auto" makes where the
-    processor is fast at it."""
+def ready(policy: Policy, precision: Literal["auto", "fp32", "bf16"] = "auto") -> Policy:
+    """What is served in the place of a policy: itself (fp32), or what its weights give in bfloat16, which "auto" takes where the processor is fast at
+    it. The policy given is of no use any more: let go of it."""
     import torch
 
-    from tempering.sampling.decoder import Decoder
+    from tempering.sampling.weights import for_decoding
     from tempering.signals import fast_bf16
 
     device = next(policy.model.parameters()).device
     fast = precision == "bf16" or (precision == "auto" and fast_bf16(device))
-    return Decoder(policy, max_rows=max_rows, dtype=torch.bfloat16 if fast else None)
+    return for_decoding(policy, torch.bfloat16) if fast else policy
+
+
+def decoder_for(policy: Policy, max_rows: int) -> Decoding:
+    """A decoder for what `ready` gave."""
+    from tempering.sampling.decoder import Decoder
+
+    return Decoder(policy, max_rows=max_rows)
 
 
 Event = PromptLogps | Token

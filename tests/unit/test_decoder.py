@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from tempering.errors import UserError
 from tempering.methods.decodes.mixture import Mixture
-from tempering.sampling.cache import PAGE, page_ranges
+from tempering.sampling.cache import PAGE, SlotLayer, page_ranges
 from tempering.sampling.choose import BLOCK, behaviour_logps, choose
 from tempering.sampling.decoder import Decoder
 from tempering.sampling.noise import gumbel, philox, stream
@@ -167,6 +168,21 @@ def test_memory_follows_what_is_in_flight() -> None:
     # 3 + 128 tokens, of which the last is never fed; the model has 512 positions
     assert (cache.slots, cache.pages) == (3, 2)
     assert [page.shape[::2] for layer in cache.layers for page in layer.pages[0]] == [(3, PAGE)] * 2 * len(cache.layers)
+
+
+def test_pages_take_memory_where_they_are_written() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    layer, like = SlotLayer(), torch.zeros(1, 8, 1, 64)
+    before = resident()
+    layer.fit(256, 4, like, like)
+    # 512 MiB of keys and values, which nobody has written
+    assert layer.pages[0][3].shape == (256, 8, PAGE, 64) and not layer.pages[0][3][255].any()
+    assert resident() - before < 2**26
+    layer.pages[0][0][:, :, 5] = 1
+    layer.fit(300, 4, like, like)
+    assert layer.pages[0][0][:256, :, 5].all() and layer.pages[0][0].sum() == 256 * 8 * 64
 
 
 def test_pages_are_read_where_rows_reach() -> None:

@@ -189,13 +189,15 @@ def test_the_command_checks_its_flags_before_it_loads(capsys: pytest.CaptureFixt
 
 
 def test_the_command_passes_its_flags_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tempering.sampling import decoder
+    from tempering.sampling import decoder, weights
     from tempering.serve import run
     from tempering.serve.app import Limits
 
     seen: dict[str, Any] = {}
     monkeypatch.setattr(run, "serve", lambda make, served, **options: seen.update(make=make, served=served, options=options) or 0)
     flags = "--port 0 --key k --max-rows 5 --max-waiting 7 --max-tokens 9 --max-body 11 --timeout 13 --grace 15 --precision bf16 --name n"
+    copied: list[str] = []
+    monkeypatch.setattr(weights, "for_decoding", lambda policy, dtype: (copied.append(str(dtype)), policy)[1])
     assert main(["serve", "builtin:tiny", *flags.split()]) == 0
     said = seen["options"].pop("say")
     limits = Limits(max_tokens=9, body_bytes=11, timeout=13.0)
@@ -205,21 +207,20 @@ def test_the_command_passes_its_flags_on(monkeypatch: pytest.MonkeyPatch) -> Non
     made: list[dict[str, Any]] = []
     monkeypatch.setattr(decoder, "Decoder", lambda policy, **options: made.append(options))
     seen["make"]()
-    assert [(one["max_rows"], str(one["dtype"])) for one in made] == [(5, "torch.bfloat16")]
+    assert made == [{"max_rows": 5}] and copied == ["torch.bfloat16"]
 
 
-@pytest.mark.parametrize(("precision", "fast", "dtype"), [("auto", True, "torch.bfloat16"), ("auto", False, "None"), ("fp32", True, "None")])
+@pytest.mark.parametrize(("precision", "fast", "dtype"), [("auto", True, "bfloat16"), ("auto", False, "float32"), ("fp32", True, "float32")])
 def test_precision_is_a_copy_only_where_it_is_wanted(precision: Any, fast: bool, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from tempering import signals
-    from tempering.sampling import decoder
-    from tempering.serve.engine import decoder_for
+    from tempering.serve.engine import ready
     from tempering.types import Policy
 
     monkeypatch.setattr(signals, "fast_bf16", lambda device: fast)
-    made: list[str] = []
-    monkeypatch.setattr(decoder, "Decoder", lambda policy, *, max_rows, dtype: made.append(str(dtype)))
-    decoder_for(Policy(make_llama(), None), 4, precision)
-    assert made == [dtype]
+    policy = Policy(make_llama(), None)
+    made = ready(policy, precision)
+    assert {str(p.dtype) for p in made.model.parameters()} == {f"torch.{dtype}"}
+    assert (made is policy) == (dtype == "float32")
 
 
 @pytest.mark.slow
