@@ -49,7 +49,8 @@ def shares(policy: Policy, world: People) -> Any:
         inputs[0].retain_grad()
         seen.append(inputs[0])
 
-    model, total, tokens = copy.deepcopy(policy.model).requires_grad_(True), 0.0, 0
+    model: Any = copy.deepcopy(policy.model).requires_grad_(True)
+    total, tokens = 0.0, 0
     hooks = [block.mlp.down_proj.register_forward_pre_hook(keep) for block in model.model.layers]
     with torch.enable_grad():
         for record in world.records("train"):

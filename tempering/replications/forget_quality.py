@@ -39,6 +39,6 @@ def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
     else:
         policy = learned(seed, scale, everybody=False, order=1)
     probe = TruthRatio(name=tofu.FORGET_TRUTH_RATIO, items=items, side="target")
-    quality = tofu.forget_quality(*(measure(of, [probe]) for of in (policy, oracle)))
+    quality = tofu.forget_quality(*(measure(of, [probe]) for of in (policy, oracle)))  # pyright: ignore[reportArgumentType]
     assert quality is not None
     return {CLAIM.metric: quality.statistic, **told}
