@@ -53,7 +53,7 @@ def branches(policy: Policy, items: list[Item]) -> list[Row]:
         better = tuple((best, i) for i in range(len(item["choices"])) if i != best)
         record = Record((user(item["question"]),), tuple(map(answer, item["choices"])), better, item["id"], item["id"])
         found.append(options_row(record, policy.tokenizer))
-    return found
+    return found  # type: ignore[return-value] # Nothing is too long here.
 
 
 def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
@@ -66,13 +66,13 @@ def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
     held = {"accuracy": new[: scale(200)], "accuracy on the people tuned on": old[: scale(100)]}
     how = {"steps": scale(STEPS), "seed": seed, "lr": LR}
     if arm == "method":
-        tuned = train(start, UniMC(), branches(start, learned), **how)
+        tuned = train(start, UniMC(), branches(start, learned), **how)  # type: ignore[arg-type] # Whole steps and seeds.
         values = {name: scored(tuned, UniMC(), branches(start, items), TRAINING, "value") for name, items in held.items()}
         return {name: mean([float(max(v) == v[i["answer"]]) for v, i in zip(values[name], items, strict=True)]) for name, items in held.items()}
-    tuned = train(start, NLL(), sft_rows(start, map(lettered, learned)), **how)
+    tuned = train(start, NLL(), sft_rows(start, map(lettered, learned)), **how)  # type: ignore[arg-type]
     found = {name: _choice(tuned, items, "letter") for name, items in held.items()}
     return {**found, "accuracy by likelihood before tuning": _choice(start, held["accuracy"], "byte")}
 
 
 def _choice(policy: Policy, items: list[Item], normalise: str) -> float:
-    return score(policy, MultipleChoice(items=tuple(ChoiceItem(**item) for item in items), normalise=normalise, calibrated=False))
+    return score(policy, MultipleChoice(items=tuple(ChoiceItem(**item) for item in items), normalise=normalise, calibrated=False))  # type: ignore
