@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tempering.data.streams import Order
 from tempering.layout import collate
 from tempering.types import Decode, ItemScore, Message, Parts, Policy, ProbeScores, Run, Segment
 
@@ -46,6 +47,7 @@ class Against:
     ) -> None:
         self.prompts, self.tokenizer, self.prefer, self.opponent = prompts, tokenizer, prefer, opponent
         self.batch_size, self.n, self.max_new_tokens, self.seed, self.taken = batch_size, n, max_new_tokens, seed, 0
+        self._order = Order(len(prompts), seed)
 
     def next(self, run: Run) -> Parts:
         """The next step's answers."""
@@ -54,7 +56,7 @@ class Against:
 
         visits = range(self.taken, self.taken + self.batch_size)
         self.taken += self.batch_size
-        prompts = [self.prompts[self._place(visit)] for visit in visits]
+        prompts = [self.prompts[self._order(visit)] for visit in visits]
         live, ids = run.roles.get("policy"), [prompt_ids(self.tokenizer, prompt) for prompt in prompts]
         if live is None:
             # A plan has nobody to ask: answers as long as they may be.
@@ -69,10 +71,6 @@ class Against:
         return collate(
             [{"responses": tuple(_row(start, list(e.ids), float(next(score_N))) for e in of)} for start, of in zip(ids, ours, strict=True)]
         )
-
-    def _place(self, visit: int) -> int:
-        epoch, place = divmod(visit, len(self.prompts))
-        return int(np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(len(self.prompts))[place])
 
     def state(self) -> dict[str, Any]:
         return {"taken": self.taken}

@@ -14,6 +14,20 @@ from tempering.layout import collate
 from tempering.types import Parts, Row, Run, Stream
 
 
+class Order:
+    """Which of `count` things comes at a position: all of them in each epoch, in a new seeded order."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed = count, seed
+        self._epoch, self._order = -1, np.zeros(0, dtype=np.int64)
+
+    def __call__(self, position: int) -> int:
+        epoch, place = divmod(position, self.count)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.count)
+        return int(self._order[place])
+
+
 class Shuffled:
     """Rows without end, each epoch in a new seeded order; a step takes the next `batch_size` rows, over the end of an epoch if need be.
 
@@ -27,19 +41,13 @@ class Shuffled:
         if not len(rows):
             raise ValueError("a stream needs at least one row")
         self.rows, self.batch_size, self.seed, self.taken = rows, batch_size, seed, 0
-        self._epoch, self._order = -1, np.zeros(0, dtype=np.int64)
+        self._order = Order(len(rows), seed)
 
     def next(self, run: Run) -> Parts:
         """The next step's parts."""
-        indices = [self._index(self.taken + i) for i in range(self.batch_size)]
+        indices = [self._order(self.taken + i) for i in range(self.batch_size)]
         self.taken += self.batch_size
         return collate([self.rows[i] for i in indices])
-
-    def _index(self, position: int) -> int:
-        epoch, place = divmod(position, len(self.rows))
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(len(self.rows))
-        return int(self._order[place])
 
     def state(self) -> dict[str, Any]:
         return {"taken": self.taken}

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import TypeAdapter
 
+from tempering.data.streams import Order
 from tempering.rollouts.health import silent
 from tempering.rollouts.play import How, play
 from tempering.rollouts.rows import rewards
@@ -92,9 +94,11 @@ class Acting:
 
     def _visit(self, visit: int) -> tuple[int, Record]:
         """The task of a visit, with its number."""
-        epoch, place = divmod(visit, len(self.tasks))
-        order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(len(self.tasks))
-        return visit, self.tasks[int(order[place])]
+        return visit, self.tasks[self._order(visit)]
+
+    @cached_property
+    def _order(self) -> Order:
+        return Order(len(self.tasks), self.seed)
 
     def _sampled(self, policy: Policy, visits: Sequence[tuple[int, Record]]) -> list[Group]:
         how = How(self.max_new_tokens, self.settings.temperature, self.seed, self.settings.concurrent, self.dtype)
