@@ -32,6 +32,8 @@ CHUNK_ELEMENTS = 2**25
 """Elements of one chunk's logits: 64 MiB in bfloat16."""
 ROW_ELEMENTS = 2**20
 """Elements that one pass in float32 handles at a time: 4 MiB."""
+BLOCK_ELEMENTS = 2**21
+"""Elements of the output layer's gradient that are worked out at a time."""
 
 
 def scores(
@@ -121,6 +123,16 @@ def _in_dtype(weight_VD: Tensor, dtype: torch.dtype) -> Tensor:
     return weight_VD if weight_VD.dtype == dtype else _POOL.take(tuple(weight_VD.shape), weight_VD.new_empty(0, dtype=dtype)).copy_(weight_VD)
 
 
+def _product_into(put: Callable[[Tensor, Tensor], Tensor], into_VD: Tensor, a_VC: Tensor, b_CD: Tensor) -> None:
+    """`put(into, a @ b)`, some rows of the vocabulary at a time: each product is read while in the processor's cache."""
+    ordinary = type(into_VD) in _ORDINARY
+    step = _rows(b_CD.shape[1], BLOCK_ELEMENTS) if ordinary else max(1, a_VC.shape[0])
+    for at in range(0, a_VC.shape[0], step):
+        share = _product(a_VC[at : at + step], b_CD)
+        put(into_VD[at : at + step] if ordinary else into_VD, share)
+        _POOL.give(share)
+
+
 class _Scores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, entropy: bool, grad: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,14 +182,13 @@ class _Scores(torch.autograd.Function):
             if d_hidden is not None:
                 d_hidden[rows] = logits_CV @ half_VD
             if ctx.needs_input_grad[1]:
-                share = _product(logits_CV.T, hidden_ND[rows])
                 # Straight to where gradients are summed, if some are there already: no second tensor of the vocabulary's size.
                 into = weight_VD.grad if accumulates(weight_VD) and d_weight is None else d_weight
                 if into is None:
-                    d_weight = share.to(weight_VD.dtype, copy=True)
+                    d_weight = torch.empty_like(weight_VD)
+                    _product_into(Tensor.copy_, d_weight, logits_CV.T, hidden_ND[rows])
                 else:
-                    into.add_(share)
-                _POOL.give(share)
+                    _product_into(Tensor.add_, into, logits_CV.T, hidden_ND[rows])
             _POOL.give(logits_CV)
         ctx.half = half_VD
         _release(ctx, weight_VD)

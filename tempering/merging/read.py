@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,6 +54,33 @@ class Meta:
     def bytes(self) -> int:
         """What it takes in a file."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+
+class _Buffers:
+    """Memory to read into, used again once no tensor lies in it: a page's first touch costs more than reading it from a file that is in memory.
+
+    A tensor made of an array refers to it, so an array that only this list refers to is free.
+    """
+
+    def __init__(self) -> None:
+        self.held, self.lock = list[np.ndarray](), threading.Lock()
+
+    def take(self, size: int) -> np.ndarray:
+        """`size` bytes of anything."""
+        with self.lock:
+            free = [i for i in range(len(self.held)) if sys.getrefcount(self.held[i]) == _UNUSED]
+            fits = [i for i in free if self.held[i].nbytes >= size]
+            if not fits:
+                # What is too small is let go, so that there are never more than were needed at one time.
+                self.held = [array for i, array in enumerate(self.held) if i not in free] + [np.empty(size, np.uint8)]
+                fits = [len(self.held) - 1]
+            return self.held[min(fits, key=lambda i: self.held[i].nbytes)][:size]
+
+
+_ONE = [np.empty(0)]
+_UNUSED = sys.getrefcount(_ONE[0])
+"""What a list's array counts that nothing else refers to."""
+_BUFFERS = _Buffers()
 
 
 class Weights(Protocol):
@@ -139,7 +169,7 @@ class Shards:
 
     def read(self, name: str) -> Tensor:
         file, start, meta = self._at[name]
-        raw = torch.empty(meta.bytes, dtype=torch.uint8)
+        raw = torch.from_numpy(_BUFFERS.take(meta.bytes))
         with file.open("rb", buffering=0) as opened:
             opened.seek(start)
             view = raw.numpy().data

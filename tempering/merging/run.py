@@ -24,7 +24,7 @@ from tempering.merging.vocab import Vocabulary, vocabulary
 from tempering.merging.write import Slot, write
 from tempering.models.places import read_json
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same configuration gives other bytes."""
 SHARD_BYTES = 5_000_000_000
 GENERATION = "generation_config.json"
@@ -55,7 +55,7 @@ def merge(config: Config, out: str | Path, *, seed: int = 0, shard_bytes: int = 
     pieces = {piece.name: piece for piece in plan.pieces}
     slots = [Slot(piece.name, piece.meta) for piece in plan.pieces]
     key = _key(config, plan, [*models.values(), *known.values()], seed, shard_bytes)
-    with kept_folder(out) as folder, torch.no_grad():
+    with kept_folder(out) as folder:
         write(folder, slots, lambda name: made(pieces[name], models, seed, tokens, known), key, shard_bytes, say)
         lead = models[plan.lead]
         settings = {"config.json": _config(lead, plan, models)}
@@ -80,6 +80,7 @@ def with_rows(piece: Piece, rows: int) -> Piece:
     return replace(piece, meta=replace(piece.meta, shape=(rows, *piece.meta.shape[1:]))) if piece.by_token else piece
 
 
+@torch.no_grad()
 def made(
     piece: Piece, models: Mapping[str, Weights], seed: int = 0, tokens: Vocabulary | None = None, known: Mapping[str, Weights] | None = None
 ) -> Tensor:
