@@ -16,7 +16,7 @@ from torch import Tensor
 from tempering.cases import MergeCase
 from tempering.errors import UserError
 from tempering.merges import Draw, Each
-from tempering.methods.merges._vectors import PIECE, TaskVectors, each, rescaled
+from tempering.methods.merges._vectors import BLOCK, TaskVectors, each, rescaled
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class DellaLinear(TaskVectors):
             return delta.zero_()
         before = delta.abs().sum()
         rows = delta if delta.dim() > 1 else delta.view(1, -1)
-        for piece in rows.split(max(1, PIECE // max(1, rows[0].numel()))):
+        for piece in rows.split(max(1, BLOCK // max(1, rows[0].numel()))):
             order = piece.abs().argsort(dim=1, stable=True)
             place = torch.arange(order.shape[1]).view(-1, *[1] * (order.dim() - 2)).expand_as(order)
             rank = torch.empty_like(order).scatter_(1, order, place).to(torch.float32) / max(1, order.shape[1] - 1)
