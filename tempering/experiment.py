@@ -187,7 +187,7 @@ class Experiment(Feed):
 
         battery = () if self.budget.keep == "none" else keep_battery(policy, quick=self.budget.keep == "quick")
         start, most, how = name == "before", self.budget.max_test, self.values.get("training")
-        own = own_probes(objective, watched, most, how, start=start) if objective is not None and self.budget.own_score else ()
+        own = own_probes(objective, watched, most, how, start=start) if objective and how and self.budget.own_score else ()
         # A reward model has no words.
         wordless = hasattr(policy.model, "value_head")
         written = () if wordless else target_probes(held, most, None if self.budget.own_score else how) if probes is None else probes

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,17 +47,17 @@ class Start:
             policy: as `load` gave it, perhaps with another chat template.
             probes: all that `measured` measures.
         """
-        from tempering import models
+        from tempering import keep, models
 
-        origin = models.provenance(policy.model)
-        try:
+        origin, asked = models.provenance(policy.model), None
+        with suppress(TypeError):
             asked = json.dumps([[type(probe).__name__, probe] for probe in probes], default=_plain)
-        except TypeError:
-            origin = None
-        if origin is None or origin.new_tokens:
+        if origin is None or origin.new_tokens or asked is None:
             return measured()
         chat, tokens = getattr(policy.tokenizer, "chat_template", None), policy.tokenizer.backend_tokenizer.to_str()
-        inputs = {"weights": origin.base_sha256(), "source": content_of(origin.source) or origin.source, "chat": chat, "tokens": tokens}
+        items = content_of(str(Path(keep.__file__).parent))
+        weights, source = origin.base_sha256(), content_of(origin.source) or origin.source
+        inputs = {"weights": weights, "source": source, "chat": chat, "tokens": tokens, "items": items}
         path = store_dir("scores") / f"{content_key({**inputs, 'probes': asked})}.json"
         adapter = TypeAdapter(Scores)
         if not path.is_file():
@@ -73,7 +74,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Rows):
         return [value.fingerprint, list(value.indices)]
     if isinstance(value, BaseModel):
-        return [type(value).__name__, {name: getattr(value, name) for name in type(value).model_fields}]
+        given = {name: getattr(value, name) for name in type(value).model_fields}
+        # A list of items may be a file.
+        return [type(value).__name__, given, {name: content_of(text) for name, text in given.items() if isinstance(text, str)}]
     if is_dataclass(value) and not isinstance(value, type):
         return [type(value).__name__, {field.name: getattr(value, field.name) for field in fields(value)}]
     if isinstance(value, Path):

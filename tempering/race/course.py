@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ class Course:
             "loss": choices.choice(leg.method)(),
             "optimizer": v["optimizer"].model_copy(update={"lr": leg.rate}),
             "training": v["training"].model_copy(update={"steps": self.steps, "save_every": 0}),
-            "budget": Budget(keep="none" if leg.tuning else self.plan.keep, max_test=MOST_HELD, own_score=False),
+            "budget": Budget(max_test=MOST_HELD, own_score=False).model_copy(update={"keep": "none" if leg.tuning else self.plan.keep}),
             "seed": leg.seed,
         }
 
@@ -179,9 +179,11 @@ class Phases(Display):
     def say(self, sentence: str) -> None:
         """Nothing: a race has a line for each run."""
 
-    def phase(self, name: str, total: int | None = None) -> AbstractContextManager[Display]:
+    @contextmanager
+    def phase(self, name: str, total: int | None = None) -> Iterator[Display]:
         """As every display shows it, with the run's name."""
-        return super().phase(f"{self.run}: {name}", total)
+        with super().phase(f"{self.run}: {name}", total) as phase:
+            yield phase
 
 
 class Clock:
