@@ -89,3 +89,6 @@ class Budget(Value):
     """Conditions on the ledger, for example "keep >= 0.98"; a failed one ends with exit code 3."""
     max_test: int = Field(default=200, gt=0)
     """Test rows that are generated and graded at most."""
+    own_score: bool = True
+    """Also score test rows as the loss itself does, and its loss on them at the end of training. Without it pairs go through the model once, in
+    the precision of the training."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tempering.distributed.world import World
     from tempering.experiment import Experiment
     from tempering.ledger_types import Ledger
+    from tempering.start import Start
 
 
 CURRENT: ContextVar[list[Experiment]] = ContextVar("tempering_experiment")
@@ -148,16 +149,26 @@ def _signals(held: list[Experiment]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def leg(recipe: Callable[..., Report], arguments: Mapping[str, Any], place: Path, command: str) -> bool:
-    """One of several runs that a program makes, in a folder of its own and without a word: not run again where it has finished there, gone on with
-    where it was begun. Returns whether it was there already.
+def leg(
+    recipe: Callable[..., Report],
+    arguments: Mapping[str, Any],
+    place: Path,
+    command: str,
+    display: Display | None = None,
+    start: Start | None = None,
+) -> bool:
+    """One of several runs that a program makes, in a folder of its own: not run again where it has finished there, gone on with where it was begun.
+    Returns whether it was there already.
 
     Args:
         command: what the run's folder says it was started by.
+        display: by default it runs without a word.
+        start: what these runs share.
     """
     there = place.is_dir() and any(place.iterdir())
     if there and (place / "ledger.json").is_file() and RunFolder(place, follow=True).read("status.json").get("state") == "done":
         return True
-    quiet = Display(Console(quiet=True))
-    execute(recipe, arguments, Options(out=None if there else place, resume=place if there else None, display=quiet, command=command))
+    display = display or Display(Console(quiet=True))
+    where: dict[str, Any] = {"resume" if there else "out": place}
+    execute(recipe, arguments, Options(**where, display=display, command=command, start=start))
     return False

@@ -118,7 +118,7 @@ class Experiment(Feed):
         with self.display.phase("loading the model"):
             # The first process measures the whole model; the others only train pieces of it.
             later = word.several() and not world_of_run().first and not new_tokens
-            policy = models.load(spec, quantise=self._quantise, later=later, say=self.display.say)
+            policy = (self.options.start or models).load(spec, quantise=self._quantise, later=later, say=self.display.say)
             if template is not None:
                 policy.tokenizer = with_template(policy.tokenizer, template)
             if new_tokens:
@@ -186,12 +186,18 @@ class Experiment(Feed):
         from tempering.measure import keep_battery, measure
 
         battery = () if self.budget.keep == "none" else keep_battery(policy, quick=self.budget.keep == "quick")
-        own = () if objective is None else own_probes(objective, watched, self.budget.max_test, self.values["training"], start=name == "before")
+        start, most, how = name == "before", self.budget.max_test, self.values.get("training")
+        own = own_probes(objective, watched, most, how, start=start) if objective and how and self.budget.own_score else ()
         # A reward model has no words.
-        written = () if hasattr(policy.model, "value_head") else target_probes(held, self.budget.max_test) if probes is None else probes
+        wordless = hasattr(policy.model, "value_head")
+        written = () if wordless else target_probes(held, most, None if self.budget.own_score else how) if probes is None else probes
         every = only or (*own, *written, *battery)
-        with self.display.phase(f"measuring {name}", len(every)) as phase:
-            scores = measure(policy, every, say=self.display.say, progress=lambda probe, done, total: phase.advance(done, total, probe))
+
+        def measured() -> Scores:
+            with self.display.phase(f"measuring {name}", len(every)) as phase:
+                return measure(policy, every, say=self.display.say, progress=lambda probe, done, total: phase.advance(done, total, probe))
+
+        scores = self.options.start.scores(policy, every, measured) if start and self.options.start else measured()
         self._check_gates(scores)
         return scores
 
@@ -271,6 +277,7 @@ class Experiment(Feed):
         steps = stream[1] if stream else self.steps(train)
         given = stream[0] if stream else Shuffled(train, training.batch_size, seed)
         scope = scope or self._scope(policy)
+        looked = len(held) and (self.budget.own_score or training.eval_every)
         looks = {"every": training.eval_every, "patience": training.patience, "keep_best": training.keep_best}
         if until is not None:
             looks |= {"until": until[0], "every": training.eval_every or until[1], "keep_best": False}
@@ -287,7 +294,7 @@ class Experiment(Feed):
             fitted = fit(
                 {"policy": Role(policy.model, scope), **(roles or {})}, objective, given,
                 steps=steps, optimizer=optimizer or self.values["optimizer"], schedule=self.values["schedule"], training=training,
-                evaluation=Evaluation(lambda: passes(held, training.batch_size), **looks) if len(held) or until else None,
+                evaluation=Evaluation(lambda: passes(held, training.batch_size), **looks) if looked or until else None,
                 folder=folder, resume=self.options.resume is not None, seed=seed, say=self.display.say, on_metrics=on_metrics,
                 stopper=self.stopper, ahead=ahead, columns=columns,
             )  # fmt: skip
@@ -382,7 +389,7 @@ class Experiment(Feed):
             return {}
         with self.display.phase("divergence from the start model"):
             adapter = policy.handle is not None and getattr(self.values.get("scope"), "kind", "") == "lora"
-            start = None if adapter else models.load(self.model_spec, say=lambda _: None)
+            start = None if adapter else (self.options.start or models).load(self.model_spec, say=lambda _: None)
             if start is not None and self.new_tokens:
                 models.resize_tokens(start, self.new_tokens)
             return kl_from(policy, start, divergence_texts(policy))

@@ -26,8 +26,12 @@ class Rows(Sequence[Row]):
         return self.table[self.indices[i]]
 
 
-def target_probes(held: Sequence[Row], most: int) -> tuple[Probe, ...]:
-    """What to measure on held rows: pairs by preference; labelled answers by order; demonstrations by loss and, if short, by generated answer."""
+def target_probes(held: Sequence[Row], most: int, training: Training | None = None) -> tuple[Probe, ...]:
+    """What to measure on held rows: pairs by preference; labelled answers by order; demonstrations by loss and, if short, by generated answer.
+
+    Args:
+        training: pairs are scored as they are trained on, with its precision and micro-batches; None: in float32.
+    """
     import numpy as np
 
     from tempering.methods.probes.held_answer import HeldAnswer, prompt_and_answer
@@ -37,7 +41,7 @@ def target_probes(held: Sequence[Row], most: int) -> tuple[Probe, ...]:
 
     first = held[0]
     if "chosen" in first:
-        return (HeldPairs(rows=held, limit=most),)
+        return (HeldPairs(rows=held, limit=most, training=training),)
     if "responses" in first:
         return ()
     if "label" in first["train"][0].extras:

@@ -13,6 +13,7 @@ from tempering.profiling import Window
 
 if TYPE_CHECKING:
     from tempering.experiment import Experiment
+    from tempering.start import Start
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Options:
     """How many processes of the run share each matrix, side by side."""
     command: str = ""
     display: Display = field(default_factory=Display)
+    start: Start | None = None
+    """What this run shares with others of its program that start from the same model."""
     rehearse: Callable[[str, Mapping[str, Any], Options], Experiment] | None = None
     """Opens the run instead, where it is only to be looked ahead at: (recipe's name, values, these options)."""
 

@@ -22,6 +22,7 @@ def race(
     data: str = "world:preferences",
     test: str | None = None,
     held: float = 0.1,
+    gain: Literal["accuracy", "margin"] = "accuracy",
     shape: str = "auto",
     rates: str = "1e-5,3e-5,1e-4,3e-4",
     seeds: int = 3,
@@ -42,6 +43,8 @@ def race(
         data: file, folder, hub id, builtin:demo-pairs, or world:preferences (new data for every seed; world:preferences:0.2 sets its label noise).
         test: test rows; by default some of the prompts (`--held`). Validation rows are always cut from the data.
         held: share of the prompts of each side that is cut from the data, at most 300; more than a tenth where there are few.
+        gain: what chooses rates and is compared: how often the better answer of a held pair is the likelier one per token, or by how much
+            (margin: finer where there are few pairs; but it also grows when a model only becomes surer).
         shape: how to read the rows.
         rates: learning rates to try, the same for all methods; a single one is not tuned.
         seeds: how many paired seeds; intervals are over them from two on, else over the test items.
@@ -64,7 +67,8 @@ def race(
     values = _values(family, model, set_ or [])
     if quick:
         values["training"] = values["training"].model_copy(update={"batch_size": min(4, values["training"].batch_size)})
-    asked = plan.Plan(names, tokens, tried[:2] if quick else tried, tuple(range(1 if quick else seeds)), data, test, values, shape, None, keep, held)
+    tried, counted = (tried[:2], range(1)) if quick else (tried, range(seeds))
+    asked = plan.Plan(names, tokens, tried, tuple(counted), data, test, values, shape, None, keep, held, gain)
     folder = out or Path("runs") / f"race-{'-'.join(names[:4])}-{_key(asked)}"
     began = time.monotonic()
     files = plan.prepare(asked, family, folder / "data")

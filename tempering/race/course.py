@@ -6,16 +6,21 @@ method added runs that method only, and a run of older code is never taken for o
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tempering import choices, index
-from tempering.config import plain_values
+from tempering.config import Budget, plain_values
+from tempering.display import Display
 from tempering.errors import UserError
-from tempering.race.plan import TUNING_SEED, Files, Plan
+from tempering.race.plan import MOST_HELD, TUNING_SEED, Files, Plan
+from tempering.start import Start
+from tempering.stats import Interval, mean_interval
 
 Say = Callable[[str], None]
 
@@ -29,6 +34,11 @@ class Leg:
     seed: int
     tuning: bool
 
+    @property
+    def told(self) -> str:
+        """The leg in words."""
+        return f"{self.method} lr {self.rate:g}, " + ("validation" if self.tuning else f"seed {self.seed}")
+
 
 @dataclass(frozen=True)
 class Done:
@@ -38,6 +48,42 @@ class Done:
     folder: Path
     ledger: Any
     reused: bool
+    margin: Interval | None = None
+    """Gain in the margin of held pairs, where a race is for that."""
+
+    @property
+    def gain(self) -> Interval:
+        """What this race is for.
+
+        Raises:
+            UserError: the run measured no such thing.
+        """
+        found = self.margin or self.ledger.gain
+        if found is None:
+            raise UserError(f"{self.folder}: the run measured no gain on a target; a race needs one")
+        return found
+
+
+def scores_of(folder: Path, name: str, margin: bool) -> dict[str, float]:
+    """Item -> its score on the target, "before" or "after".
+
+    Args:
+        margin: by how much an answer per token is likelier than the other, instead of whether it is.
+
+    Raises:
+        UserError: there are no pairs to have a margin.
+    """
+    scores = json.loads((folder / f"{name}.scores.json").read_text(encoding="utf-8"))
+    targets = [probe for probe in scores["probes"] if probe["side"] == "target"]
+    chosen = [probe for probe in targets if probe["kind"] == "binary"] or targets
+    try:
+        return {
+            f"{probe['probe']}/{item['id']}": float(item["extra"]["margin_mean"] if margin else item["score"])
+            for probe in chosen
+            for item in probe["items"]
+        }
+    except KeyError:
+        raise UserError("--gain margin: these methods are not measured by pairs, so there is no margin; leave --gain out") from None
 
 
 class Course:
@@ -50,6 +96,7 @@ class Course:
     def __init__(self, plan: Plan, family: str, files: Mapping[int, Files], folder: Path) -> None:
         self.plan, self.family, self.files, self.folder = plan, family, files, folder
         self.recipe = index.load(index.recipe_of_family(family))
+        self.start = Start()
         self.tokens_per_step = self._tokens_per_step()
         self.steps = int(plan.tokens // self.tokens_per_step)
         if self.steps < 1:
@@ -68,7 +115,7 @@ class Course:
 
         make: Any = {"pairs": data.pair_row, "tokens": data.sft_row, "unpaired": data.labelled_row, "ranked": data.ranked_row}[self.family]
         values = self.plan.values
-        tokenizer = models.load(values["model"], say=lambda _: None).tokenizer
+        tokenizer = models.load_tokenizer(values["model"], say=lambda _: None)
         if values.get("template") is not None:
             tokenizer = data.with_template(tokenizer, values["template"])
         made = [make(r, tokenizer, max_length=values["max_length"]) for r in data.read(self.files[TUNING_SEED].train, say=lambda _: None)]
@@ -80,14 +127,17 @@ class Course:
     def arguments(self, leg: Leg) -> dict[str, Any]:
         """The recipe's arguments for one leg."""
         v, files = self.plan.values, self.files[leg.seed]
+        # One pass of the start model over the rows serves all losses and rates.
+        shared = {"reference": "cached"} if v.get("reference") == "auto" else {}
         return {
             **v,
+            **shared,
             "data": files.train,
             "test": files.valid if leg.tuning else files.test,
             "loss": choices.choice(leg.method)(),
             "optimizer": v["optimizer"].model_copy(update={"lr": leg.rate}),
             "training": v["training"].model_copy(update={"steps": self.steps, "save_every": 0}),
-            "budget": v["budget"].model_copy(update={"keep": "none" if leg.tuning else self.plan.keep, "gate": (), "max_test": 300}),
+            "budget": Budget(max_test=MOST_HELD, own_score=False).model_copy(update={"keep": "none" if leg.tuning else self.plan.keep}),
             "seed": leg.seed,
         }
 
@@ -111,8 +161,29 @@ class Course:
 
         place = self.place(leg)
         command = f"temper race ({leg.method}, lr {leg.rate:g}, seed {leg.seed})"
-        reused = run_leg(self.recipe, self.arguments(leg), place, command)
-        return Done(leg, place, Ledger.read(place / "ledger.json"), reused)
+        reused = run_leg(self.recipe, self.arguments(leg), place, command, Phases(leg.told), self.start)
+        margin = None
+        if self.plan.gain == "margin":
+            old, new = (scores_of(place, name, margin=True) for name in ("before", "after"))
+            margin = mean_interval([new[item] - old[item] for item in old])
+        return Done(leg, place, Ledger.read(place / "ledger.json"), reused, margin)
+
+
+class Phases(Display):
+    """The progress of one run among many, in a terminal: which it is and where it is, and none of its sentences."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__()
+        self.run = run
+
+    def say(self, sentence: str) -> None:
+        """Nothing: a race has a line for each run."""
+
+    @contextmanager
+    def phase(self, name: str, total: int | None = None) -> Iterator[Display]:
+        """As every display shows it, with the run's name."""
+        with super().phase(f"{self.run}: {name}", total) as phase:
+            yield phase
 
 
 class Clock:
@@ -154,10 +225,8 @@ def run(course: Course, say: Say) -> Iterator[Done]:
         clock.note(leg.tuning, None if found.reused else time.monotonic() - began)
         done.append(found)
         left = clock.estimate()
-        gain = found.ledger.gain.point if found.ledger.gain else float("nan")
-        what = f"lr {leg.rate:g}, " + ("validation" if leg.tuning else f"seed {leg.seed}")
         how = "kept from before" if found.reused else f"{time.monotonic() - began:.0f} s"
-        say(f"  [{len(done)}/{total}] {leg.method} {what}: gain {gain:+.3f} ({how})" + (f", about {_time(left)} left" if left else ""))
+        say(f"  [{len(done)}/{total}] {leg.told}: gain {found.gain.point:+.3f} ({how})" + (f", about {_time(left)} left" if left else ""))
         return found
 
     for leg in tuning:
@@ -170,7 +239,7 @@ def run(course: Course, say: Say) -> Iterator[Done]:
 
 def chosen(done: list[Done], plan: Plan) -> dict[str, float]:
     """Method -> the rate with the largest gain on the validation rows; of equal ones the smallest."""
-    gains = {(d.leg.method, d.leg.rate): d.ledger.gain.point for d in done if d.leg.tuning}
+    gains = {(d.leg.method, d.leg.rate): d.gain.point for d in done if d.leg.tuning}
     return {m: max(sorted(plan.rates), key=lambda rate: gains[m, rate]) for m in plan.methods}
 
 

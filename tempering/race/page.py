@@ -25,8 +25,7 @@ def share(found: Interval | None) -> str:
 
 def cells(race: Race, lane: Lane) -> list[str]:
     """One row of the table; `headings` names them."""
-    points = race.gain_on != "held_loss"
-    scale, digits = (100.0, 1) if points else (1.0, 3)
+    scale, digits = (100.0, 1) if race.share else (1.0, 3)
     adjusted = "" if lane.p_adjusted is None else ("<.001" if lane.p_adjusted < 0.001 else f"{lane.p_adjusted:.3f}")
     tokens = sum(f.tokens for f in lane.finishes) / len(lane.finishes)
     seconds = sum(f.seconds for f in lane.finishes) / len(lane.finishes)
@@ -45,7 +44,7 @@ def cells(race: Race, lane: Lane) -> list[str]:
 
 def headings(race: Race) -> list[str]:
     """Names of the table's columns."""
-    unit = ", points" if race.gain_on != "held_loss" else ""
+    unit = ", nats a token" if race.margin else ", points" if race.share else ""
     gold = ["gold reward of its replies"] if any(lane.gold for lane in race.lanes) else []
     return ["method", "learning rate", f"gain on {race.gain_on}{unit}", f"minus {race.lanes[0].method}", "p adj", "kept", *gold, "tokens", "training"]
 
@@ -70,6 +69,10 @@ def notes(race: Race) -> list[str]:
     if race.uneven:
         told.append("The methods saw numbers of tokens that differ by more than 1%: see the column.")
     told.append("Tokens are those of the policy's forward pass; a reference's are not counted.")
+    if race.margin:
+        told.append(
+            "The gain is by how much an answer's mean log-prob per token rose above the other's; it also grows when a model only becomes surer."
+        )
     if race.quick:
         told.append("A quick race: it says that the methods run, and is not a result.")
     return told

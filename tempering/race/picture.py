@@ -18,7 +18,7 @@ def picture(race: Race, *, alone: bool = False) -> Markup:
         alone: with its own style and name space, for a file of its own.
     """
     lanes = [lane for lane in race.lanes if lane.keep is not None] or list(race.lanes)
-    share = race.gain_on != "held_loss"
+    share = race.share
     marks = []
     for lane in lanes:
         told = f"{lane.method}: gain {lane.gain.point:+.3f}" + (f", kept {lane.keep.point:.1%}" if lane.keep else "")
@@ -28,7 +28,7 @@ def picture(race: Race, *, alone: bool = False) -> Markup:
         f"{lane.method}: gain {_said(lane.gain.point, share)}" + (f", kept {lane.keep.point:.1%}" if lane.keep else "") for lane in lanes
     )
     across = Axis("kept of what it knew", lambda v: f"{100 * v:.4g}%", 1.0 if lanes[0].keep else None)
-    up = Axis(f"gain on {race.gain_on}{', points' if share else ''}", lambda v: _said(v, share))
+    up = Axis(f"gain on {race.gain_on}{', nats a token' if race.margin else ', points' if share else ''}", lambda v: _said(v, share))
     return scatter(marks, across, up, f"Gain against kept. {said}.", alone=alone)
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tempering import index
 from tempering.errors import UserError
@@ -55,6 +55,8 @@ class Plan:
     keep: str = "quick"
     held: float = 0.1
     """Share of the prompts that go to each side that is cut off."""
+    gain: Literal["accuracy", "margin"] = "accuracy"
+    """What of held rows counts: the target's own score, or for pairs by how much likelier per token the better answer is than the other."""
 
 
 def tokens_of(text: str) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tempering.config import plain_values
 from tempering.errors import UserError
-from tempering.race.course import Done
+from tempering.race.course import Done, scores_of
 from tempering.race.plan import Plan
 from tempering.stats import Interval, holm, mcnemar, mean_interval, paired_share_interval, paired_t
 
@@ -85,6 +85,16 @@ class Race:
         return json.dumps(asdict(self), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
     @property
+    def share(self) -> bool:
+        """The gain is a share of items."""
+        return not self.margin and self.gain_on != "held_loss"
+
+    @property
+    def margin(self) -> bool:
+        """The gain is in nats per token."""
+        return self.plan["gain"] == "margin"
+
+    @property
     def uneven(self) -> bool:
         """The methods saw numbers of tokens that differ by more than one percent."""
         tokens = [f.tokens for lane in self.lanes for f in lane.finishes]
@@ -92,17 +102,11 @@ class Race:
 
 
 def finish(done: Done, gold: float | None = None) -> Finish:
-    """A leg's numbers.
-
-    Raises:
-        UserError: its ledger has no gain, so that there is nothing to race for.
-    """
+    """A leg's numbers."""
     ledger = done.ledger
-    if ledger.gain is None:
-        raise UserError(f"{done.folder}: the run measured no gain on a target; a race needs one")
     keep = None if ledger.keep is None else ledger.keep.point
     cost = ledger.cost
-    return Finish(done.leg.seed, ledger.gain.point, keep, cost.get("tokens", 0.0), cost.get("seconds", 0.0), str(done.folder), gold)
+    return Finish(done.leg.seed, done.gain.point, keep, cost.get("tokens", 0.0), cost.get("seconds", 0.0), str(done.folder), gold)
 
 
 def result(
@@ -119,15 +123,15 @@ def result(
         gains, keeps = [f.gain for f in finishes], [f.keep for f in finishes if f.keep is not None]
         gold = [f.gold for f in finishes if f.gold is not None]
         first = [final[plan.methods[0], seed] for seed in plan.seeds]
-        against, p = (None, None) if method == plan.methods[0] else _against(first, legs)
-        tried = tuple(sorted((d.leg.rate, d.ledger.gain.point) for d in done if d.leg.tuning and d.leg.method == method))
+        against, p = (None, None) if method == plan.methods[0] else _against(first, legs, plan.gain == "margin")
+        tried = tuple(sorted((d.leg.rate, d.gain.point) for d in done if d.leg.tuning and d.leg.method == method))
         lanes.append(
             Lane(
                 method=method,
                 rate=legs[0].leg.rate,
                 tried=tried,
                 finishes=finishes,
-                gain=mean_interval(gains, method="t") if several else legs[0].ledger.gain,
+                gain=mean_interval(gains, method="t") if several else legs[0].gain,
                 keep=(_share(mean_interval(keeps, method="t")) if several else legs[0].ledger.keep) if keeps else None,
                 gold=mean_interval(gold, method="t") if gold else None,
                 against=against,
@@ -144,7 +148,7 @@ def result(
         family=family,
         model=str(plan.values["model"]),
         steps=steps,
-        gain_on=next(iter(final.values())).ledger.gain_on,
+        gain_on=next(iter(final.values())).ledger.gain_on + (" margin" if plan.gain == "margin" else ""),
         over="seeds" if several else "items",
         own_data=plan.data.startswith("world:"),
         lanes=tuple(lanes),
@@ -160,13 +164,13 @@ def _share(found: Interval) -> Interval:
     return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
 
 
-def _against(first: Sequence[Done], legs: Sequence[Done]) -> tuple[Interval, float]:
+def _against(first: Sequence[Done], legs: Sequence[Done], margin: bool) -> tuple[Interval, float]:
     """(gain minus the first method's, p), paired by seed; by test item where there is one seed."""
     if len(legs) > 1:
         # Rounded, so that gains that differ alike differ alike in binary too: shares of items are often equal.
-        differences = [round(b.ledger.gain.point - a.ledger.gain.point, 12) for a, b in zip(first, legs, strict=True)]
+        differences = [round(b.gain.point - a.gain.point, 12) for a, b in zip(first, legs, strict=True)]
         return mean_interval(differences, method="t"), paired_t(differences)
-    old, new = (_target(d.folder) for d in (first[0], legs[0]))
+    old, new = (scores_of(d.folder, "after", margin) for d in (first[0], legs[0]))
     names = list(old)
     if names != list(new):
         raise UserError(f"{legs[0].folder}: its test items are not those of {first[0].folder}; race again in a new folder")
@@ -178,10 +182,3 @@ def _against(first: Sequence[Done], legs: Sequence[Done]) -> tuple[Interval, flo
     sign = -1.0 if legs[0].ledger.on("target")[0].higher_is_better is False else 1.0
     differences = [sign * (b - a) for a, b in pairs]
     return mean_interval(differences), paired_t(differences)
-
-
-def _target(folder: Path) -> dict[str, float]:
-    scores = json.loads((folder / "after.scores.json").read_text(encoding="utf-8"))
-    targets = [probe for probe in scores["probes"] if probe["side"] == "target"]
-    binary = [probe for probe in targets if probe["kind"] == "binary"]
-    return {f"{probe['probe']}/{item['id']}": float(item["score"]) for probe in (binary or targets) for item in probe["items"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import replace
 from itertools import pairwise
@@ -14,7 +15,7 @@ from tempering.cli.app import run_command
 from tempering.config import Training
 from tempering.errors import UserError
 from tempering.ledger_types import Ledger
-from tempering.race.course import Clock, Done, Leg, chosen
+from tempering.race.course import Clock, Course, Done, Leg, chosen
 from tempering.race.page import notes, render
 from tempering.race.picture import picture
 from tempering.race.plan import Plan, cut, family_of, rows_of, tokens_of, world_of
@@ -198,6 +199,77 @@ def test_a_whole_race_and_the_same_again(race_words: list[str], tmp_path: Path, 
     assert capsys.readouterr().out.count("kept from before") == 2
     assert {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*")} == before
     assert json.loads((folder / "race.json").read_text())["lanes"] == told["lanes"]
+
+
+def course(race_words: list[str], folder: Path, shared: bool = True) -> Course:
+    """The race of these words, with its legs to be run one by one."""
+    from tempering.cli.race import _values
+    from tempering.race.plan import prepare
+
+    model, data = (race_words[race_words.index(name) + 1] for name in ("--model", "--data"))
+    values = _values("pairs", model, ["training.batch_size=4", "training.precision=fp32", "scope=lora", "r=2"])
+    asked = Plan(("dpo", "simpo"), 1000, (1e-2,), (0,), data, None, values, keep="none", gain="margin")
+    made = Course(asked, "pairs", prepare(asked, "pairs", folder / "data"), folder)
+    made.steps = 2
+    if not shared:
+        made.start = None  # type: ignore[assignment]
+    return made
+
+
+def numbers(found: Done) -> Any:
+    """All that a leg measured and saved, without its seconds."""
+    scores = [json.loads((found.folder / f"{name}.scores.json").read_text())["probes"] for name in ("before", "after")]
+    lines = [json.loads(line) for line in (found.folder / "metrics.jsonl").read_text().splitlines()]
+    weights = (found.folder / "model" / "adapter_model.safetensors").read_bytes()
+    return scores, [(line["loss"], line["grad_norm"]) for line in lines], weights
+
+
+def test_legs_that_share_a_loaded_model_come_to_the_same_as_those_that_load_their_own(race_words: list[str], tmp_path: Path) -> None:
+    legs = [Leg(method, 1e-2, 0, False) for method in ("dpo", "simpo")]
+    together = course(race_words, tmp_path / "shared")
+    one = [numbers(together.run(leg)) for leg in legs]
+    alone = [numbers(course(race_words, tmp_path / f"own-{leg.method}", shared=False).run(leg)) for leg in legs]
+    assert one == alone and one[0][0][0] == one[1][0][0] and one[0][0][1] != one[1][0][1]
+
+
+def test_a_race_that_goes_on_measures_the_start_no_more(race_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def counted(policy: Any, *given: Any, **how: Any) -> Any:
+        seen.append(policy.name)
+        return real(policy, *given, **how)
+
+    measuring = importlib.import_module("tempering.measure")
+    real, seen = measuring.measure, list[str]()
+    monkeypatch.setattr(measuring, "measure", counted)
+    monkeypatch.setenv("TEMPERING_HOME", str(tmp_path / "home"))
+    for number, method in ((2, "dpo"), (3, "simpo")):  # Another process would have another course.
+        course(race_words, tmp_path / "race").run(Leg(method, 1e-2, 0, False))
+        assert len(seen) == number
+
+
+def test_pairs_scored_as_in_training_are_those_scored_alone(race_words: list[str], tmp_path: Path) -> None:
+    from tempering import models
+    from tempering.data import pair_row, read
+    from tempering.methods.probes.held_pairs import HeldPairs
+
+    policy = models.load(race_words[race_words.index("--model") + 1], say=lambda _: None)
+    made = (pair_row(record, policy.tokenizer, max_length=256) for record in read(race_words[race_words.index("--data") + 1], say=lambda _: None))
+    rows = [row for row in made if row is not None]
+    alone, together = (HeldPairs(rows=rows, training=how)(policy) for how in (None, Training(precision="fp32")))
+    for a, b in zip(alone.items, together.items, strict=True):
+        assert (a.prompt, a.expected) == (b.prompt, b.expected) and a.extra == pytest.approx(b.extra, abs=2e-5)
+
+
+def test_the_margin_is_a_gain_too(race_words: list[str], tmp_path: Path) -> None:
+    assert run_command([*race_words, "--gain", "margin"]) == 0
+    told = json.loads((tmp_path / "race" / "race.json").read_text())
+    lane, folder = told["lanes"][1], tmp_path / "race"
+    before, after = (
+        {i["id"]: i["extra"]["margin_mean"] for p in json.loads((Path(lane["finishes"][0]["folder"]) / f"{n}.scores.json").read_text())["probes"]
+         for i in p["items"]}
+        for n in ("before", "after")
+    )  # fmt: skip
+    assert told["gain_on"] == "held_pairs margin" and lane["gain"]["point"] == pytest.approx(sum(after[i] - before[i] for i in before) / len(before))
+    assert all("nats a token" in (folder / name).read_text() for name in ("race.html", "race.svg"))
 
 
 @pytest.mark.parametrize(
