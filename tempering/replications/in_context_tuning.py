@@ -48,7 +48,9 @@ def tasks(seed: int) -> tuple[list[Record], list[Record]]:
         own, other, *asked = source.sample(words[:50] if held else words[50:], 2 + EACH)
         for i, word in enumerate(asked):
             right, wrong = f"{own} {word}", f"{other} {word}"
-            found[held].append(Record((user(word),), (answer(right),), id=f"{number}.{i}", tags={"task": str(number), "right": right, "wrong": wrong}))
+            found[held].append(
+                Record((user(word),), (answer(right),), id=f"{number}.{i}", tags={"task": str(number), "right": right, "wrong": wrong})
+            )
     return found
 
 
