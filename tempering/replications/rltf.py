@@ -1,11 +1,11 @@
 """Unit tests teach more where they also blame the line that fails.
 
-Liu et al. 2023 (RLTF, arXiv 2307.04349) train a model of programs online on what unit tests say: a coarse and an adaptive reward for the whole program,
-and a fine-grained one for the tokens of the line that an error tells of; all of them together do better than fewer. Here builtin:tiny has learned to
-write programs of three lines from a sloppy writer, who puts a name wrong or leaves it out in `BAD` of them (`_programs.py`). Both arms then take as
-many steps of the paper's loss on their own programs, with the greedy program as the baseline; the method with 0.3 off each token of the line that
-fails. Scored is the share of sampled programs for held-out tasks that pass, beside it how many have an error. Tests are not run but read off the syntax
-tree, which gives the sandbox's verdicts on such programs. Not here: the paper's buffer and its supervised steps in between.
+Liu et al. 2023 (RLTF, arXiv 2307.04349) train a model of programs online on what unit tests say: a coarse and an adaptive reward for the whole
+program, and a fine-grained one for the tokens of the line that an error tells of; all of them together do better than fewer. Here builtin:tiny has
+learned to write programs of three lines from a sloppy writer, who puts a name wrong or leaves it out in `BAD` of them (`_programs.py`). Both arms
+then take as many steps of the paper's loss on their own programs, with the greedy program as the baseline; the method with 0.3 off each token of the
+line that fails. Scored is the share of sampled programs for held-out tasks that pass, beside it how many have an error. Tests are not run but read
+off the syntax tree, which gives the sandbox's verdicts on such programs. Not here: the paper's buffer and its supervised steps in between.
 """
 
 from __future__ import annotations

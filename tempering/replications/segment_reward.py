@@ -1,11 +1,11 @@
 """PPO against rewards of an answer's segments earns more than PPO against one reward at its end.
 
 Yin et al. 2025 (arXiv 2501.02790) cut answers where their writer hesitated, train a reward model whose mean over the segments explains preferences,
-and give PPO each segment's reward, made comparable by its place and spread over its tokens; they find this better than one reward for the whole answer
-and than one for every token. Here builtin:tiny answers the requests of the world of replies, whose gold reward likes the topic, courtesy and brevity,
-each said in a place of its own. Both arms train a reward model for as many steps on the same pairs, fit the normaliser to the pairs' answers, and take
-as many steps of PPO with a critic; the baseline has one segment, which makes it Bradley-Terry and a reward at the end, its share on every token.
-Sampled replies to held-out requests are scored by the gold reward. The cutoff is in nats of builtin:tiny.
+and give PPO each segment's reward, made comparable by its place and spread over its tokens; they find this better than one reward for the whole
+answer and than one for every token. Here builtin:tiny answers the requests of the world of replies, whose gold reward likes the topic, courtesy and
+brevity, each said in a place of its own. Both arms train a reward model for as many steps on the same pairs, fit the normaliser to the pairs'
+answers, and take as many steps of PPO with a critic; the baseline has one segment, which makes it Bradley-Terry and a reward at the end, its share on
+every token. Sampled replies to held-out requests are scored by the gold reward. The cutoff is in nats of builtin:tiny.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 from tempering.config import Optimizer
-from tempering.data import prompt_ids
 from tempering.layout import collate
 from tempering.methods.credits.gae import GAE
 from tempering.methods.objectives.ppo import PPO
@@ -91,10 +90,9 @@ def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
     prior = {"prior": Role(copy.deepcopy(base.model))}
     fresh = with_outputs(copy.deepcopy(base), 1)
     rewarding = train(fresh, SegmentReward(cutoff=cutoff), rows, steps=scale(40), seed=seed, lr=1e-3, roles=prior)
-    roles = {
-        "critic": Role(with_outputs(copy.deepcopy(base), 1).model, Full(), Optimizer(lr=3e-4)),
-        "reference": Role(copy.deepcopy(base.model)),
-    }
+    whole: Any = Full()
+    critic = Role(with_outputs(copy.deepcopy(base), 1).model, whole, Optimizer(lr=3e-4))
+    roles = {"critic": critic, "reference": Role(copy.deepcopy(base.model))}
     tasks = [Record(record.prompt, ()) for record in records]
     stream = Conversations(
         base.tokenizer, paid(rewarding, base, rows[:100], cutoff), tasks, GAE(), Rollouts(samples=4, kl_cost=0.02),

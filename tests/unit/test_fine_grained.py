@@ -16,9 +16,11 @@ from tempering.methods.credits.greedy_baseline import GreedyBaseline
 from tempering.methods.credits.returns import Returns
 from tempering.methods.environments.records import Records
 from tempering.methods.rewards.rltf import RLTF
+from tempering.replications import _programs
 from tempering.rollouts import acting
 from tempering.rollouts.rows import covering
 from tempering.rollouts.types import Earned, State, Trajectory, Turn
+from tempering.sandbox.run import at_once
 from tempering.sandbox.verdict import Verdict, judge
 from tempering.types import Record, Run
 from tests.unit.test_rollouts import TOKENIZER, Echo, live, stream
@@ -112,3 +114,29 @@ def test_records_take_the_price_from_the_blamed_tokens(monkeypatch: pytest.Monke
     monkeypatch.setattr(RLTF, "verdict", lambda self, answer, record: Verdict((False,), ("NameError: x",), (2,)))
     found = Records(reward=RLTF(fine=0.3)).along(played, TOKENIZER)
     assert found is not None and found[0].tolist() == pytest.approx([-0.3] * len(ids))
+
+
+@needs_sandbox
+def test_verdicts_read_off_the_syntax_tree_are_the_sandboxs() -> None:
+    """What `temper replicate rltf` stands on: the same tests pass, the same kind of failure, the same line."""
+    record = _programs.tasks(0, True)[0]
+    lines = record.responses[0].messages[0].content.split("\n")
+    codes = ["\n".join(lines), "\n".join(lines[:3]), "\n".join(["def g(x):", *lines[1:]]), "\n".join([*lines[:3], "    return a"])]
+    codes += [
+        "\n".join([*lines[:at], line, *lines[at + 1 :]]) for at in (1, 2, 3) for line in ("    a = d + 1", "    a = + 3", "    a = * 3", "    a b")
+    ]
+    found = at_once(lambda code: judge(code, record.tags["tests"], limits=LIMITS), codes)
+    for code, theirs in zip(codes, found, strict=True):
+        ours = _programs.verdict(code, record)
+        assert (ours.passed, ours.lines) == (theirs.passed, theirs.lines), code
+        assert [why.partition(":")[0] for why in ours.why] == [why.partition(":")[0] for why in theirs.why], code
+    assert found[0].share == 1 and {line for verdict in found for line in verdict.lines} == {0, 2, 3, 4}
+
+
+def test_a_sloppy_writer_puts_one_name_wrong_in_his_share_of_programs() -> None:
+    records = _programs.tasks(0, False)
+    sloppy = list(_programs.sloppy(records, 0.6, 0))
+    passed = [_programs.verdict(r.responses[0].messages[0].content, r).share for r in sloppy]
+    assert all(_programs.verdict(r.responses[0].messages[0].content, r).share == 1 for r in records)
+    assert 0.3 < sum(share == 1 for share in passed) / len(passed) < 0.5
+    assert not {r.id for r in records} & {r.id for r in _programs.tasks(0, True)}
