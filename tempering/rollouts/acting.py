@@ -34,6 +34,8 @@ class Group:
     reward: Sequence[np.ndarray]
     """By token [T of each]."""
     greedy: float = 0.0
+    along: Sequence[np.ndarray] = ()
+    """What of `reward` was said of single tokens; empty where the environment says nothing of them."""
 
     @property
     def score_N(self) -> np.ndarray:
@@ -42,7 +44,8 @@ class Group:
     def known(self) -> Group:
         """Without conversations that nobody could score."""
         keep = [i for i, score in enumerate(self.score_N) if np.isfinite(score)]
-        return replace(self, played=[self.played[i] for i in keep], reward=[self.reward[i] for i in keep])
+        of = {"played": self.played, "reward": self.reward, "along": self.along}
+        return replace(self, **{name: [x[i] for i in keep] for name, x in of.items() if x})
 
 
 Tries = list[list[Group]]
@@ -103,15 +106,19 @@ class Acting:
     def _sampled(self, policy: Policy, visits: Sequence[tuple[int, Record]]) -> list[Group]:
         how = How(self.max_new_tokens, self.settings.temperature, self.seed, self.settings.concurrent, self.dtype)
         groups = play(policy, self.environment, visits, self.settings.samples, how)
-        earned = iter(self._earned([trajectory for group in groups for trajectory in group]))
+        every = [trajectory for group in groups for trajectory in group]
+        earned, along = iter(self._earned(every)), self.environment.along(every, self.tokenizer)
         made = [Group(group, [next(earned) for _ in group]) for group in groups]
+        if along is not None:
+            each = iter(along)
+            made = [_along(group, [next(each) for _ in group.played]) for group in made]
         if not self.greedy:
             return made
         first = [group[0] for group in play(policy, self.environment, visits, 1, replace(how, temperature=0.0))]
         return [replace(group, greedy=float(np.nan_to_num(reward_T.sum()))) for group, reward_T in zip(made, self._earned(first), strict=True)]
 
     def _earned(self, played: Sequence[Trajectory]) -> list[np.ndarray]:
-        """What each token of each conversation earned."""
+        """What each token of each conversation earned by its turn and by the end."""
         ends = self.environment.judge(played) - self._too_long(played)
         return [rewards(trajectory, float(end)) for trajectory, end in zip(played, ends, strict=True)]
 
@@ -122,13 +129,25 @@ class Acting:
         return overlong(longest, self.max_new_tokens, last) if last else np.zeros(len(played))
 
 
+def _along(group: Group, along: list[np.ndarray]) -> Group:
+    """A group with what was said of single tokens, as a part of its reward."""
+    return replace(group, reward=[reward_T + along_T for reward_T, along_T in zip(group.reward, along, strict=True)], along=along)
+
+
 _PLAYED = TypeAdapter(list[Trajectory])
 
 
 def to_json(tries: Tries) -> list[list[dict[str, Any]]]:
     """A round as JSON holds it, to the bit."""
     return [
-        [{"played": _PLAYED.dump_python(list(g.played), mode="json"), "reward": [r.tolist() for r in g.reward], "greedy": g.greedy} for g in groups]
+        [
+            {
+                "played": _PLAYED.dump_python(list(g.played), mode="json"),
+                "greedy": g.greedy,
+                **{name: [x.tolist() for x in of] for name, of in (("reward", g.reward), ("along", g.along))},
+            }
+            for g in groups
+        ]
         for groups in tries
     ]
 
@@ -136,6 +155,13 @@ def to_json(tries: Tries) -> list[list[dict[str, Any]]]:
 def from_json(tries: Sequence[Sequence[Mapping[str, Any]]]) -> Tries:
     """What `to_json` gave."""
     return [
-        [Group(_PLAYED.validate_python(g["played"]), [np.array(r, np.float64) for r in g["reward"]], float(g["greedy"])) for g in groups]
+        [
+            Group(
+                _PLAYED.validate_python(g["played"]),
+                greedy=float(g["greedy"]),
+                **{name: [np.array(x, np.float64) for x in g[name]] for name in ("reward", "along")},
+            )
+            for g in groups
+        ]
         for groups in tries
     ]

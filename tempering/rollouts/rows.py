@@ -85,6 +85,15 @@ def rewards(trajectory: Trajectory, end: float) -> np.ndarray:
     return reward_T
 
 
+def covering(tokenizer: Any, ids: Sequence[int], begin: int, end: int) -> np.ndarray:
+    """Which of an answer's tokens stand, in part at least, in its characters from `begin` to `end` [T], bool."""
+    if begin >= end:
+        return np.zeros(len(ids), bool)
+    texts = [tokenizer.decode(ids[:i], skip_special_tokens=True, clean_up_tokenization_spaces=False) for i in range(len(ids) + 1)]
+    at = np.array([len(text) for text in texts])
+    return (at[:-1] < end) & (at[1:] > begin)
+
+
 def flat(batches: Sequence[Segment], column: str) -> np.ndarray:
     """A column of the sampled tokens of segments, laid end to end, float64."""
     return np.concatenate([np.asarray(s.extras[column], np.float64)[s.weight != 0] for s in batches])

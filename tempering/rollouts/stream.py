@@ -161,6 +161,7 @@ class Conversations:
             np.repeat(np.arange(len(groups)), [len(group.played) for group in groups]),
             flat(every, "critic.value") if "value" in self.asks else None,
             np.concatenate([np.full(len(group.played), group.greedy) for group in groups]) if "greedy" in self.asks else None,
+            np.concatenate([along_T for group in groups for along_T in group.along]) if any(group.along for group in groups) else None,
         )
         columns = iter(_by_segment(every, {**self._corrected(run, self.credit(earned), old_T - sampled_T), "old_logp": old_T}))
         return [tuple(replace(s, extras={**_kept(s), **next(columns)}) for s in row) for row in rows]

@@ -86,6 +86,11 @@ class Environment(Value):
 
         return np.zeros(len(played))
 
+    def along(self, played: Sequence[Trajectory], tokenizer: Any) -> Sequence[np.ndarray] | None:
+        """What single tokens of these conversations earn beside that [T of each]: pieces of an answer that a reward model scores, a line that fails;
+        None where nothing is said of tokens. `tokenizer` is the policy's."""
+        return None
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -128,6 +133,8 @@ class Earned:
     """A critic's value of the state before the token, for a credit that asks for "value"."""
     greedy_N: np.ndarray | None = None
     """What the greedy answer to the same task earned, for one that asks for "greedy"."""
+    along_T: np.ndarray | None = None
+    """What of `reward_T` was said of single tokens (`Environment.along`); None where nothing was."""
 
     @property
     def score_N(self) -> np.ndarray:

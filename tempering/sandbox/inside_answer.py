@@ -12,6 +12,18 @@ import socket
 import sys
 
 
+def line_of(error: BaseException) -> int:
+    """The line of the answer's code that an error tells of, the innermost; 0 where it tells of none."""
+    if isinstance(error, SyntaxError) and os.path.basename(error.filename or "") == "answer.py":
+        return error.lineno or 0
+    found, frames = 0, error.__traceback__
+    while frames is not None:
+        if os.path.basename(frames.tb_frame.f_code.co_filename) == "answer.py":
+            found = frames.tb_lineno
+        frames = frames.tb_next
+    return found
+
+
 def main() -> None:
     """Import `answer.py`, then serve calls until the other side closes."""
     sys.path.insert(0, os.getcwd())
@@ -38,7 +50,7 @@ def main() -> None:
             given = unpack(asked["given"], held.__getitem__)
             reply = {"value": pack(function(*given[0], **given[1]), hold)}
         except BaseException as error:
-            reply = {"error": type(error).__name__, "text": str(error)[:200]}
+            reply = {"error": type(error).__name__, "text": str(error)[:200], "line": line_of(error)}
         channel.sendall(json.dumps({"id": asked["id"], **reply}).encode() + b"\n")
 
 

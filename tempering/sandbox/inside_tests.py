@@ -32,6 +32,7 @@ class Channel:
 
     def __init__(self, number: int, pack: Any, unpack: Any) -> None:
         self.socket, self.pack, self.unpack, self.calls = socket.socket(fileno=number), pack, unpack, 0
+        self.last: tuple[object, Any] = (None, 0)
         self.replies = self.socket.makefile("rb")
 
     def remote(self, name: str) -> Any:
@@ -51,7 +52,9 @@ class Channel:
             raise ConnectionError("a reply to another call")
         if "error" in reply:
             kind = getattr(builtins, str(reply["error"]), None)
-            raise (kind if isinstance(kind, type) and issubclass(kind, Exception) else RuntimeError)(str(reply.get("text")))
+            error = (kind if isinstance(kind, type) and issubclass(kind, Exception) else RuntimeError)(str(reply.get("text")))
+            self.last = (error, reply.get("line"))
+            raise error
         return self.unpack(reply["value"], Held)
 
     @staticmethod
@@ -85,8 +88,9 @@ def main() -> None:
     given = json.load(sys.stdin)
     channel = Channel(given["channel"], pack, unpack)
 
-    def verdict(number: int, passed: bool, why: str) -> None:
-        os.write(given["verdict"], json.dumps({"nonce": given["nonce"], "test": number, "passed": passed, "why": why[:100]}).encode() + b"\n")
+    def verdict(number: int, passed: bool, why: str, line: Any = 0) -> None:
+        told = {"nonce": given["nonce"], "test": number, "passed": passed, "why": why[:100], "line": line if type(line) is int else 0}
+        os.write(given["verdict"], json.dumps(told).encode() + b"\n")
 
     for i, test in enumerate(given["tests"]):
         before = channel.calls
@@ -100,7 +104,7 @@ def main() -> None:
             runpy.run_path("test.py", known | remotes)
             verdict(i, channel.calls > before, "" if channel.calls > before else "the test calls nothing of the answer")
         except BaseException as error:
-            verdict(i, False, f"{type(error).__name__}: {error}")
+            verdict(i, False, f"{type(error).__name__}: {error}", channel.last[1] if channel.last[0] is error else 0)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ class Verdict:
     passed: tuple[bool, ...]
     why: tuple[str, ...]
     """Why one failed; empty where it passed."""
+    lines: tuple[int, ...] = ()
+    """The line of the answer's code, from 1, in which a failed one's error arose, as the answer's process says; 0 where it tells of none."""
 
     @property
     def share(self) -> float:
@@ -86,10 +88,11 @@ def judge(
             os.close(said)
         with open(heard, "rb", closefd=False) as file:
             lines = file.read().splitlines()
-    passed, why = [False] * len(tests), ["it did not end in time"] * len(tests)
+    passed, why, at = [False] * len(tests), ["it did not end in time"] * len(tests), [0] * len(tests)
     for line in lines:
         with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
             found = json.loads(line)
             if hmac.compare_digest(str(found["nonce"]), nonce):
-                passed[found["test"]], why[found["test"]] = found["passed"] is True, str(found["why"])
-    return Verdict(tuple(passed), tuple(why))
+                i = found["test"]
+                passed[i], why[i], at[i] = found["passed"] is True, str(found["why"]), int(found["line"])
+    return Verdict(tuple(passed), tuple(why), tuple(at))

@@ -84,3 +84,13 @@ class Records(Environment):
 
         given: Any = [one.task.prompt for one in played], [one.answer for one in played], [one.task for one in played]
         return np.asarray(self.reward(*given), np.float64)
+
+    def along(self, played: Sequence[Trajectory], tokenizer: Any) -> Sequence[np.ndarray] | None:
+        """What a reward that blames lines takes from their tokens."""
+        if not (fine := getattr(self.reward, "fine", 0.0)):
+            return None
+        from tempering.rollouts.rows import covering
+
+        reward: Any = self.reward
+        spans = reward.blamed([one.task.prompt for one in played], [one.answer for one in played], [one.task for one in played])
+        return [-fine * covering(tokenizer, one.turns[-1].ids, *span) for one, span in zip(played, spans, strict=True)]

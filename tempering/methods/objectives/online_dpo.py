@@ -3,10 +3,11 @@
     loss = - log sigmoid( beta * [ (log pi - log pi_ref)(best) - (log pi - log pi_ref)(worst) ] )
 
 Guo et al. 2024 (OAIF), arXiv 2402.04792; with a reward that picks the best and the worst of several answers it is the online DPO of Noukhovitch et
-al. 2024 (Asynchronous RLHF), arXiv 2410.18252. DPO's loss (`dpo.py`) on pairs that are made as they are learned from: no ratio to who sampled, and
-answers between the two are not learned from. Best and worst are read off the advantages, so any credit serves that keeps the order within a task. A
-task whose answers are all worth the same gives no pair and counts as a task. Where a template rewrites history, the segments of a conversation stand
-for answers.
+al. 2024 (Asynchronous RLHF), arXiv 2410.18252, and with `--rollouts.updates`, many steps on each round of sampling, the loop of RLHF Workflow (Dong
+et al. 2024, arXiv 2405.07863), whose reference is the start model here. DPO's loss (`dpo.py`) on pairs that are made as they are learned from: no
+ratio to who sampled, and answers between the two are not learned from. Best and worst are read off the advantages, so any credit serves that keeps
+the order within a task. A task whose answers are all worth the same gives no pair and counts as a task. Where a template rewrites history, the
+segments of a conversation stand for answers.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tempering.reduce import group_rank, group_sum, segment_mean, segment_sum, s
 from tempering.types import Batch, Context
 
 FAMILY = "policy_gradient"
+CATALOGUE = ("S191", "S059", "S111")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ def own(prompt: Prompt, answer: str) -> str:
     """The answer without the prompt, where it begins by repeating it: what stands there was not the model's to say."""
     asked = prompt if isinstance(prompt, str) else prompt[-1].content if prompt else ""
     echo = asked.strip()
-    return answer.lstrip().removeprefix(echo) if echo else answer
+    begins = answer.lstrip()
+    # Else as it is: code that goes on from the prompt begins with its indentation.
+    return begins.removeprefix(echo) if echo and begins.startswith(echo) else answer
 
 
 def right(record: Record) -> tuple[str, ...]:

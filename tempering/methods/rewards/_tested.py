@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -59,17 +61,22 @@ class Tested(Value):
         return np.array([found[key] for key in keys], dtype=np.float64)
 
     def _score(self, job: tuple[str, Record]) -> float:
-        answer, record = job
+        return self.worth(self.verdict(*job)) if tests_of(job[1])[0] else float("nan")
+
+    def verdict(self, answer: str, record: Record) -> Verdict | None:
+        """What a record's tests say of the code of an answer, with its lines; None where there is no code, or no test."""
         tests, setup, entry, begun = tests_of(record)
-        if not tests:
-            return float("nan")
         code = code_of(answer)
-        if not code.strip() or len(code) > _LONGEST:
-            return self.worth(None)
-        if begun and not re.search(rf"^\s*def\s+{re.escape(entry)}\b", code, re.MULTILINE):
-            code = begun + code
+        if not tests or not code.strip() or len(code) > _LONGEST:
+            return None
+        before = begun if begun and not re.search(rf"^\s*def\s+{re.escape(entry)}\b", code, re.MULTILINE) else ""
         limits = Limits(wall=self.seconds, cpu=self.seconds, memory=self.memory_mib << 20)
-        return self.worth(judge(code, tests, setup=setup, entry=entry, limits=limits, isolation=self.isolation))
+        found = _judged(before + code, tests, setup=setup, entry=entry, limits=limits, isolation=self.isolation)
+        return replace(found, lines=tuple(max(0, line - before.count("\n")) for line in found.lines))
+
+
+_judged = lru_cache(maxsize=512)(judge)
+"""A step may ask twice: for a reward, and for what it blames."""
 
 
 def code_of(answer: str) -> str:
