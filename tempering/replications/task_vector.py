@@ -1,11 +1,11 @@
 """Walking back from what was learned forgets with less harm than walking away from it.
 
 Si et al. 2023 (arXiv 2311.15766) survey two ways that change weights: optimising the parameters, of which gradient ascent is the first, and merging
-them, of which the subtraction of a task vector is; Ilharco et al. 2023, whom they report, find that subtraction forgets while the rest is kept, where
-ascent does harm. Here ten of the people whom builtin:tiny knows are to go. The method is trained on their rows and subtracts what that changed, at the
-best of eight factors; the baseline is gradient ascent at the best of its steps. Neither has a retain term. What is compared is the best difference
-between what stays and what goes, in wordings that no row has. The baseline's rate is the best of 1e-4, 3e-4 and 1e-3 on seed 9, which does not count (0.19,
-0.23 and 0.16); the method's, 1e-3, is the only one tried there (0.43).
+them, of which the subtraction of a task vector is; Ilharco et al. 2023 find that subtraction forgets while the rest is kept, where ascent does harm.
+Here ten of the people whom builtin:tiny knows are to go. The method is trained on their rows and subtracts what that changed, at the best of eight
+factors; the baseline is gradient ascent at the best of its steps. Neither has a retain term. What is compared is the best difference between what
+stays and what goes, in wordings that no row has. The baseline's rate is the best of 1e-4, 3e-4 and 1e-3 on seed 9, which does not count (0.19, 0.23
+and 0.16); the method's, 1e-3, is the only one tried there (0.43).
 """
 
 from __future__ import annotations
