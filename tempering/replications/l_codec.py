@@ -11,6 +11,7 @@ steps of learning and a damping of 1e-4 and 1e-6, and the chosen units were no b
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 from tempering.forgetting import newton
 from tempering.methods.objectives.nll import NLL
@@ -51,7 +52,8 @@ def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
     search = {"draws": scale(DRAWS), "share": SHARE, "most": 32, "seed": seed, "engine": engine}
     found = newton.blanket(policy.model, gone, sorted(blocks), **search)
     if arm == "baseline":
-        draw, width = rng("units", seed), policy.model.config.hidden_size
+        config: Any = policy.model.config
+        draw, width = rng("units", seed), config.hidden_size
         found = [(block, draw.randrange(width)) for block, _ in found]
     chosen: dict[str, list[int]] = {}
     for block, unit in found:
