@@ -238,6 +238,37 @@ def _check_lengths(policy: Policy, pairs: Sequence[Pair]) -> None:
 # ------------------------------------------------------------------------------------------------------------------ divergence from a reference
 
 
+def kls_of(policy: Policy, reference: nn.Module | Policy | None, pairs: Sequence[Pair], *, batch_tokens: int = 2048) -> list[Tensor]:
+    """For each pair KL(policy || reference) over the whole vocabulary at every continuation token, float64, on the CPU.
+
+    Raises:
+        UserError: no handle to switch off where there is no reference, or different vocabularies.
+    """
+    if reference is None and policy.handle is None:
+        raise UserError("there is no reference to take the divergence from: pass a model, or a policy whose handle can be switched off")
+    _check_lengths(policy, pairs)
+    if isinstance(reference, Policy):
+        other = _Side(reference)
+    else:
+        handle: Any = policy.handle
+        other = _Side(Policy(policy.model, policy.tokenizer), handle.off if reference is None else partial(nullcontext, reference))
+    found = [torch.empty(0, dtype=torch.float64) for _ in pairs]
+    extra = [reference] if isinstance(reference, nn.Module) else list(models_of(reference).values()) if reference is not None else []
+    with evaluating(*models_of(policy).values(), *extra):
+        for rows, chunks in _scored([_Side(policy), other], pairs, batch_tokens, None):
+            kl = []
+            for (ours_CV, theirs_CV), _ in chunks:
+                if ours_CV.shape != theirs_CV.shape:
+                    raise UserError(
+                        f"the policy has {ours_CV.shape[1]} tokens in its vocabulary, the reference {theirs_CV.shape[1]}: they must be the same"
+                    )
+                # 0 * log(0 / q) is 0: a decode may forbid tokens
+                kl.append(torch.where(ours_CV.isneginf(), 0.0, ours_CV.exp() * (ours_CV - theirs_CV)).sum(-1).double().cpu())
+            for index, kl_T in zip(rows.indices, torch.cat(kl).split(rows.lengths), strict=True):
+                found[index] = kl_T
+    return found
+
+
 def kl_from(
     policy: Policy, reference: nn.Module | Policy | None, texts: Sequence[str | Sequence[int]], *, batch_tokens: int = 2048, level: float = 0.95
 ) -> dict[str, float]:
@@ -256,32 +287,12 @@ def kl_from(
     """
     from scipy import stats
 
-    if reference is None and policy.handle is None:
-        raise UserError("there is no reference to take the divergence from: pass a model, or a policy whose handle can be switched off")
     ids = [list(policy.tokenizer(text)["input_ids"]) if isinstance(text, str) else list(text) for text in texts]
     pairs = [(row[:1], row[1:]) for row in ids if len(row) > 1]
     if len(pairs) < 2:
         raise UserError(f"{len(pairs)} texts of two tokens or more: at least two are needed for an interval")
-    _check_lengths(policy, pairs)
-    if isinstance(reference, Policy):
-        other = _Side(reference)
-    else:
-        handle: Any = policy.handle
-        other = _Side(Policy(policy.model, policy.tokenizer), handle.off if reference is None else partial(nullcontext, reference))
-    sums, counts = [0.0] * len(pairs), [0] * len(pairs)
-    extra = [reference] if isinstance(reference, nn.Module) else list(models_of(reference).values()) if reference is not None else []
-    with evaluating(*models_of(policy).values(), *extra):
-        for rows, chunks in _scored([_Side(policy), other], pairs, batch_tokens, None):
-            kl = []
-            for (ours_CV, theirs_CV), _ in chunks:
-                if ours_CV.shape != theirs_CV.shape:
-                    raise UserError(
-                        f"the policy has {ours_CV.shape[1]} tokens in its vocabulary, the reference {theirs_CV.shape[1]}: they must be the same"
-                    )
-                # 0 * log(0 / q) is 0: a decode may forbid tokens
-                kl.append(torch.where(ours_CV.isneginf(), 0.0, ours_CV.exp() * (ours_CV - theirs_CV)).sum(-1).double().cpu())
-            for index, kl_T in zip(rows.indices, torch.cat(kl).split(rows.lengths), strict=True):
-                sums[index], counts[index] = float(kl_T.sum()), len(kl_T)
+    found = kls_of(policy, reference, pairs, batch_tokens=batch_tokens)
+    sums, counts = [float(kl_T.sum()) for kl_T in found], [len(kl_T) for kl_T in found]
     tokens, size = sum(counts), len(pairs)
     ratio = sum(sums) / tokens
     spread = sum((s - ratio * n) ** 2 for s, n in zip(sums, counts, strict=True)) / (size - 1)

@@ -24,6 +24,7 @@ from tempering.methods.scopes.lora import LoRA
 
 FAMILY = "distil"
 if TYPE_CHECKING:
+    from tempering.hacking import Gauge
     from tempering.types import Policy, Row, Stream
 
     AnyDistil = Any
@@ -47,6 +48,8 @@ def distil(
     on_policy: Annotated[float, Field(ge=0, le=1)] = 0.0,
     rule: str | None = None,
     calibrate: bool = False,
+    oracle: str | None = None,
+    look_every: Annotated[int, Field(ge=1)] = 10,
     scope: AnyScope = LoRA(),
     optimizer: Optimizer = Optimizer(lr=2e-4),
     schedule: Schedule = Schedule(),
@@ -72,6 +75,9 @@ def distil(
         on_policy: the chance that the answers of a step are sampled from the student as it is, instead of the data's.
         rule: what stands in front of the teacher's prompt, as a system turn, for rule_distillation; the teacher is then by default the start model.
         calibrate: for first: choose the teacher's temperature c that makes its confidence on the held-out rows most honest.
+        oracle: a model that is trusted more than the teacher, of the same vocabulary (a larger one, or the teacher's own teacher): the distance to it
+            on held-out rows is measured, and looked at along the way, since it may rise while that to the teacher falls (teacher hacking).
+        look_every: steps between two such looks (`hacking.json` in the run folder).
         scope: which weights of the student may move: full or lora.
         seed: of shuffling, dropout, initialisation and sampling.
     """
@@ -88,6 +94,8 @@ def distil(
         raise UserError(
             "--on-policy: the student is asked while it trains, in one process, for losses that read nothing but its answers; leave it out"
         )
+    if oracle is not None and (word.several() or "train" not in reads or len(reads) > 1):
+        raise UserError("--oracle: the student is looked at while it trains, in one process, on rows of plain answers; leave it out")
     if calibrate and (loss.kind != "first" or on_policy):
         raise UserError("--calibrate chooses the temperature c of --loss first, on the data's answers (no --on-policy); leave it out")
     run = Experiment.begin(distil, {**locals(), "loss": loss})
@@ -97,6 +105,8 @@ def distil(
 
 def _taught(run: Experiment, student: Policy, master: Policy, objective: Any) -> Report:
     """The steps of an opened run with both models there."""
+    from tempering.data.streams import Shuffled
+    from tempering.held import target_probes
     from tempering.methods.objectives.nll import NLL
     from tempering.types import Role
 
@@ -104,7 +114,9 @@ def _taught(run: Experiment, student: Policy, master: Policy, objective: Any) ->
     make_row, how = _rows(run, student, master, objective)
     train, held = run.rows(v["data"], v["test"], make_row, shape=v["shape"], limit=v["limit"], max_length=v["max_length"], **how)
     run.check(objective, train)
-    before = run.measure("before", student, held)
+    gauge = _gauge(run, student, master, held) if v["oracle"] else None
+    probes = (*target_probes(held, v["budget"].max_test), gauge.probe) if gauge else None
+    before = run.measure("before", student, held, probes=probes)
     roles, watched = {"teacher": Role(master.model)}, held
     # The student's own answers are new: for them the teacher stays.
     if not v["on_policy"] and (kept := run.cache_likeliest("teacher", master, objective, train, held)):
@@ -114,8 +126,22 @@ def _taught(run: Experiment, student: Policy, master: Policy, objective: Any) ->
         run.display.say(f"the teacher's temperature is {objective.c:g}: so its confidence is most honest on the held-out rows")
     if v["nll"]:
         objective = objective + v["nll"] * NLL()
-    tuned = run.fit("fit", student, objective, train, watched, _sampled(run, student, train), roles=roles)
-    return run.finish(tuned, before, run.measure("after", tuned, held))
+    stream, until = _sampled(run, student, train), None
+    if gauge:
+        stream = gauge.counting(*(stream or (Shuffled(train, v["training"].batch_size, v["seed"]), run.steps(train))))
+        until = (gauge, v["look_every"])
+    tuned = run.fit("fit", student, objective, train, watched, stream, until, roles=roles)
+    if gauge:
+        run.display.say(gauge.told())
+    return run.finish(tuned, before, run.measure("after", tuned, held, probes=probes))
+
+
+def _gauge(run: Experiment, student: Policy, master: Policy, held: Sequence[Row]) -> Gauge:
+    from tempering.hacking import Gauge
+    from tempering.methods.probes.teacher_hacking import TeacherHacking
+
+    probe = TeacherHacking(rows=held, oracle=run.beside("oracle", run.values["oracle"]), teacher=master, limit=run.values["budget"].max_test)
+    return Gauge(probe, run.folder.path, student.tokenizer)
 
 
 def _rows(run: Experiment, student: Policy, master: Policy, objective: Any) -> tuple[Any, dict[str, Any]]:

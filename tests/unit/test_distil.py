@@ -247,6 +247,29 @@ def test_a_run_ends_in_a_ledger(name: str, more: dict[str, Any], teacher: str, t
     assert report.ledger.probes and json.loads((tmp_path / "run" / "lock.json").read_text())["teacher"]["source"] == teacher
 
 
+def test_a_student_is_watched_from_an_oracle(teacher: str, tmp_path: Path) -> None:
+    report = tp.run("forward_kl", teacher=teacher, oracle="builtin:tiny", look_every=1, out=tmp_path / "run", again=True, **SMALL)
+    path = json.loads((tmp_path / "run" / "hacking.json").read_text())
+    assert [look["step"] for look in path] == [1, 2] and all(look["oracle"] > 0 and look["teacher"] > 0 for look in path)
+    (probe,) = [p for p in report.ledger.probes if p.name == "teacher_hacking"]
+    # The student begins as the oracle.
+    assert probe.before.point == pytest.approx(0, abs=1e-6) and probe.after.point > 0
+
+
+def test_with_an_oracle_for_a_teacher_both_distances_are_one() -> None:
+    from tempering.methods.probes.teacher_hacking import TeacherHacking, rise
+
+    student, other = (Policy(make_llama(seed=seed), make_tokenizer()) for seed in (0, 1))
+    ids, weight = np.array([3, 5, 7, 9, 4], np.int32), np.array([0, 0, 1, 0, 2], np.float32)
+    rows = [{"train": (Segment(ids, weight),)}]
+    found = TeacherHacking(rows=rows, oracle=other, teacher=other)(student).summary
+    with torch.no_grad():
+        p, q = (one.model(torch.tensor([ids.tolist()])).logits[0].double().log_softmax(-1)[[1, 3]] for one in (other, student))
+    assert found["oracle"] == found["teacher"] == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-5)
+    assert TeacherHacking(rows=rows, oracle=student, teacher=student)(student).summary["teacher"] == 0
+    assert rise([3.0, 1.0, 2.5]) == 1.5 and rise([3.0, 2.0]) == 0
+
+
 def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
     models.save(Policy(make_llama(vocab=len(tokenizer)), tokenizer), tmp_path / "other")

@@ -21,6 +21,8 @@ from tempering.errors import UserError
 from tempering.merges import Base, Draw, Each
 from tempering.methods.merges._vectors import blocks, each, wide
 
+CATALOGUE = ("S071",)
+
 
 @dataclass(frozen=True)
 class Linear:

@@ -20,6 +20,7 @@ from tempering.methods.objectives._distil import Distil, kl, scored
 from tempering.types import Context, Parts, Signals
 
 FAMILY = "distil"
+CATALOGUE = ("S007",)
 
 
 @dataclass(frozen=True)

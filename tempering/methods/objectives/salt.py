@@ -24,6 +24,7 @@ from tempering.methods.objectives.nll import NLL
 from tempering.types import Coefficient, Norm, Objective
 
 FAMILY = "distil"
+CATALOGUE = ("S064",)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from tempering.reshapes import Axis, Body, Seen
 if TYPE_CHECKING:
     from torch import Tensor
 
+CATALOGUE = ("S180",)
+
 
 @dataclass(frozen=True)
 class MaskedGrowth:
