@@ -5,6 +5,7 @@ the right output. Here builtin:tiny learns to write nested sums and differences 
 parenthesis is missing. RLOO then takes 30 steps of 8 tasks with 8 samples. The discriminator is a comparison of characters, where the paper
 has a language model. The baseline takes as many steps more on the demonstrations. Scored are four samples of each of 50 tasks whose numbers are not
 among those that are trained on: the share that compiles; beside it the share whose value is right, and the share that is the reference to the letter.
+On seed 100, which is none of the seeds that count and the only one looked at, the first settings gave 0.35 and 0.97.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ CLAIM = Claim(
     method="rlcf",
     catalogue=("S003",),
     title="RLCF against more supervised fine-tuning: do programs compile?",
-    claim="After reinforcement with compiler feedback and a comparison with a reference, more sampled programs compile than after as much more imitation.",
+    claim="After reinforcement with compiler feedback and a comparison with a reference, more programs compile than after more imitation.",
     baseline="supervised fine-tuning on the same demonstrations, as many steps more",
     metric="share that compiles",
     smallest_effect=0.1,
@@ -118,9 +119,8 @@ def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
         )
         tuned = train(start, RLOO(), stream, steps=steps, seed=seed, lr=2e-4, schedule=CONSTANT)
     held = env.tasks("test", scale(50))
-    said = [
-        (task.id, one.answer) for task, of in zip(held, play(tuned, env, list(enumerate(held)), 4, How(TOKENS, seed=seed)), strict=True) for one in of
-    ]
+    groups = play(tuned, env, list(enumerate(held)), 4, How(TOKENS, seed=seed))
+    said = [(task.id, one.answer) for task, of in zip(held, groups, strict=True) for one in of]
     found = {"share that compiles": 0.0, "right value": 0.0, "as the reference": 0.0}
     for wanted, code in said:
         found["share that compiles"] += compiles(code) / len(said)
