@@ -3,8 +3,8 @@
 Jain et al. 2023, "Coarse-Tuning Models of Code with Reinforcement Learning Feedback", arXiv 2305.18341 (S003): the grounding function of a code
 model's samples is feedback of the compiler, and of another language model that compares the sample with a reference. Here the compiler is Python's
 parser, which runs nothing. Who compares is a saved reward model (`--env.reward.model`), asked for the answer behind the task and the reference,
-through a sigmoid; without one it is the share of characters in common (2 M / T of Ratcliff and Obershelp). So every program that compiles is worth more
-than every one that does not. The price of leaving the start model is `--rollouts.kl_cost`. What the paper pays a program that does not
+through a sigmoid; without one it is the share of characters in common (2 M / T of Ratcliff and Obershelp). So every program that compiles is worth
+more than every one that does not. The price of leaving the start model is `--rollouts.kl_cost`. What the paper pays a program that does not
 compile, and how it asks its discriminator, was not looked up.
 """
 
