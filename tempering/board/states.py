@@ -107,6 +107,9 @@ def _running(entry: Entry, entries: Sequence[Entry]) -> tuple[str, ...]:
     if entry.kind == "optimizer":
         # Chosen by name, wherever a recipe trains.
         return tuple(recipe.name for recipe in recipes if reach.trains(recipe))
+    if entry.kind == "reward" and entry.family == "checked":
+        # Chosen by name, wherever an environment is.
+        return tuple(recipe.name for recipe in recipes if "tempering.methods.environments" in recipe.uses)
     return tuple(recipe.name for recipe in recipes if entry.module in reach.behind(recipe))
 
 
