@@ -20,8 +20,8 @@ from tempering.errors import UserError
 from tempering.merges import Base, Draw, Each
 
 BLOCK = 2**18
-"""Entries that are put together, or that random numbers are drawn for, at a time: what the processor keeps near itself. Sums are float32, and those of
-a whole tensor would be the largest thing in memory."""
+"""Entries that are put together, or drawn random numbers for, at a time: what the processor keeps near itself. Sums are float32, and those of a whole
+tensor would be the largest thing in memory."""
 
 
 def each(setting: Each, count: int, what: str) -> tuple[float, ...]:
