@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from tempering.coupling import apart
 from tempering.fit import count_terms, total
 from tempering.layout import collate, to
 from tempering.reduce import last
+from tempering.reference import columns
 from tempering.sample import evaluating
 from tempering.signals import Live, engine_for
 from tempering.types import Context, Objective, Parts, Policy, Row, Signals
@@ -76,6 +77,11 @@ def scored(policy: Policy, objective: Objective, rows: Sequence[Row], training: 
         for group, number in zip(group_S.tolist(), value.tolist(), strict=True):
             found[group].append(number)
     return found
+
+
+def with_logps(policy: Policy, rows: Sequence[Row], training: Training) -> Iterator[Row]:
+    """The rows with the policy's log-prob of every scored token as the column "logp", by passes of `training.micro_tokens` in its precision."""
+    return columns(policy, rows, engine_for(training), training.micro_tokens, column="logp")
 
 
 def _batches(rows: Sequence[Row], micro_tokens: int) -> list[Parts]:

@@ -58,9 +58,7 @@ class HeldPairs(ProbeValue):
             pairs = [(s.ids[:start].tolist(), s.ids[start:].tolist()) for s, start in zip(segments, starts, strict=True)]
             yield from (logp.double().numpy() for logp in logps_of(policy, pairs))
             return
-        from tempering.reference import columns
-        from tempering.signals import engine_for
+        from tempering.scored import with_logps
 
-        scored = columns(policy, rows, engine_for(self.training), self.training.micro_tokens, column="logp")
-        found = [row[part][0].extras["logp"] for row in scored for part in ("chosen", "rejected")]
+        found = [row[part][0].extras["logp"] for row in with_logps(policy, rows, self.training) for part in ("chosen", "rejected")]
         yield from (logp[start:].astype(np.float64) for logp, start in zip(found, starts, strict=True))
