@@ -75,7 +75,9 @@ def verdict(code: str, record: Record) -> Verdict:
         return Verdict((False,) * len(right), ("AttributeError",) * len(right), (0,) * len(right))
     found = [_called(function, x) for x in TRIED]
     passed = tuple(kind == "" and value == y for (value, kind, _), y in zip(found, right, strict=True))
-    return Verdict(passed, tuple("" if ok else kind or "AssertionError" for ok, (_, kind, _) in zip(passed, found, strict=True)), tuple(f[2] for f in found))
+    return Verdict(
+        passed, tuple("" if ok else kind or "AssertionError" for ok, (_, kind, _) in zip(passed, found, strict=True)), tuple(f[2] for f in found)
+    )
 
 
 def _called(function: ast.FunctionDef, x: int) -> tuple[int | None, str, int]:
