@@ -66,6 +66,8 @@ def verdict(code: str, record: Record) -> Verdict:
     """What the record's tests say of a program."""
     right = record.tags["right"]
     try:
+        # Compiled and never run: some errors of form are not the parser's.
+        compile(code, "f", "exec", dont_inherit=True)
         (function,) = ast.parse(code).body
         assert isinstance(function, ast.FunctionDef) and function.name == "f" and [a.arg for a in function.args.args] == ["x"]
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
