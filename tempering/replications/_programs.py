@@ -66,6 +66,8 @@ def verdict(code: str, record: Record) -> Verdict:
     """What the record's tests say of a program."""
     right = record.tags["right"]
     try:
+        # Compiled and never run: some errors of form are not the parser's.
+        compile(code, "f", "exec", dont_inherit=True)
         (function,) = ast.parse(code).body
         assert isinstance(function, ast.FunctionDef) and function.name == "f" and [a.arg for a in function.args.args] == ["x"]
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -75,7 +77,9 @@ def verdict(code: str, record: Record) -> Verdict:
         return Verdict((False,) * len(right), ("AttributeError",) * len(right), (0,) * len(right))
     found = [_called(function, x) for x in TRIED]
     passed = tuple(kind == "" and value == y for (value, kind, _), y in zip(found, right, strict=True))
-    return Verdict(passed, tuple("" if ok else kind or "AssertionError" for ok, (_, kind, _) in zip(passed, found, strict=True)), tuple(f[2] for f in found))
+    return Verdict(
+        passed, tuple("" if ok else kind or "AssertionError" for ok, (_, kind, _) in zip(passed, found, strict=True)), tuple(f[2] for f in found)
+    )
 
 
 def _called(function: ast.FunctionDef, x: int) -> tuple[int | None, str, int]:

@@ -5,7 +5,8 @@ program, and a fine-grained one for the tokens of the line that an error tells o
 learned to write programs of three lines from a sloppy writer, who puts a name wrong or leaves it out in `BAD` of them (`_programs.py`). Both arms
 then take as many steps of the paper's loss on their own programs, with the greedy program as the baseline; the method with 0.3 off each token of the
 line that fails. Scored is the share of sampled programs for held-out tasks that pass, beside it how many have an error. Tests are not run but read
-off the syntax tree, which gives the sandbox's verdicts on such programs. Not here: the paper's buffer and its supervised steps in between.
+off the syntax tree, which gives the sandbox's verdicts on such programs. Not here: the paper's buffer and its supervised steps in between. At a rate
+of 1e-4 both arms were at 0.95 after these steps on seed 100, which is none of the seeds that count: hence a smaller one.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ CLAIM = Claim(
     metric="pass@1",
     smallest_effect=0.03,
 )
-BAD, TOKENS, LR = 0.6, 64, 1e-4
+BAD, TOKENS, STEPS, LR = 0.6, 64, 10, 3e-5
 
 
 class Read(RLTF):
@@ -91,7 +92,7 @@ def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
         start.tokenizer, environment, _programs.tasks(seed, False), FineGrained(), Rollouts(samples=4),
         training=TRAINING.model_copy(update={"batch_size": 8}), max_new_tokens=TOKENS, seed=seed,
     )  # fmt: skip
-    tuned = train(start, Reinforce(), stream, steps=scale(30), seed=seed, lr=LR, schedule=CONSTANT)
+    tuned = train(start, Reinforce(), stream, steps=scale(STEPS), seed=seed, lr=LR, schedule=CONSTANT)
     found = {}
     for name, policy in {"": tuned, ", start": start}.items():
         tasks = list(islice(cycle(_programs.tasks(0, True)), scale(60)))

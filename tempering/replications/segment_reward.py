@@ -5,7 +5,8 @@ and give PPO each segment's reward, made comparable by its place and spread over
 answer and than one for every token. Here builtin:tiny answers the requests of the world of replies, whose gold reward likes the topic, courtesy and
 brevity, each said in a place of its own. Both arms train a reward model for as many steps on the same pairs, fit the normaliser to the pairs'
 answers, and take as many steps of PPO with a critic; the baseline has one segment, which makes it Bradley-Terry and a reward at the end, its share on
-every token. Sampled replies to held-out requests are scored by the gold reward. The cutoff is in nats of builtin:tiny.
+every token. Sampled replies to held-out requests are scored by the gold reward. The cutoff is in nats of builtin:tiny. On seed 100, which is none of
+the seeds that count, the baseline was ahead (1.78 against 1.71).
 """
 
 from __future__ import annotations

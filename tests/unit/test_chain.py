@@ -52,11 +52,12 @@ def walked(chain: Chain, begin: int, moves: list[str]) -> State:
     return asyncio.run(play())
 
 
-def test_a_wrong_step_leads_into_the_water_and_left_out_of_it_to_the_same_stone() -> None:
+def test_a_wrong_step_leads_into_the_water_and_the_way_out_of_it_to_the_same_stone() -> None:
     chain = Chain(steps=4, stones=10)
-    good = chain.right(9, False)
-    bad = next(move for move in ("left", "ahead", "right") if move not in (good, "left"))
-    end = walked(chain, 9, [bad, bad, " Left", good])
+    good, out = chain.right(9, False), chain.right(9, True)
+    assert good != out
+    bad = next(move for move in ("left", "ahead", "right") if move not in (good, out))
+    end = walked(chain, 9, [out, bad, f" {out.title()}", good])
     assert [m.content for m in end.messages if m.role == "user"] == [
         "You stand on stone 9.",
         "You are in the water at 9.",

@@ -19,8 +19,6 @@ from tempering.types import Message, Record, Response
 
 CATALOGUE = ("S205",)
 _MOVES = ("left", "ahead", "right")
-_OUT = "left"
-"""The way out of the water, wherever one is."""
 
 
 class Chain(Environment):
@@ -54,8 +52,8 @@ class Chain(Environment):
 
     @staticmethod
     def right(stone: int, water: bool) -> str:
-        """The right move."""
-        return _OUT if water else _MOVES[(stone * stone // 2 + stone) % 3]
+        """The right move: of each stone its own, and out of the water beside it another."""
+        return _MOVES[(stone * stone // 2 + stone + water) % 3]
 
     async def reset(self, task: Record) -> State:
         """On the first stone."""

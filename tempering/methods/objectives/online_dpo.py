@@ -28,7 +28,7 @@ from tempering.reduce import group_rank, group_sum, segment_mean, segment_sum, s
 from tempering.types import Batch, Context
 
 FAMILY = "policy_gradient"
-CATALOGUE = ("S191", "S059", "S111")
+CATALOGUE = ("S191", "S059")
 
 
 @dataclass(frozen=True)
