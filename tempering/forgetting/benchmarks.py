@@ -1,5 +1,5 @@
 """Published unlearning benchmarks on a run's own data: their probes, and the numbers that they make of a run's scores (TOFU's model utility and
-forget quality, MUSE's privacy leak, KnowUnDo's success on either side)."""
+forget quality, MUSE's privacy leak, KnowUnDo's success on either side, PISTOL's deviation)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from tempering.forgetting import knowundo, muse, tofu
+from tempering.forgetting import knowundo, muse, pistol, tofu
 from tempering.forgetting.targets import secrets
 from tempering.making import is_text
 from tempering.types import Probe, Record, Scores
@@ -57,7 +57,7 @@ def benchmarks(before: Scores, after: Scores, oracle: Scores | None = None) -> d
     found: dict[str, dict[str, Any]] = {}
     for name, scores in (("before", before), ("after", after), ("oracle", oracle)):
         if scores is not None:
-            numbers: dict[str, Any] = {"model_utility": tofu.model_utility(scores)}
+            numbers: dict[str, Any] = {"model_utility": tofu.model_utility(scores), "deviation": pistol.deviation_score(scores)}
             if {knowundo.UNLEARN, knowundo.RETENTION} <= {p.probe for p in scores.probes}:
                 numbers |= knowundo.success(scores)
             if oracle is not None:
@@ -72,6 +72,7 @@ def sentence(numbers: dict[str, dict[str, Any]]) -> str:
     told = []
     for key, what in (
         ("model_utility", "model utility (TOFU)"),
+        ("deviation", "deviation (PISTOL, by ROUGE-L)"),
         ("forget_quality", "forget quality (TOFU, p)"),
         ("privacy_leak", "privacy leak (MUSE)"),
         ("unlearn_success", "unlearn success (KnowUnDo)"),

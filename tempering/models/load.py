@@ -71,6 +71,10 @@ def load(spec: str | Path, *, dtype: str = "float32", quantise: Quantise = "none
     place = find(spec, say)
     later = later and place.kind == "model" and quantise == "none" and dtype != "auto"
     policy = _load(place, dtype, quantise, say, depth=0, later=later)
+    if (place.folder / "codebook.safetensors").is_file():
+        from tempering.models.codebook import FILE, restored
+
+        restored(policy.model, place.folder / FILE)
     about = place.folder / "policy.json"
     if not about.is_file():
         return policy

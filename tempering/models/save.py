@@ -50,6 +50,7 @@ def save(policy: Policy, folder: str | Path, *, merged: bool = False, card: str 
 
 def write(policy: Policy, folder: Path, *, merged: bool = False, card: str | None = None) -> str:
     """What `save` does, into an existing empty folder and without its safety. Returns "adapter", "merged" or "full"."""
+    from tempering.models import codebook
     from tempering.models.gguf import quiet
     from tempering.models.value import ValueModel
 
@@ -66,7 +67,10 @@ def write(policy: Policy, folder: Path, *, merged: bool = False, card: str | Non
             dtype = policy.model.dtype
         else:
             plain = policy.model.classifier(policy.tokenizer.pad_token_id) if isinstance(policy.model, ValueModel) else plain_model(policy)
-            plain.save_pretrained(folder)
+            books = codebook.tables(plain)
+            plain.save_pretrained(folder, **({"state_dict": {n: p for n, p in plain.state_dict().items() if n not in books}} if books else {}))
+            if books:
+                codebook.write(plain, folder)
             dtype = plain.dtype
         policy.tokenizer.save_pretrained(folder)
     about = _about(policy, origin, kind, str(dtype).removeprefix("torch."), notes)

@@ -22,7 +22,7 @@ from tempering.proof import claims
 CORE_NUMERICS = 1
 ROOT = Path(__file__).parent.parent.parent
 _APART = {"CASES", "EQUIVALENT"}
-_PAPERS = ("tempering.data.strength", "tempering.forgetting.corrupt", "tempering.forgetting.newton")
+_PAPERS = ("tempering.data.strength", "tempering.forgetting.codebook", "tempering.forgetting.corrupt", "tempering.forgetting.newton")
 """Modules outside of tempering.methods that are a paper's method."""
 _FOLLOWED = ("tempering.methods.", "tempering.worlds", "tempering.replications._", "tempering.recipes.", *_PAPERS)
 

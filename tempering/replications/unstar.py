@@ -5,8 +5,7 @@ to related knowledge. Here the jobs of ten known people are to go from builtin:t
 anti-samples are another job and one of four reasons that were written for this; the model writes none itself, which builtin:tiny cannot. What is
 compared is the best difference between accuracy on the jobs of the twenty and of the ten, in held-out wordings, at one of ten looks that each arm
 chooses. Neither arm has retain rows. Other facts about the same ten were no related knowledge to tell the arms apart by: on seed 9, which does not
-count, 0.79 to 0.90 for anti-samples and 0.84 to 0.94 for ascent in three worlds. In this one seed 9 gave
-0.55 and 0.65; no other rates were tried.
+count, 0.79 to 0.90 for anti-samples and 0.84 to 0.94 for ascent in three worlds. In this one seed 9 gave 0.55 and 0.65; no other rates were tried.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def test_each_can_be_planned(name: str) -> None:
     assert tp.plan(name, model="builtin:tiny", limit=8, batch_size=4).peak > 0
 
 
-@pytest.mark.parametrize("name", ["icul", "l_codec"])
+@pytest.mark.parametrize("name", ["icul", "l_codec", "code_unlearn"])
 def test_what_trains_nothing_says_so(name: str) -> None:
     with pytest.raises(UserError, match=f"{name} trains nothing, so there is nothing to plan"):
         tp.plan(name, model="builtin:tiny", limit=8)
@@ -157,6 +157,26 @@ def test_one_newton_step_moves_the_chosen_units_alone(tmp_path: Path) -> None:
     tp.run("l_codec", out=tmp_path / "b", **FEW, units=0, draws=16, examples=4, attacks="none")
     still = weights(tmp_path / "b" / "model")["model.safetensors"]
     assert all(torch.equal(p, start[name]) for name, p in still.items()), "without units nothing moves, to the bit"
+
+
+def test_codes_that_the_forget_rows_use_more_are_taken_out(tmp_path: Path) -> None:
+    few: dict[str, Any] = {**FEW, "codes": 24, "top": 3, "learn_steps": 2, "layers": (1, 3), "attacks": "plain"}
+    tp.run("code_unlearn", out=tmp_path / "a", **few, most=0)
+    before, after = (json.loads((tmp_path / "a" / f"{name}.scores.json").read_text())["probes"] for name in ("before", "after"))
+    assert before == after, "without a code taken out nothing changes"
+    tp.run("code_unlearn", out=tmp_path / "b", **few, most=5, enriched=0.1)
+    chosen = json.loads((tmp_path / "b" / "codes.json").read_text())
+    book = load_file(tmp_path / "b" / "model" / "codebook.safetensors")
+    assert [of["layer"] for of in chosen] == [1, 3] and any(of["out"] for of in chosen)
+    for of in chosen:
+        assert len(of["out"]) <= 5 and all(of["forget"][c] > of["retain"][c] for c in of["out"])
+        assert sum(of["forget"]) == pytest.approx(3) and sum(of["retain"]) == pytest.approx(3)
+        alive = book[f"model.layers.{of['layer']}.mlp.codebook.alive_K"].tolist()
+        assert [c for c in range(24) if not alive[c]] == sorted(of["out"])
+    now, start = (weights(tmp_path / run / "model")["model.safetensors"] for run in ("a", "b"))
+    assert now.keys() == start.keys() and all(torch.equal(p, start[name]) for name, p in now.items()), "the weights stay as they are"
+    with pytest.raises(UserError, match="--codes 24, --most 22: 2 would be left, and --top 3 are chosen"):
+        tp.run("code_unlearn", out=tmp_path / "c", **few, most=22)
 
 
 def test_other_rows_in_the_same_file_are_another_run(tmp_path: Path) -> None:

@@ -411,3 +411,6 @@ def test_numbers_of_a_run():
     assert sentence(benchmarks(before, after)) == "model utility (TOFU): 0.8 before, 0.5 after"
     assert "privacy leak (MUSE): -1 before, -0.2 after, 0 oracle" in sentence(found)
     assert sentence({"before": {}, "after": {}}) == ""
+    both = scores(of("forget_rouge", [0.3], "target"), of("retain_rouge", [0.6]))
+    assert benchmarks(both, both)["after"]["deviation"] == pytest.approx(50)
+    assert "deviation (PISTOL, by ROUGE-L): 50 before, 50 after" in sentence(benchmarks(both, both))

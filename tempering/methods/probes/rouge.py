@@ -3,7 +3,7 @@ those of the output (F1).
 
 TOFU (arXiv:2401.06121) takes the recall of an answer to a question. MUSE (arXiv:2407.06460) takes F1: of the continuation of a forgotten text
 (VerbMem: `cut` measures against as many tokens as may be generated) and of short answers to questions (KnowMem: few-shot prompts and stop strings,
-see `forgetting.muse`).
+see `forgetting.muse`). PISTOL (S034, arXiv:2406.16810) makes one number of it on either side (`forgetting.pistol.deviation`).
 
 Words: "any" takes runs of letters and digits of every script, without case. The package rouge_score keeps ASCII letters only ("ascii"), TOFU and
 OpenUnlearning also stem them with Porter's stemmer ("stemmed", which needs nltk). On plain English "any" and "ascii" are the same.
@@ -24,7 +24,7 @@ from tempering.items import ProbeValue, answer_ids, mean, read_items
 from tempering.methods.probes._answers import AnswersItem, asked_ids, shown
 from tempering.types import ItemScore, Policy, ProbeScores
 
-CATALOGUE = ("S092", "S144")
+CATALOGUE = ("S092", "S144", "S034")
 Words = Literal["any", "ascii", "stemmed"]
 
 
