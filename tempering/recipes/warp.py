@@ -4,10 +4,10 @@
     arc:     theta_slerp = theta_init + slerp(theta_1 - theta_init, ..., theta_M - theta_init), tensor by tensor
     back:    theta_init <- (1 - eta) theta_init + eta theta_slerp,   and again
 
-Rame et al. 2024 (WARP). mu = 0.01, eta = 0.3 and M = 2 are the paper's as it is remembered, and were not looked up; for more than two runs the arc is their spherical
-mean (`multislerp`). The policy gradient is RLOO, whose reward pays for the distance from the anchor (`rollouts.kl_cost`). All weights train. Every
-run's model and every merge stand in the run folder, so `temper merge --along` between `start` and a round's `arc` draws the front of reward and
-distance.
+Rame et al. 2024 (WARP). mu = 0.01, eta = 0.3 and M = 2 are the paper's as it is remembered, and were not looked up; for more than two runs the arc is
+their spherical mean (`multislerp`). The policy gradient is RLOO, whose reward pays for the distance from the anchor (`rollouts.kl_cost`). All weights
+train. Every run's model and every merge stand in the run folder, so `temper merge --along` between `start` and a round's `arc` draws the front of
+reward and distance.
 """
 
 from __future__ import annotations
