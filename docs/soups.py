@@ -28,9 +28,9 @@ def main() -> None:
         for name, (x, y) in at.items()
     ]
     line = [(x, y) for name, (x, y) in at.items() if name != "trained for both"]
-    axes = [Axis(title, lambda v: f"{v:.0%}", 1.0) for title in ("answers with a courteous word", "answers of more than 16 words")]
+    x, y = (Axis(title, lambda v: f"{v:.0%}", 1.0) for title in ("answers with a courteous word", "answers of more than 16 words"))
     label = "The front of rewarded soups. " + "; ".join(mark.said for mark in marks)
-    (HERE / "images" / "soups.svg").write_text(scatter(marks, *axes, label, line=line, alone=True), encoding="utf-8")
+    (HERE / "images" / "soups.svg").write_text(scatter(marks, x, y, label, line=line, alone=True), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,71 @@
+"""The prior-approximate loss: a router learns which experts came nearest to what the dense MLP said of a token.
+
+    loss_t = - (1 / (L k)) sum_l sum_(i in P_l(t)) log softmax(W_r x_l)_i, P_l(t) = the k experts with the least || E_i(x) - (k / N) FFN(x) ||^2
+
+Zhao et al. 2024 (FactorLLM), beside the likelihood of the text, and there with a small term for balance, which is left out here. P is a column of the
+rows, "prior.L" [T, k] for each router, found once on the dense model (recipe `factor_llm`); the paper asks the experts as they are by then.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tempering.cases import Case
+from tempering.types import Context, Norm, Objective, Parts, Signals
+
+CATALOGUE = ("S107",)
+
+
+@dataclass(frozen=True)
+class PriorApproximate(Objective):
+    """Cross-entropy of every router's choice, averaged over the routers."""
+
+    layers: int
+    """How many routers there are."""
+    norm: Norm = "tokens"
+    """What the sum is divided by."""
+
+    @property
+    def needs(self) -> Mapping[str, frozenset[str]]:
+        return {"train": frozenset(f"{name}.{layer}" for layer in range(self.layers) for name in ("router", "prior"))}
+
+    def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
+        loss_T = 0.0 * parts["train"].weight_T
+        for layer in range(self.layers):
+            logp_TE = signals["train"][f"router.{layer}"].log_softmax(-1)
+            prior_TK = signals["train"][f"prior.{layer}"].long()
+            loss_T = loss_T - logp_TE.gather(1, prior_TK).sum(-1) / (self.layers * prior_TK.shape[1])
+        return loss_T
+
+
+_LN3 = math.log(3)
+
+CASES = (
+    Case(
+        "two routers of three experts and one choice; tokens of unequal weight, one without",
+        PriorApproximate(layers=2),
+        {
+            "train": {
+                "router.0": [[[0.0, 0.0, _LN3], [0.0, _LN3, 0.0], [9.0, 0.0, 0.0]], [[0.0, 0.0, 0.0]]],
+                "router.1": [[[_LN3, 0.0, 0.0], [0.0, 0.0, 0.0], [9.0, 0.0, 0.0]], [[0.0, 0.0, 0.0]]],
+                "prior.0": [[[2], [0], [1]], [[1]]],
+                "prior.1": [[[1], [0], [1]], [[2]]],
+            }
+        },
+        weights={"train": [[1.0, 2.0, 0.0], [1.0]]},
+        loss=((math.log(5 / 3) + math.log(5)) / 2 + 2 * (math.log(5) + _LN3) / 2 + _LN3) / 4,
+        gradient={
+            "train/router.0": [[[0.2 / 8, 0.2 / 8, -0.4 / 8], [-0.8 / 4, 0.6 / 4, 0.2 / 4], [0, 0, 0]], [[1 / 24, -2 / 24, 1 / 24]]],
+        },
+    ),
+    Case(
+        "one router that takes two of three; by rows",
+        PriorApproximate(layers=1, norm="segment_mean"),
+        {"train": {"router.0": [[[0.0, 0.0, _LN3], [0.0, _LN3, 0.0]], [[_LN3, 0.0, 0.0]]], "prior.0": [[[2, 0], [0, 2]], [[0, 1]]]}},
+        loss=(((math.log(5 / 3) + math.log(5)) / 2 + math.log(5)) / 2 + (math.log(5 / 3) + math.log(5)) / 2) / 2,
+    ),
+)
