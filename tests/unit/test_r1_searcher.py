@@ -40,7 +40,7 @@ def test_both_stages_pay_what_the_paper_says() -> None:
     second, first = AnswerF1(), AnswerF1(right=0.0, formed=0.5, malformed=0.0)
     assert [score(r, "Ada Example of Bergen") for r in (first, second)] == [0.5, 1]
     assert [score(r, "nobody") for r in (first, second)] == [0.5, 0]
-    for bad in ("", "  ", "word " * 11):
+    for bad in ("", "  ", "word " * 11, '<tool_call>{"name": "search"}</tool_call>', "Bergen <tool_call>"):
         assert [score(r, bad) for r in (first, second)] == [0, -2]
     assert score(second, "Bergen", ["Oslo", "Bergen"]) == 1, "the best of several right answers"
     assert np.isnan(score(second, "Ada", None))
