@@ -60,7 +60,7 @@ class AnswerF1(Value):
             return float("nan")
         if (said := self._said(answer)) is None:
             return self.malformed
-        return self.right * max(f1(said, one) for one in wanted) + self.formed
+        return self.right * max(self.f1(said, one) for one in wanted) + self.formed
 
     def _said(self, answer: str) -> str | None:
         if self.rule == "tag":
@@ -68,8 +68,8 @@ class AnswerF1(Value):
             answer = inside[0] if len(inside) == 1 == answer.count("<answer>") else ""
         return answer if 0 < len(answer.split()) <= self.most_words and CALL not in answer else None
 
-
-def f1(said: str, wanted: str) -> float:
-    """2 * common words / all words of both; 0 where neither has any."""
-    one, other = Counter(normalised(said).split()), Counter(normalised(wanted).split())
-    return 2 * (one & other).total() / max(one.total() + other.total(), 1)
+    @staticmethod
+    def f1(said: str, wanted: str) -> float:
+        """2 * common words / all words of both; 0 where neither has any."""
+        one, other = Counter(normalised(said).split()), Counter(normalised(wanted).split())
+        return 2 * (one & other).total() / max(one.total() + other.total(), 1)
