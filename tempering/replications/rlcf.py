@@ -20,7 +20,7 @@ from tempering.methods.credits.leave_one_out import LeaveOneOut
 from tempering.methods.environments.records import Records
 from tempering.methods.objectives.nll import NLL
 from tempering.methods.objectives.rloo import RLOO
-from tempering.methods.rewards.rlcf import RLCF, compiles
+from tempering.methods.rewards.rlcf import RLCF
 from tempering.proof.claims import Claim, Scale
 from tempering.proof.small import TRAINING, sft_rows, tiny, train
 from tempering.proof.small import start as kept
@@ -102,7 +102,7 @@ def value(code: str) -> int | None:
         raise ValueError
 
     try:
-        return of(ast.parse(code.strip(), mode="eval").body) if compiles(code) else None
+        return of(ast.parse(code.strip(), mode="eval").body) if RLCF.compiles(code) else None
     except (ValueError, SyntaxError):
         return None
 
@@ -123,7 +123,7 @@ def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
     said = [(task.id, one.answer) for task, of in zip(held, groups, strict=True) for one in of]
     found = {"share that compiles": 0.0, "right value": 0.0, "as the reference": 0.0}
     for wanted, code in said:
-        found["share that compiles"] += compiles(code) / len(said)
+        found["share that compiles"] += RLCF.compiles(code) / len(said)
         found["right value"] += (value(code) == value(wanted)) / len(said)
         found["as the reference"] += (code.strip() == wanted) / len(said)
     return found

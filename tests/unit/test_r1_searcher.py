@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tempering as tp
-from tempering.methods.rewards.answer_f1 import AnswerF1, f1
+from tempering.methods.rewards.answer_f1 import AnswerF1
 from tempering.types import Message, Record
 
 ASK = (Message("user", "who?"),)
@@ -33,14 +33,14 @@ def score(reward: AnswerF1, answer: str, right: Any = "Ada Example of Bergen") -
     ],
 )
 def test_words_in_common_are_counted_as_often_as_they_stand(said: str, wanted: str, worth: float) -> None:
-    assert f1(said, wanted) == f1(wanted, said) == pytest.approx(worth)
+    assert AnswerF1.f1(said, wanted) == AnswerF1.f1(wanted, said) == pytest.approx(worth)
 
 
 def test_both_stages_pay_what_the_paper_says() -> None:
     second, first = AnswerF1(), AnswerF1(right=0.0, formed=0.5, malformed=0.0)
     assert [score(r, "Ada Example of Bergen") for r in (first, second)] == [0.5, 1]
     assert [score(r, "nobody") for r in (first, second)] == [0.5, 0]
-    for bad in ("", "  ", "word " * 11):
+    for bad in ("", "  ", "word " * 11, '<tool_call>{"name": "search"}</tool_call>', "Bergen <tool_call>"):
         assert [score(r, bad) for r in (first, second)] == [0, -2]
     assert score(second, "Bergen", ["Oslo", "Bergen"]) == 1, "the best of several right answers"
     assert np.isnan(score(second, "Ada", None))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tempering.methods.rewards.rlcf import RLCF, compiles
+from tempering.methods.rewards.rlcf import RLCF
 from tempering.types import Message, Record, Response
 
 ASK = (Message("user", "write it"),)
@@ -32,7 +32,7 @@ def scores(*answers: str, reward: RLCF | None = None) -> list[float]:
 
 @pytest.mark.parametrize("code", NOT, ids=range(len(NOT)))
 def test_what_is_no_program_does_not_compile(code: str) -> None:
-    assert not compiles(code) and scores(code) == [-1]
+    assert not RLCF.compiles(code) and scores(code) == [-1]
 
 
 def test_every_program_is_worth_more_than_every_other_text() -> None:

@@ -3,7 +3,8 @@
     worth = right * F1 + (formed, where the form is right; malformed, where it is not),   F1 = 2 * common / (said + wanted)
 
 over words (lower case, no punctuation, no articles), counted as often as they stand; of several right answers the best counts. The form is right
-where one answer can be taken out of the text and it has at most `most_words` words, so that listing candidates does not pay; else F1 is 0.
+where one answer can be taken out of the text, it has at most `most_words` words, so that listing candidates does not pay, and calls no tool, so
+that asking on is no answer; else F1 is 0.
 
 R1-Searcher (Song et al. 2025, arXiv 2503.05592, S062): its first stage pays the form and the search alone (right 0, formed 0.5, malformed 0; 0.5 for
 the first search is `--env.searching`), its second F1 with 2 less for a bad form (the defaults). See `temper run r1_searcher`.
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 FAMILY = "checked"
 CATALOGUE = ("S062",)
+CALL = "<tool_call>"
+"""What a call begins with."""
 
 
 class AnswerF1(Value):
@@ -57,16 +60,16 @@ class AnswerF1(Value):
             return float("nan")
         if (said := self._said(answer)) is None:
             return self.malformed
-        return self.right * max(f1(said, one) for one in wanted) + self.formed
+        return self.right * max(self.f1(said, one) for one in wanted) + self.formed
 
     def _said(self, answer: str) -> str | None:
         if self.rule == "tag":
             inside = re.findall(r"<answer>(.*?)</answer>", answer, re.DOTALL)
             answer = inside[0] if len(inside) == 1 == answer.count("<answer>") else ""
-        return answer if 0 < len(answer.split()) <= self.most_words else None
+        return answer if 0 < len(answer.split()) <= self.most_words and CALL not in answer else None
 
-
-def f1(said: str, wanted: str) -> float:
-    """2 * common words / all words of both; 0 where neither has any."""
-    one, other = Counter(normalised(said).split()), Counter(normalised(wanted).split())
-    return 2 * (one & other).total() / max(one.total() + other.total(), 1)
+    @staticmethod
+    def f1(said: str, wanted: str) -> float:
+        """2 * common words / all words of both; 0 where neither has any."""
+        one, other = Counter(normalised(said).split()), Counter(normalised(wanted).split())
+        return 2 * (one & other).total() / max(one.total() + other.total(), 1)

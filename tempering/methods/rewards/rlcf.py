@@ -48,7 +48,7 @@ class RLCF(Value):
 
         codes = [code_of(_checked.own(prompt, answer)).strip() for prompt, answer in zip(prompts, answers, strict=True)]
         wanted = [_checked.right(record)[:1] for record in records]
-        score_N = np.array([np.nan if not one else 0.0 if compiles(code) else self.refused for code, one in zip(codes, wanted, strict=True)])
+        score_N = np.array([np.nan if not one else 0.0 if self.compiles(code) else self.refused for code, one in zip(codes, wanted, strict=True)])
         if fine := np.flatnonzero(score_N == 0).tolist():
             score_N[fine] = self._alike([prompts[i] for i in fine], [codes[i] for i in fine], [code_of(wanted[i][0]).strip() for i in fine])
         return score_N
@@ -71,14 +71,14 @@ class RLCF(Value):
 
         return named(self.model)
 
-
-def compiles(code: str) -> bool:
-    """Whether Python's parser takes a text as a program of one statement or more; nothing of it is run."""
-    if len(code) > _LONGEST:
-        return False
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return bool(ast.parse(code).body)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
+    @staticmethod
+    def compiles(code: str) -> bool:
+        """Whether Python's parser takes a text as a program of one statement or more; nothing of it is run."""
+        if len(code) > _LONGEST:
+            return False
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return bool(ast.parse(code).body)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return False
