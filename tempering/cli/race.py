@@ -84,6 +84,8 @@ def race(
             done.append(leg)
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(f"stopped with {len(done)} runs done; the same command goes on from there") from None
+    if data.startswith("world:"):
+        say("  gold reward of what the models themselves write ...")
     golds = {d.folder: _gold(d, course) for d in done if not d.leg.tuning} if data.startswith("world:") else {}
     found = result(asked, family, course.steps, done, golds=golds, quick=quick, seconds=time.monotonic() - began)
     from tempering.home import write_atomic

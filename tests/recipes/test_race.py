@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 from dataclasses import replace
 from itertools import pairwise
@@ -13,7 +14,7 @@ import pytest
 
 from tempering.cli.app import run_command
 from tempering.config import Training
-from tempering.errors import UserError
+from tempering.errors import Interrupted, UserError
 from tempering.ledger_types import Ledger
 from tempering.race.course import Clock, Course, Done, Leg, chosen
 from tempering.race.page import notes, render
@@ -244,6 +245,26 @@ def test_a_race_that_goes_on_measures_the_start_no_more(race_words: list[str], t
     for number, method in ((2, "dpo"), (3, "simpo")):  # Another process would have another course.
         course(race_words, tmp_path / "race").run(Leg(method, 1e-2, 0, False))
         assert len(seen) == number
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_leg_that_was_stopped_goes_on_to_the_same(call: int, race_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped while it measured before, or after."""
+    measuring = importlib.import_module("tempering.measure")
+    real, calls = measuring.measure, itertools.count(1)
+
+    def stopped(*given: Any, **how: Any) -> Any:
+        if next(calls) == call:
+            raise Interrupted("stopped")
+        return real(*given, **how)
+
+    monkeypatch.setenv("TEMPERING_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(measuring, "measure", stopped)
+    leg = Leg("dpo", 1e-2, 0, False)
+    with pytest.raises(Interrupted):
+        course(race_words, tmp_path / "race").run(leg)
+    found = course(race_words, tmp_path / "race").run(leg)
+    assert not found.reused and numbers(found) == numbers(course(race_words, tmp_path / "whole").run(leg))
 
 
 def test_pairs_scored_as_in_training_are_those_scored_alone(race_words: list[str], tmp_path: Path) -> None:
