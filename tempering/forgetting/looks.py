@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tempering.types import Row
 
 FILE = "path.json"
+SAME = ("look-before.scores.json", "look-oracle.scores.json")
+"""What looks compare with; the same for every run on the same start, rows and oracle."""
 SOME = 16
 """Secrets of each attack, and four times as many retain rows."""
 
@@ -134,12 +136,22 @@ def watch(run: Experiment, policy: Policy, held: Sequence[Row], oracle: str | No
     """
     from tempering import models
     from tempering.forgetting.battery import quick
+    from tempering.forgetting.redact import redacted
     from tempering.measure import measure
 
     v = run.values
     if v["training"].eval_every not in (0, v["looks"].look_every):
         raise UserError(f"--look-every {v['looks'].look_every}: a look is an evaluation too, so leave --eval-every out")
     probes = quick(run, held)
-    before = measure(policy, probes)
-    never = measure(models.load(oracle, say=run.display.say), probes) if oracle else None
+
+    def measured(name: str, of: Callable[[], Policy]) -> Scores:
+        """Read back where another run, or this one before it was stopped, has measured the same."""
+        path, scores = run.folder.path / name, TypeAdapter(Scores)
+        if not path.exists():
+            found = measure(of(), probes)
+            write_atomic(path, scores.dump_json(redacted(found) if v["redact"] else found).decode())
+        return scores.validate_json(path.read_bytes())
+
+    before = measured(SAME[0], lambda: policy)
+    never = measured(SAME[1], lambda: models.load(oracle, say=run.display.say)) if oracle else None
     return Watch(run.folder.path / FILE, probes, before, never, stream, policy.tokenizer, v["looks"].look_tokens, then)

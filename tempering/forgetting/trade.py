@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,12 +85,8 @@ def key(arguments: Mapping[str, Any]) -> str:
 def _run(recipe: Callable[..., Any], arguments: Mapping[str, Any], place: Path, method: str, rate: float, first: Path | None) -> Deal:
     from tempering.execution import leg
 
-    if first is not None and not place.exists():
-        # The same model before and the same oracle under the same attacks: measured in the first run.
-        place.mkdir(parents=True)
-        for name in SAME:
-            if (first / name).exists():
-                shutil.copyfile(first / name, place / name)
+    # The same model before and the same oracle under the same attacks: measured in the first run.
+    tune.measured_before(first, place, SAME)
     leg(recipe, arguments, place, "temper trade")
     return _deal(place, method, rate)
 

@@ -8,6 +8,7 @@ keeps so much, the one that keeps most.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from pydantic import ValidationError
 from tempering import choices
 from tempering.config import Budget
 from tempering.errors import UserError
-from tempering.forgetting.looks import FILE, Look, Looks, read
+from tempering.forgetting.looks import FILE, SAME, Look, Looks, read
 from tempering.report.scatter import Axis, Mark, scatter
 
 EVERY = 5
@@ -66,10 +67,13 @@ def search(
     # What is measured before and after is left to the runs that are shown.
     light = {**values, "looks": looks, "attacks": "none", "budget": Budget(keep="none", max_test=values["budget"].max_test)}
     found: list[Seen] = []
+    first: Path | None = None
     for method, way in ways.items():
         for rate in rates:
             arguments = at(light, way, rate)
             place = folder / "search" / f"{method}-{rate:g}-{key(arguments)}"
+            measured_before(first, place, SAME)
+            first = first or place
             leg(recipe, arguments, place, "temper trade")
             if not (place / FILE).exists():
                 raise UserError(
@@ -79,6 +83,15 @@ def search(
             say(f"  {method} at {rate:g}: {len(seen)} looks, {seen[-1].look.tokens:,} tokens; in the end {seen[-1].said.partition(': ')[2]}")
             found += seen
     return found
+
+
+def measured_before(first: Path | None, place: Path, names: Sequence[str]) -> None:
+    """What the first run measured of a start and an oracle that it shares with a run that has not begun: it lies in that one's folder too."""
+    if first is not None and not place.exists():
+        place.mkdir(parents=True)
+        for name in names:
+            if (first / name).exists():
+                shutil.copyfile(first / name, place / name)
 
 
 def way_of(method: str, retain_loss: str | None) -> Any:

@@ -59,6 +59,8 @@ def test_a_rate_and_a_step_are_found_under_a_budget(tmp_path: Path, capsys: pyte
     # An equal share of the budget each; a training ends at the first look past it.
     assert all(max(s["tokens"] for s in search if (s["method"], s["rate"]) == key) >= 500 or found[-1] == 4 for key, found in steps.items())
     assert sum(s["chosen"] for s in search) == 1
+    befores = {(leg / "look-before.scores.json").read_text() for leg in (out / "search").iterdir()}
+    assert len(befores) == 1 and "sha256" in befores.pop(), "measured once, and kept without words"
     deals = json.loads((out / "trade.json").read_text())["deals"]
     for deal, pick in zip(deals, (s for s in search if s["chosen"]), strict=True):
         assert (deal["method"], deal["rate"]) == (pick["method"], pick["rate"])

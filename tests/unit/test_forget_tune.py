@@ -111,6 +111,19 @@ def test_a_found_run_stops_where_it_was_looked_at() -> None:
     assert all(word in tune.rule(0.9, 12_000) for word in ("12,000 tokens", "90%"))
 
 
+def test_what_runs_share_is_measured_in_the_first(tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    first.mkdir()
+    (first / "a.json").write_text("1")
+    tune.measured_before(None, tmp_path / "alone", ["a.json"])
+    assert not (tmp_path / "alone").exists()
+    tune.measured_before(first, tmp_path / "second", ["a.json", "b.json"])
+    assert [p.name for p in (tmp_path / "second").iterdir()] == ["a.json"], "what the first has not is left to be measured"
+    (first / "b.json").write_text("2")
+    tune.measured_before(first, tmp_path / "second", ["a.json", "b.json"])
+    assert len(list((tmp_path / "second").iterdir())) == 1, "a run that has begun is left alone"
+
+
 def test_a_retain_term_goes_with_every_method_that_takes_one() -> None:
     assert [tune.way_of("gradient_ascent", term).retain_loss for term in (None, "nll", "kl")] == ["none", "nll", "kl"]
     with pytest.raises(UserError, match="--retain-loss: expected none, nll or kl, got 'l2'"):
