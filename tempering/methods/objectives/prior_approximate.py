@@ -35,13 +35,14 @@ class PriorApproximate(Objective):
         return {"train": frozenset(f"{name}.{layer}" for layer in range(self.layers) for name in ("router", "prior"))}
 
     def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
-        chosen_LT = [_chosen(signals["train"][f"router.{i}"], signals["train"][f"prior.{i}"]) for i in range(self.layers)]
+        mask_T1, train = (parts["train"].weight_T != 0)[:, None], signals["train"]
+        chosen_LT = [_chosen(train[f"router.{i}"], torch.where(mask_T1, train[f"prior.{i}"], 0)) for i in range(self.layers)]
         return -torch.stack(chosen_LT).sum(0) / self.layers
 
 
 def _chosen(router_TE: Tensor, prior_TK: Tensor) -> Tensor:
-    """The mean log-chance of the named experts at each token; what stands at tokens without weight is anything."""
-    return router_TE.log_softmax(-1).gather(1, prior_TK.nan_to_num().long()).sum(-1) / prior_TK.shape[1]
+    """The mean log-chance of the named experts at each token."""
+    return router_TE.log_softmax(-1).gather(1, prior_TK.long()).sum(-1) / prior_TK.shape[1]
 
 
 _LN3 = math.log(3)
