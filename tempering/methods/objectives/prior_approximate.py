@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from tempering.cases import Case
@@ -34,12 +35,14 @@ class PriorApproximate(Objective):
         return {"train": frozenset(f"{name}.{layer}" for layer in range(self.layers) for name in ("router", "prior"))}
 
     def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
-        loss_T = 0.0 * parts["train"].weight_T
-        for layer in range(self.layers):
-            logp_TE = signals["train"][f"router.{layer}"].log_softmax(-1)
-            prior_TK = signals["train"][f"prior.{layer}"].long()
-            loss_T = loss_T - logp_TE.gather(1, prior_TK).sum(-1) / (self.layers * prior_TK.shape[1])
-        return loss_T
+        mask_T1, train = (parts["train"].weight_T != 0)[:, None], signals["train"]
+        chosen_LT = [_chosen(train[f"router.{i}"], torch.where(mask_T1, train[f"prior.{i}"], 0)) for i in range(self.layers)]
+        return -torch.stack(chosen_LT).sum(0) / self.layers
+
+
+def _chosen(router_TE: Tensor, prior_TK: Tensor) -> Tensor:
+    """The mean log-chance of the named experts at each token."""
+    return router_TE.log_softmax(-1).gather(1, prior_TK.long()).sum(-1) / prior_TK.shape[1]
 
 
 _LN3 = math.log(3)
