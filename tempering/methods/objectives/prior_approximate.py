@@ -72,3 +72,8 @@ CASES = (
         loss=(((math.log(5 / 3) + math.log(5)) / 2 + math.log(5)) / 2 + (math.log(5 / 3) + math.log(5)) / 2) / 2,
     ),
 )
+
+EQUIVALENT = {
+    "__call__:drop-mask:1": "tokens without weight count nothing; the mask keeps what stands there from being taken for an expert",
+    "__call__:constant:2": "the expert that is read at tokens without weight counts nothing",
+}
