@@ -45,31 +45,30 @@ def _chosen(router_TE: Tensor, prior_TK: Tensor) -> Tensor:
     return router_TE.log_softmax(-1).gather(1, prior_TK.long()).sum(-1) / prior_TK.shape[1]
 
 
-_LN3 = math.log(3)
+_LN2, _LN3, _LN4 = math.log(2), math.log(3), math.log(4)
+_BOTH = (_LN4 + math.log(4 / 3)) / 2
 
 CASES = (
     Case(
-        "two routers of three experts and one choice; tokens of unequal weight, one without",
+        "two routers of two experts and one choice; tokens of unequal weight, one without",
         PriorApproximate(layers=2),
         {
             "train": {
-                "router.0": [[[0.0, 0.0, _LN3], [0.0, _LN3, 0.0], [9.0, 0.0, 0.0]], [[0.0, 0.0, 0.0]]],
-                "router.1": [[[_LN3, 0.0, 0.0], [0.0, 0.0, 0.0], [9.0, 0.0, 0.0]], [[0.0, 0.0, 0.0]]],
-                "prior.0": [[[2], [0], [1]], [[1]]],
-                "prior.1": [[[1], [0], [1]], [[2]]],
+                "router.0": [[[0.0, _LN3], [_LN3, 0.0], [9.0, 0.0]], [[0.0, 0.0]]],
+                "router.1": [[[_LN3, 0.0], [0.0, 0.0], [9.0, 0.0]], [[0.0, _LN3]]],
+                "prior.0": [[[1], [1], [1]], [[1]]],
+                "prior.1": [[[1], [0], [1]], [[1]]],
             }
         },
         weights={"train": [[1.0, 2.0, 0.0], [1.0]]},
-        loss=((math.log(5 / 3) + math.log(5)) / 2 + 2 * (math.log(5) + _LN3) / 2 + _LN3) / 4,
-        gradient={
-            "train/router.0": [[[0.2 / 8, 0.2 / 8, -0.4 / 8], [-0.8 / 4, 0.6 / 4, 0.2 / 4], [0, 0, 0]], [[1 / 24, -2 / 24, 1 / 24]]],
-        },
+        loss=((math.log(4 / 3) + _LN4) / 2 + 2 * (_LN4 + _LN2) / 2 + (_LN2 + math.log(4 / 3)) / 2) / 4,
+        gradient={"train/router.0": [[[0.25 / 8, -0.25 / 8], [0.75 / 4, -0.75 / 4], [0, 0]], [[0.5 / 8, -0.5 / 8]]]},
     ),
     Case(
-        "one router that takes two of three; by rows",
+        "one router that takes both of two; by rows",
         PriorApproximate(layers=1, norm="segment_mean"),
-        {"train": {"router.0": [[[0.0, 0.0, _LN3], [0.0, _LN3, 0.0]], [[_LN3, 0.0, 0.0]]], "prior.0": [[[2, 0], [0, 2]], [[0, 1]]]}},
-        loss=(((math.log(5 / 3) + math.log(5)) / 2 + math.log(5)) / 2 + (math.log(5 / 3) + math.log(5)) / 2) / 2,
+        {"train": {"router.0": [[[0.0, _LN3], [0.0, 0.0]], [[_LN3, 0.0]]], "prior.0": [[[1, 0], [0, 1]], [[0, 1]]]}},
+        loss=((_BOTH + _LN2) / 2 + _BOTH) / 2,
     ),
 )
 
