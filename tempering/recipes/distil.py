@@ -114,7 +114,7 @@ def _taught(run: Experiment, student: Policy, master: Policy, objective: Any) ->
     make_row, how = _rows(run, student, master, objective)
     train, held = run.rows(v["data"], v["test"], make_row, shape=v["shape"], limit=v["limit"], max_length=v["max_length"], **how)
     run.check(objective, train)
-    gauge = _gauge(run, student, master, held) if v["oracle"] else None
+    gauge = _gauge(run, student, master, held) if v["oracle"] and not run.rehearses else None
     probes = (*target_probes(held, v["budget"].max_test), gauge.probe) if gauge else None
     before = run.measure("before", student, held, probes=probes)
     roles, watched = {"teacher": Role(master.model)}, held

@@ -44,7 +44,7 @@ def test_on_one_round_of_given_pairs_it_is_dpo_with_its_gradient() -> None:
             }
             loss = reduced(DPO(beta=0.3), parts, signals)
         loss.backward()
-        found.append((float(loss), [x.grad for pair in leaves for x in pair]))
+        found.append((float(loss.detach()), [x.grad for pair in leaves for x in pair]))
     (offline, theirs), (online_, ours) = found
     assert abs(offline - online_) < 1e-12 and offline > 0
     for one, other in zip(theirs, ours, strict=True):
