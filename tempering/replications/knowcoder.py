@@ -4,9 +4,10 @@ Li et al. 2024 (arXiv 2403.07969) show a schema as Python classes, train a model
 writing the objects that a text speaks of (following), and find that the first phase carries over to what the second never showed. Here a text says
 one thing about a fictitious person: a city, a job or a pet, each an object of a class of its own. Both arms take as many steps of following, with a
 negative sample a text, on texts that speak of half of all values; the method has seen the classes with instances of all values for some steps before,
-so it takes more steps in all. Scored is the share of texts about other people, with values that extraction showed, whose objects are written exactly,
-read back through the syntax tree; texts about the other half of the values stand beside. On seed 100, which does not count, no model wrote an object of a
-value that extraction had not shown, and of those shown 0.43 were exact without the first phase and 0.20 with it: the opposite of the claim.
+so it takes more steps in all. Scored is the share of texts about other people, with values that extraction showed,
+whose objects are written exactly, read back through the syntax tree; texts about the other half of the values stand beside. On seed 100, which does
+not count, no model wrote an object of a value that extraction had not shown, and of those shown 0.43 were exact without the first phase and 0.20 with
+it: the opposite of the claim.
 """
 
 from __future__ import annotations
