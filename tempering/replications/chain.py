@@ -51,7 +51,7 @@ def told(conversations: Iterable[Sequence[Message]], begins: Iterable[int]) -> I
     """Each move of some walks with what would have been right there, behind all that was said before."""
     for messages, stone in zip(conversations, begins, strict=True):
         water = False
-        for turn in range(WALK.steps):
+        for turn in range(WALK.length):
             right = WALK.right(stone, water)
             yield Record(tuple(messages[: 2 * turn + 1]), (answer(right),), id=f"{stone}.{turn}")
             good = messages[2 * turn + 1].content.strip().lower() == right
@@ -74,5 +74,5 @@ def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
     wrong, wet = (np.array([end[name] for end in ends]) for name in ("wrong", "wet"))
     # One more of each kind, so that both chances are known.
     slips, lost = (float((wrong[here].sum() + 0.5) / (here.sum() + 1)) for here in (~wet, wet))
-    grown = {f"mistakes in {n} steps": Chain(steps=n).mistakes(slips, lost) for n in (4, 24)}
+    grown = {f"mistakes in {n} steps": Chain(length=n).mistakes(slips, lost) for n in (4, 24)}
     return {"wrong moves": float(wrong.mean()), "wrong on stones": slips, "wrong in the water": lost, **grown}

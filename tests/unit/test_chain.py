@@ -26,13 +26,13 @@ def by_paths(steps: int, stone: float, water: float) -> float:
 
 @pytest.mark.parametrize(("stone", "water"), [(0.1, 0.7), (0.3, 1.0), (0.02, 0.02), (0.0, 1.0)])
 def test_expected_mistakes_are_those_of_all_paths(stone: float, water: float) -> None:
-    assert Chain(steps=7).mistakes(stone, water) == pytest.approx(by_paths(7, stone, water))
+    assert Chain(length=7).mistakes(stone, water) == pytest.approx(by_paths(7, stone, water))
 
 
 def test_cloning_grows_with_the_square_of_the_horizon_and_who_recovers_with_the_horizon() -> None:
     e = 1e-4
     for steps in (1, 5, 20, 40):
-        lost, back = Chain(steps=steps).mistakes(e, 1.0), Chain(steps=steps).mistakes(e, e)
+        lost, back = Chain(length=steps).mistakes(e, 1.0), Chain(length=steps).mistakes(e, e)
         assert lost == pytest.approx(sum(1 - (1 - e) ** t for t in range(1, steps + 1)))
         assert back == pytest.approx(steps * e)
         assert lost <= e * steps * (steps + 1) / 2 and lost == pytest.approx(e * steps * (steps + 1) / 2, rel=1e-2)
@@ -46,14 +46,14 @@ def walked(chain: Chain, begin: int, moves: list[str]) -> State:
             assert not state.done
             state = await chain.step(state, move)
             paid += state.reward
-        assert state.done and paid == pytest.approx(1 - sum(state.memory["wrong"]) / chain.steps)
+        assert state.done and paid == pytest.approx(1 - sum(state.memory["wrong"]) / chain.length)
         return state
 
     return asyncio.run(play())
 
 
 def test_a_wrong_step_leads_into_the_water_and_the_way_out_of_it_to_the_same_stone() -> None:
-    chain = Chain(steps=4, stones=10)
+    chain = Chain(length=4, stones=10)
     good, out = chain.right(9, False), chain.right(9, True)
     assert good != out
     bad = next(move for move in ("left", "ahead", "right") if move not in (good, out))
@@ -68,7 +68,7 @@ def test_a_wrong_step_leads_into_the_water_and_the_way_out_of_it_to_the_same_sto
 
 
 def test_the_responses_are_walks_without_a_wrong_step() -> None:
-    chain = Chain(steps=6, stones=15)
+    chain = Chain(length=6, stones=15)
     train, test = chain.tasks("train"), chain.tasks("test")
     assert {t.id for t in test} == {"4", "9", "14"} and len(train) == 12
     for task in (*train, *test):

@@ -25,14 +25,14 @@ class Chain(Environment):
     """Stones in a row, each with its own direction to the next."""
 
     kind: Literal["chain"] = "chain"
-    steps: int = Field(default=12, ge=1)
+    length: int = Field(default=12, ge=1)
     """Of a walk."""
     stones: int = Field(default=20, ge=10, le=100)
     """After the last comes the first; walks that begin at every fifth are test tasks."""
 
     @property
     def name(self) -> str:
-        return f"chain-{self.steps}"
+        return f"chain-{self.length}"
 
     @property
     def binary(self) -> bool:
@@ -46,7 +46,7 @@ class Chain(Environment):
 
     def _task(self, stone: int) -> Record:
         said: list[Message] = []
-        for at in range(stone, stone + self.steps):
+        for at in range(stone, stone + self.length):
             said += [_where(at % self.stones, False), Message("assistant", self.right(at % self.stones, False))]
         return Record((said[0],), (Response(tuple(said[1:])),), id=str(stone), source=f"{self.name}:{stone}", tags={"stone": stone})
 
@@ -57,7 +57,7 @@ class Chain(Environment):
 
     async def reset(self, task: Record) -> State:
         """On the first stone."""
-        return State(task.prompt, memory={"stone": int(task.tags["stone"]), "water": False, "left": self.steps, "wrong": [], "wet": []})
+        return State(task.prompt, memory={"stone": int(task.tags["stone"]), "water": False, "left": self.length, "wrong": [], "wet": []})
 
     async def step(self, state: State, answer: str) -> State:
         """On the next stone after a right move, on the same one out of the water; in the water after a wrong one."""
@@ -66,7 +66,7 @@ class Chain(Environment):
         stone = (m["stone"] + (right and not m["water"])) % self.stones
         memory = {"stone": stone, "water": not right, "left": m["left"] - 1, "wrong": [*m["wrong"], not right], "wet": [*m["wet"], m["water"]]}
         more = (_where(stone, not right),) if memory["left"] else ()
-        return state.said(answer, *more, done=not more, reward=right / self.steps, memory=memory)
+        return state.said(answer, *more, done=not more, reward=right / self.length, memory=memory)
 
     def mistakes(self, stone: float, water: float) -> float:
         """Wrong moves to be expected of a walk.
@@ -76,7 +76,7 @@ class Chain(Environment):
             water: the chance of one in the water.
         """
         wet = total = 0.0
-        for _ in range(self.steps):
+        for _ in range(self.length):
             wet = (1 - wet) * stone + wet * water
             total += wet
         return total
