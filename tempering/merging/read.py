@@ -83,6 +83,11 @@ _UNUSED = sys.getrefcount(_ONE[0])
 _BUFFERS = _Buffers()
 
 
+def forget() -> None:
+    """Let go of the memory that was read into: nothing more is read."""
+    _BUFFERS.held = []
+
+
 class Weights(Protocol):
     """A model's tensors by name."""
 

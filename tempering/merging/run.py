@@ -19,7 +19,7 @@ from tempering.merges import Draw
 from tempering.merging.config import Config
 from tempering.merging.known import known_of
 from tempering.merging.plan import Piece, Plan, make_plan
-from tempering.merging.read import Weights, open_weights, stamps
+from tempering.merging.read import Weights, forget, open_weights, stamps
 from tempering.merging.vocab import Vocabulary, vocabulary
 from tempering.merging.write import Slot, write
 from tempering.models.places import read_json
@@ -57,6 +57,8 @@ def merge(config: Config, out: str | Path, *, seed: int = 0, shard_bytes: int = 
     key = _key(config, plan, [*models.values(), *known.values()], seed, shard_bytes)
     with kept_folder(out) as folder:
         write(folder, slots, lambda name: made(pieces[name], models, seed, tokens, known), key, shard_bytes, say)
+        # What measures the result needs the memory.
+        forget()
         lead = models[plan.lead]
         settings = {"config.json": _config(lead, plan, models)}
         for name in _BESIDE:

@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tempering.home import sha256_file
+from tempering.merging import read as reading
 from tempering.merging import write as writing
+from tempering.merging.config import parse
 from tempering.merging.read import Meta, Shards, _Buffers
+from tempering.merging.run import merge
 from tempering.merging.write import Slot, write
 
 NAMES = [f"layer.{i}" for i in range(7)]
@@ -43,6 +47,17 @@ def test_memory_that_became_too_small_is_let_go() -> None:
     held = buffers.take(64)
     buffers.take(100)
     assert sorted(array.nbytes for array in buffers.held) == [64, 100] and held.nbytes == 64
+
+
+def test_a_merge_leaves_no_memory_behind(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        save_file({"w": torch.ones(3, 2)}, tmp_path / name / "model.safetensors")
+        (tmp_path / name / "config.json").write_text("{}")
+    config = parse({"merge_method": "linear", "models": [{"model": str(tmp_path / name)} for name in "ab"]}, "test")
+    merge(config, tmp_path / "out", say=lambda text: None)
+    assert reading._BUFFERS.held == []
+    assert torch.equal(Shards(tmp_path / "out").read("w"), torch.ones(3, 2))
 
 
 def write_all(folder: Path, threads: int) -> str:
