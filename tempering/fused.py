@@ -182,7 +182,7 @@ class _Scores(torch.autograd.Function):
             if d_hidden is not None:
                 d_hidden[rows] = logits_CV @ half_VD
             if ctx.needs_input_grad[1]:
-                # Straight to where gradients are summed, where the loop allows it: no second tensor of the vocabulary's size, here or of tied embeddings.
+                # Straight to where gradients are summed, where the loop allows it: no second tensor of the vocabulary's size, nor of tied embeddings.
                 straight = d_weight is None and accumulates(weight_VD)
                 into, put = weight_VD.grad if straight else d_weight, Tensor.add_
                 if into is None:

@@ -39,8 +39,8 @@ class Rollouts(Value):
     staleness: int = Field(default=0, ge=0)
     """Rounds by which the weights that sample are behind those that learn; 1 or more lets samplers work while the policy trains."""
     partial: int = Field(default=0, ge=0)
-    """Tasks that are open beyond those that a round needs. A round ends with enough whole groups, and what is still open goes on in the next, under the
-    weights of then: nobody waits for the longest answer (Kimi k1.5, arXiv 2501.12599, section 2.6.2). Each token keeps the log-prob that it was
+    """Tasks that are open beyond those that a round needs. A round ends with enough whole groups, and what is open goes on in the next, under the
+    weights of then: nobody waits for the longest answer (partial rollouts: Kimi k1.5, arXiv 2501.12599). Each token keeps the log-prob that it was
     drawn with. 0 waits for all."""
     samplers: int = Field(default=0, ge=0)
     """Processes that sample beside the trainer, under Ray (extra "ray"); 0 samples in the trainer. It changes no result."""
@@ -51,5 +51,5 @@ class Rollouts(Value):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.partial and self.dynamic:
-            raise ValueError("partial and dynamic: silent groups are replaced within a round, and a round that ends early has none; switch one of them off")
+            raise ValueError("partial and dynamic: silent groups are replaced within a round, which partial ends early; switch one of them off")
         return self

@@ -1,9 +1,8 @@
-"""Rounds that end before every conversation is over: the rest goes on later from the very token where it stood, none lost, none learned from twice."""
+"""Rounds that end before every conversation is over: the rest goes on from the very token where it stood, none lost, none learned from twice."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ import torch
 
 from tempering.config import Optimizer, Schedule
 from tempering.fit import Means, fit
-from tempering.methods.credits.group_relative import GroupRelative
 from tempering.methods.credits.greedy_baseline import GreedyBaseline
+from tempering.methods.credits.group_relative import GroupRelative
 from tempering.methods.objectives.grpo import GRPO
 from tempering.methods.scopes.full import Full
 from tempering.rollouts.acting import begun_from_json, begun_to_json
@@ -59,7 +58,7 @@ def test_what_goes_on_under_the_same_weights_is_what_would_have_been() -> None:
         groups, left = go_on(policy, Uneven(), left, HOW, 1)
         assert len(groups) == 1 and not groups.keys() & found.keys()
         found |= groups
-        inside += sum(0 < len(game.ids) for game in left)
+        inside += sum(len(game.ids) > 0 for game in left)
         left, looks = begun_from_json(json.loads(json.dumps(begun_to_json(left)))), looks + 1
     assert looks == 5 and inside > 0, "some were left in the middle of a turn"
     for key, group in enumerate(whole):
