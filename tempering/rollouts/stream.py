@@ -26,7 +26,7 @@ from tempering.data.rendering import prompt_ids
 from tempering.layout import collate, to
 from tempering.rollouts import acting
 from tempering.rollouts.acting import Acting, Group
-from tempering.rollouts.health import health, mismatch
+from tempering.rollouts.health import health, mismatch, silent
 from tempering.rollouts.rows import SAMPLED, flat, from_json, segments, to_json
 from tempering.rollouts.samplers import Here, Samplers, Wait
 from tempering.rollouts.settings import Rollouts
@@ -136,7 +136,11 @@ class Conversations:
             run.log(waited=torch.tensor([self.samplers.waited]))
             self.samplers.waited = 0.0
         self.taken, self.version = asked.begin + sum(map(len, tries)), self.version + 1
-        return self._credited(run, self.acting.chosen(tries))
+        chosen = self.acting.chosen(tries)
+        rows = self._credited(run, chosen)
+        if settings.drop:
+            return [_unheard(row) if silent(group.score_N) else row for row, group in zip(rows, chosen, strict=True)]
+        return rows
 
     # -------------------------------------------------------------------------------------------------------------------------------- credit
 
@@ -218,7 +222,12 @@ def _chunks(rows: Sequence[tuple[Segment, ...]], most: int) -> list[list[tuple[S
 
 def _chosen(row: tuple[Segment, ...]) -> tuple[Segment, ...]:
     """What of a row has advantages; its first segment without weight where nothing has, since a step must have rows."""
-    return tuple(s for s in row if np.any(s.extras["advantage"])) or tuple(replace(s, weight=0 * s.weight) for s in row[:1])
+    return tuple(s for s in row if np.any(s.extras["advantage"])) or _unheard(row)
+
+
+def _unheard(row: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """A row's first segment without weight: it is there, and teaches nothing."""
+    return tuple(replace(s, weight=0 * s.weight) for s in row[:1])
 
 
 def _kept(s: Segment) -> Mapping[str, Any]:
