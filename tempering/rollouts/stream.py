@@ -7,8 +7,8 @@ and all. Since the noise is keyed by (seed, visit), a resumed run goes on to the
 With a staleness of N a round is asked for N rounds before it is learned from, and never sooner: so it is exactly N versions of the weights old (less
 at the beginning), samplers that are ahead wait, and the run is the same whoever samples and however fast. A checkpoint waits for what was asked for.
 
-Columns, on sampled tokens (all others have weight 0): "sampled_logp", the sampler's; "old_logp", what ratios are taken to; "advantage"; of a credit
-with a critic also "return" and "old_value"; "reference.logp" where the reference was asked for its price.
+Columns, on sampled tokens (all others have weight 0): "sampled_logp", the sampler's; "old_logp", what ratios are taken to; "advantage"; "turn", the
+turn's number in its conversation; of a credit with a critic also "return" and "old_value"; "reference.logp" where it was asked for its price.
 """
 
 from __future__ import annotations
@@ -157,17 +157,20 @@ class Conversations:
         old_T = flat(every, "logp") if "old" in self.asks else sampled_T
         if "old" in self.asks:
             run.log(**mismatch(sampled_T, old_T))
-        if "kl" in self.asks:
-            reward_T = reward_T - self._priced(run, old_T - flat(every, "reference.logp"), len(played))
+        price_T = self._priced(run, old_T - flat(every, "reference.logp"), len(played)) if "kl" in self.asks else None
+        turn_T = np.concatenate([np.repeat(np.arange(len(one.turns)), [len(turn.ids) for turn in one.turns]) for one in played])
         earned = Earned(
-            reward_T,
+            reward_T if price_T is None else reward_T - price_T,
             np.repeat(np.arange(len(played)), [trajectory.tokens for trajectory in played]),
             np.repeat(np.arange(len(groups)), [len(group.played) for group in groups]),
             flat(every, "critic.value") if "value" in self.asks else None,
             np.concatenate([np.full(len(group.played), group.greedy) for group in groups]) if "greedy" in self.asks else None,
             np.concatenate([along_T for group in groups for along_T in group.along]) if any(group.along for group in groups) else None,
+            turn_T,
+            price_T,
         )
-        columns = iter(_by_segment(every, {**self._corrected(run, self.credit(earned), old_T - sampled_T), "old_logp": old_T}))
+        told = {"old_logp": old_T, "turn": turn_T}
+        columns = iter(_by_segment(every, {**self._corrected(run, self.credit(earned), old_T - sampled_T), **told}))
         return [tuple(replace(s, extras={**_kept(s), **next(columns)}) for s in row) for row in rows]
 
     def _corrected(self, run: Run, columns: Mapping[str, np.ndarray], moved_T: np.ndarray) -> Mapping[str, np.ndarray]:
