@@ -158,9 +158,8 @@ def test_a_price_changes_no_history_and_is_averaged_over_the_turn() -> None:
 
 def test_a_conversation_of_one_turn_is_gspo() -> None:
     torch.manual_seed(0)
-    batch = Batch(
-        torch.zeros(9, dtype=torch.long), torch.tensor([0] * 4 + [1] * 5), torch.tensor([0, 1, 1, 1.0, 0, 0, 1, 1, 1]), torch.tensor([0, 1])
-    )
+    weight_T = torch.tensor([0, 1, 1, 1.0, 0, 0, 1, 1, 1])
+    batch = Batch(torch.zeros(9, dtype=torch.long), torch.tensor([0] * 4 + [1] * 5), weight_T, torch.tensor([0, 1]))
     values = {"logp": torch.randn(9), "old_logp": torch.randn(9), "advantage": torch.tensor([1.5] * 4 + [-0.7] * 5), "turn": torch.zeros(9)}
     context = Context(0, {}, lambda **_: None)
     ours = S2R()({"rollout": batch}, {"rollout": values}, context)
