@@ -220,6 +220,7 @@ def _staying() -> Iterator[None]:
 
 
 def _at(work: Work, config: Any) -> Counts:
+    from tempering.rollouts.anchored import Following
     from tempering.signals import engine_for
 
     engine = engine_for(work.training)
@@ -231,8 +232,8 @@ def _at(work: Work, config: Any) -> Counts:
     roles = {"policy": Role(model, work.scope)}
     for name, role in work.beside.items():
         plain = replace(work, quantise="none")
-        if role.scope is None:
-            other = _counted(plain, role.model.config, engine.device, meter, sizes)
+        if role.scope is None or isinstance(role.scope, Following):
+            other = _counted(plain, config if role.scope else role.model.config, engine.device, meter, sizes)
             other.to = lambda *_, other=other: other
         else:
             other = _critic(plain, config, engine.device, meter)

@@ -19,6 +19,7 @@ from tempering.rollouts.health import silent
 from tempering.rollouts.play import Begun, How, go_on, opened, play
 from tempering.rollouts.rows import rewards
 from tempering.rollouts.settings import Rollouts
+from tempering.rollouts.spoilt import spoilt
 from tempering.rollouts.types import Environment, Trajectory, overlong
 from tempering.types import Policy, Record
 
@@ -139,6 +140,8 @@ class Acting:
     def _earned(self, played: Sequence[Trajectory]) -> list[np.ndarray]:
         """What each token of each conversation earned by its turn and by the end."""
         ends = self.environment.judge(played) - self._too_long(played)
+        if self.settings.spoilt:
+            ends = ends - self.settings.spoilt * spoilt(played)
         return [rewards(trajectory, float(end)) for trajectory, end in zip(played, ends, strict=True)]
 
     def _too_long(self, played: Sequence[Trajectory]) -> np.ndarray:

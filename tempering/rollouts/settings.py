@@ -36,6 +36,12 @@ class Rollouts(Value):
     """Most times that a round is sampled for; what is still missing then is filled with groups that teach nothing."""
     overlong: float = Field(default=0.0, ge=0, le=1)
     """Share of the token budget, its end, over which an answer loses up to 1 for its length (DAPO, section 3.4); 0 never."""
+    drop: bool = False
+    """Learn nothing from groups that all earned the same, whatever else the loss asks of their tokens, and sample no others in their place (T1)."""
+    spoilt: float = Field(default=0.0, ge=0)
+    """What a conversation loses for a turn that its budget cut off, that repeats itself or that is no text (T1: 1; `rollouts/spoilt.py`)."""
+    anchor: float = Field(default=0.0, ge=0, le=1)
+    """How far the reference goes to the policy before each step (the dynamic anchor of T1); 0 leaves it at the start, 1 makes it the policy."""
     staleness: int = Field(default=0, ge=0)
     """Rounds by which the weights that sample are behind those that learn; 1 or more lets samplers work while the policy trains."""
     partial: int = Field(default=0, ge=0)

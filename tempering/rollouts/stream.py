@@ -8,8 +8,8 @@ With a staleness of N a round is asked for N rounds before it is learned from, a
 at the beginning), samplers that are ahead wait, and the run is the same whoever samples and however fast. A checkpoint waits for what was asked for.
 What a round leaves open (`partial`) goes on in the next one that is asked for.
 
-Columns, on sampled tokens (all others have weight 0): "sampled_logp", the sampler's; "old_logp", what ratios are taken to; "advantage"; of a credit
-with a critic also "return" and "old_value"; "reference.logp" where the reference was asked for its price.
+Columns, on sampled tokens (all others have weight 0): "sampled_logp", the sampler's; "old_logp", what ratios are taken to; "advantage"; "turn", the
+turn's number in its conversation; of a credit with a critic also "return" and "old_value"; "reference.logp" where it was asked for its price.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tempering.data.rendering import prompt_ids
 from tempering.layout import collate, to
 from tempering.rollouts import acting
 from tempering.rollouts.acting import Acting, Group
-from tempering.rollouts.health import health, mismatch
+from tempering.rollouts.health import health, mismatch, silent
 from tempering.rollouts.play import Begun
 from tempering.rollouts.rows import SAMPLED, flat, from_json, segments, to_json
 from tempering.rollouts.samplers import Here, Samplers, Wait
@@ -147,7 +147,11 @@ class Conversations:
         if settings.partial:
             run.log(carried=torch.tensor([made.carried / self.acting.wanted]), open=torch.tensor([float(len(made.left))]))
         self.taken, self.version = asked.end if settings.partial else asked.begin + sum(map(len, tries)), self.version + 1
-        return self._credited(run, self.acting.chosen(tries))
+        chosen = self.acting.chosen(tries)
+        rows = self._credited(run, chosen)
+        if settings.drop:
+            return [_unheard(row) if silent(group.score_N) else row for row, group in zip(rows, chosen, strict=True)]
+        return rows
 
     # -------------------------------------------------------------------------------------------------------------------------------- credit
 
@@ -164,17 +168,20 @@ class Conversations:
         old_T = flat(every, "logp") if "old" in self.asks else sampled_T
         if "old" in self.asks:
             run.log(**mismatch(sampled_T, old_T))
-        if "kl" in self.asks:
-            reward_T = reward_T - self._priced(run, old_T - flat(every, "reference.logp"), len(played))
+        price_T = self._priced(run, old_T - flat(every, "reference.logp"), len(played)) if "kl" in self.asks else None
+        turn_T = np.concatenate([np.repeat(np.arange(len(one.turns)), [len(turn.ids) for turn in one.turns]) for one in played])
         earned = Earned(
-            reward_T,
+            reward_T if price_T is None else reward_T - price_T,
             np.repeat(np.arange(len(played)), [trajectory.tokens for trajectory in played]),
             np.repeat(np.arange(len(groups)), [len(group.played) for group in groups]),
             flat(every, "critic.value") if "value" in self.asks else None,
             np.concatenate([np.full(len(group.played), group.greedy) for group in groups]) if "greedy" in self.asks else None,
             np.concatenate([along_T for group in groups for along_T in group.along]) if any(group.along for group in groups) else None,
+            turn_T,
+            price_T,
         )
-        columns = iter(_by_segment(every, {**self._corrected(run, self.credit(earned), old_T - sampled_T), "old_logp": old_T}))
+        told = {"old_logp": old_T, "turn": turn_T}
+        columns = iter(_by_segment(every, {**self._corrected(run, self.credit(earned), old_T - sampled_T), **told}))
         return [tuple(replace(s, extras={**_kept(s), **next(columns)}) for s in row) for row in rows]
 
     def _corrected(self, run: Run, columns: Mapping[str, np.ndarray], moved_T: np.ndarray) -> Mapping[str, np.ndarray]:
@@ -229,7 +236,12 @@ def _chunks(rows: Sequence[tuple[Segment, ...]], most: int) -> list[list[tuple[S
 
 def _chosen(row: tuple[Segment, ...]) -> tuple[Segment, ...]:
     """What of a row has advantages; its first segment without weight where nothing has, since a step must have rows."""
-    return tuple(s for s in row if np.any(s.extras["advantage"])) or tuple(replace(s, weight=0 * s.weight) for s in row[:1])
+    return tuple(s for s in row if np.any(s.extras["advantage"])) or _unheard(row)
+
+
+def _unheard(row: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """A row's first segment without weight: it is there, and teaches nothing."""
+    return tuple(replace(s, weight=0 * s.weight) for s in row[:1])
 
 
 def _kept(s: Segment) -> Mapping[str, Any]:
