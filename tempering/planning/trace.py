@@ -78,7 +78,8 @@ class Work:
     micro: Parts
     quantise: str = "none"
     beside: Mapping[str, Role] = field(default_factory=dict)
-    """Further models of the run by name, of which the configuration counts: a frozen teacher, a critic that trains and is as deep as the policy."""
+    """Further models of the run by name, of which the configuration counts: a frozen teacher, a specialist that trains, a critic as deep as the
+    policy."""
 
 
 def trace(work: Work) -> Counts:
@@ -235,8 +236,9 @@ def _at(work: Work, config: Any) -> Counts:
     roles = {"policy": Role(model, work.scope)}
     for name, role in work.beside.items():
         plain = replace(work, quantise="none")
-        if role.scope is None:
-            other = _counted(plain, role.model.config, engine.device, meter, sizes)
+        if name != "critic":
+            # What trains counts with the policy, not with what is frozen beside it.
+            other = _counted(plain, role.model.config, engine.device, meter, sizes if role.scope is None else [])
             other.to = lambda *_, other=other: other
         else:
             other = _critic(plain, config, engine.device, meter)
