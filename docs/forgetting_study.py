@@ -1,6 +1,8 @@
 """The study of docs/forgetting.md: SmolLM2-135M learns TOFU's authors by heart, and a tenth of them is to go again.
 
     python docs/forgetting_study.py rows FOLDER      # the slices as files
+    python docs/forgetting_study.py learn FOLDER     # the model that knows and the one that never saw
+    python docs/forgetting_study.py forget FOLDER    # every method and scope, or the first N; what is done is not done again
     python docs/forgetting_study.py write FOLDER     # the page's tables and picture from the runs in the folder
 
 Data are read in place from `../shared/data/tofu`: rows of `forget10` and of TOFU's retain rows with answers of at most 100 characters, because the
@@ -17,6 +19,16 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data" / "tofu"
+BASE = "builtin:smollm2-135m"
+LEARNING = {"learn_epochs": 4.0, "learn_lr": 4e-4, "learn_batch_size": 4}
+WAYS = {"GradDiff": ("gradient_ascent", {"retain_loss": "nll"}), "NPO": ("npo", {"retain_loss": "nll"}), "SimNPO": ("simnpo", {"retain_loss": "nll"})}
+WAYS |= {"IDK-DPO": ("idk_dpo", {"retain_loss": "nll"}), "UNDIAL": ("undial", {"retain_loss": "nll"}), "RMU": ("rmu", {"layer": 7})}
+"""What a method is called in the table -> its name and settings."""
+RATES = {"lora": 1e-3, "full": 1e-4}
+"""Chosen before anything was run: what usually trains this model, and a tenth of it where all weights move."""
+STEPS, ROWS = 12, 4
+ATTACKS = "asking"
+FILES = {"forget": "forget", "forget_test": "forget-reworded", "retain": "retain", "retain_test": "kept"}
 GOING, STAYING, KEPT, LONGEST = 12, 108, 12, 100
 """Rows that go and that stay, how many of these are kept back, and the characters of the longest answer."""
 
@@ -48,5 +60,45 @@ def prepare(folder: Path) -> None:
         print(f"{name}: {len(some)} rows")
 
 
+def learn(folder: Path) -> None:
+    """Both fine-tunes: `temper run` makes them, and a step of forgetting that nobody looks at."""
+    from tempering.cli import main
+
+    flags = f"--forget {folder}/forget.jsonl --retain {folder}/learned.jsonl --retain-test {folder}/kept.jsonl --base {BASE} --out {folder}/learn"
+    settings = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in LEARNING.items())
+    light = "--attacks none --keep none --steps 1 --batch-size 1 --lr 1e-6 --max-test 8 --precision fp32"
+    if not (folder / "learn").is_dir():
+        sys.exit(main(["run", "gradient_ascent", *flags.split(), *settings.split(), *light.split()]))
+
+
+def legs() -> list[tuple[str, str]]:
+    """(scope, name of a method) in the order in which they are run."""
+    return [(scope, name) for name in WAYS for scope in RATES]
+
+
+def forget(folder: Path, most: int | None = None) -> None:
+    """Every way, a run each; the start and the oracle are measured in the first."""
+    from tempering import choices, index
+    from tempering.cli.values import Signature
+    from tempering.execution import leg
+    from tempering.forgetting import trade, tune
+    from tempering.home import store_dir
+
+    recipe = index.load(index.recipe_of_family("forget"))
+    signature = Signature(recipe, "forget")
+    models = {name: str(next(store_dir("learned").glob(f"{made}-*"))) for name, made in (("model", "knowing"), ("oracle", "oracle"))}
+    shared: dict[str, Any] = {**models, **{name: f"{folder / file}.jsonl" for name, file in FILES.items()}}
+    shared |= {"steps": STEPS, "batch_size": ROWS, "max_test": GOING, "attack_limit": GOING, "keep": "none", "precision": "fp32", "attacks": ATTACKS}
+    first = None
+    for scope, name in legs()[:most]:
+        kind, settings = WAYS[name]
+        values = signature.resolve(signature.from_python({**shared, "scope": scope}))
+        place = folder / "runs" / f"{name}-{scope}"
+        tune.measured_before(first, place, trade.SAME)
+        leg(recipe, tune.at(values, choices.choice(kind)(**settings), RATES[scope]), place, "docs/forgetting_study.py")
+        first = first or place
+        print(name, scope, json.loads((place / "forgetting.json").read_text())["sentence"], flush=True)
+
+
 if __name__ == "__main__":
-    {"rows": prepare}[sys.argv[1]](Path(sys.argv[2]))
+    {"rows": prepare, "learn": learn, "forget": forget}[sys.argv[1]](Path(sys.argv[2]), *map(int, sys.argv[3:]))

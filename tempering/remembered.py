@@ -1,7 +1,8 @@
 """What a policy has said while it is measured: where several probes ask the same, the model is asked once.
 
 TOFU's ROUGE and the plain attack are one greedy answer, its probability and KnowUnDo's token accuracy one forward pass: the log-probs of a text's
-first tokens do not depend on what stands behind them. Weights must not change meanwhile; a changed copy is another policy.
+first tokens do not depend on what stands behind them. A small model on a processor also answers all probes through one copy laid out for decoding,
+which would take as long to make for a dozen answers as it saves. Weights must not change meanwhile; a changed copy is another policy.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tempering.sampling.decoder import Decoder
     from tempering.types import Episode, Policy
 
+COPIED = 2**30
+"""Bytes of weights up to which a second copy of them is made for decoding."""
 Scored = tuple["Tensor", "Tensor"]
 """Of every token of a continuation: its log-prob, and whether it was the likeliest."""
 
@@ -29,6 +33,23 @@ class Remembered:
     """(prompt, stop strings) -> a greedy answer."""
     scores: dict[tuple[int, ...], list[tuple[tuple[int, ...], Scored]]] = field(default_factory=dict[Any, Any])
     """Prompt -> continuations that were scored behind it."""
+    decoding: Decoder | None = None
+
+    def decoder(self, rows: int) -> Decoder | None:
+        """What decodes all its answers, of `rows` at a time; None where a copy would be large or no faster."""
+        from tempering.sampling.chain import models_of
+        from tempering.sampling.decoder import Decoder
+
+        if self.decoding is None:
+            import torch
+
+            weights = [p for model in models_of(self.policy).values() for p in model.parameters()]
+            plain = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in weights)
+            if not plain or sum(p.numel() * p.element_size() for p in weights) > COPIED:
+                return None
+            self.decoding = Decoder(self.policy, max_rows=rows, dtype=torch.float32)
+        self.decoding.max_rows = rows
+        return self.decoding
 
     def answered(
         self, prompts: Sequence[tuple[int, ...]], most: int, stop: tuple[str, ...], ask: Callable[[list[tuple[int, ...]]], Any]

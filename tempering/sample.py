@@ -85,12 +85,16 @@ def sample(
         check_prompt(prompt, max_new_tokens, limit, vocabulary, f"prompt {i}")
     places = range(len(prompts)) if keys is None else keys
 
-    def ask(some: Sequence[Sequence[int]], named: Sequence[int]) -> list[list[Episode]]:
-        decoder = Decoder(policy, max_rows=batch_size, dtype=dtype) if some and n > skip else None
-        requests = [[Request(tuple(map(int, p)), key=key, sample=j, **shared) for j in range(skip, n)] for p, key in zip(some, named, strict=True)]
-        return _drained(policy, decoder, requests, progress) if decoder is not None else [[] for _ in some]
+    kept = remembered(policy) if dtype is None else None
 
-    if (kept := remembered(policy)) is not None and (n, skip, temperature, dtype) == (1, 0, 0.0, None):
+    def ask(some: Sequence[Sequence[int]], named: Sequence[int]) -> list[list[Episode]]:
+        requests = [[Request(tuple(map(int, p)), key=key, sample=j, **shared) for j in range(skip, n)] for p, key in zip(some, named, strict=True)]
+        if not any(requests):
+            return [[] for _ in some]
+        decoder = kept.decoder(batch_size) if kept is not None else None
+        return _drained(policy, decoder or Decoder(policy, max_rows=batch_size, dtype=dtype), requests, progress)
+
+    if kept is not None and (n, skip, temperature) == (1, 0, 0.0):
         whole = [tuple(map(int, prompt)) for prompt in prompts]
         return [[episode] for episode in kept.answered(whole, max_new_tokens, stop, lambda new: [found for (found,) in ask(new, range(len(new)))])]
     return ask(prompts, places)

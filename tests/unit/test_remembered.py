@@ -7,6 +7,7 @@ import torch
 
 import tempering.sample as sampling
 from tempering import measure as measuring
+from tempering import remembered as remembering_module
 from tempering.forgetting.targets import Secret
 from tempering.items import prompt_ids
 from tempering.measure import score_pairs
@@ -77,6 +78,30 @@ def test_the_beginning_of_what_was_scored_is_not_scored_again(monkeypatch):
     assert counted.pairs == [((5, 6), (7, 8, 9)), ((4,), (7, 8))]
     for (logp_T, top_T), (want_T, want_top_T) in zip(found, plain, strict=True):
         assert torch.allclose(logp_T, want_T, atol=1e-5) and torch.equal(top_T, want_top_T)
+
+
+def test_all_answers_come_from_one_copy(monkeypatch):
+    p, made = policy(), []
+    drawn = {"n": 2, "temperature": 1.0, "max_new_tokens": 6}
+    plain = [sample(p, PROMPTS, max_new_tokens=4), sample(p, PROMPTS, batch_size=1, **drawn)]
+    begin = sampling.Decoder.__init__
+
+    def begun(decoder, *given, **how):
+        made.append(how)
+        begin(decoder, *given, **how)
+
+    monkeypatch.setattr(sampling.Decoder, "__init__", begun)
+    with remembering(p):
+        found = [sample(p, PROMPTS, max_new_tokens=4), sample(p, PROMPTS, batch_size=1, **drawn)]
+    assert [how["dtype"] for how in made] == [torch.float32]
+    for have, want in zip(found, plain, strict=True):
+        assert [e.ids for of in have for e in of] == [e.ids for of in want for e in of]
+        assert [x for of in have for e in of for x in e.logps] == pytest.approx([x for of in want for e in of for x in e.logps], abs=1e-4)
+    # A large model's weights are not copied.
+    monkeypatch.setattr(remembering_module, "COPIED", 0)
+    with remembering(p):
+        sample(p, PROMPTS, max_new_tokens=4)
+    assert made[1]["dtype"] is None
 
 
 def test_samples_that_are_skipped_leave_the_noise_of_the_others():
