@@ -16,12 +16,17 @@ no retain term is shown them.
 from __future__ import annotations
 
 import json
+import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tempering.items import mean
+
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data" / "tofu"
+PAGE, RESULT, PICTURE = (Path(__file__).parent / name for name in ("forgetting.md", "forgetting_study.json", "images/forgetting.svg"))
 BASE = "builtin:smollm2-135m"
 LEARNING = {"learn_epochs": 4.0, "learn_lr": 4e-4, "learn_batch_size": 4}
 WAYS = {"GradDiff": ("gradient_ascent", {"retain_loss": "nll"}), "NPO": ("npo", {"retain_loss": "nll"}), "SimNPO": ("simnpo", {"retain_loss": "nll"})}
@@ -29,6 +34,7 @@ WAYS |= {"IDK-DPO": ("idk_dpo", {"retain_loss": "nll"}), "UNDIAL": ("undial", {"
 """What a method is called in the table -> its name and settings."""
 RATES = {"lora": 1e-3, "full": 1e-4}
 """Chosen before anything was run: what usually trains this model, and a tenth of it where all weights move."""
+SCOPES = {"lora": "LoRA", "full": "all weights"}
 STEPS, ROWS = 12, 4
 ATTACKS = "asking"
 RELEARNED = 5
@@ -78,7 +84,7 @@ def learn(folder: Path) -> None:
 
 def legs() -> list[tuple[str, str]]:
     """(scope, name of a method) in the order in which they are run."""
-    return [(scope, name) for name in WAYS for scope in RATES]
+    return [(scope, name) for scope in RATES for name in WAYS]
 
 
 def values(folder: Path, scope: str, name: str) -> tuple[Any, dict[str, Any]]:
@@ -185,6 +191,129 @@ def memory(folder: Path, number: int) -> None:
     leg(recipe, arguments, place, "docs/forgetting_study.py")
 
 
+def collect(folder: Path) -> None:
+    """The numbers of all that is there."""
+    from pydantic import TypeAdapter
+
+    from tempering import types
+    from tempering.forgetting import benchmarks, verdict
+    from tempering.home import write_atomic
+
+    adapter = TypeAdapter(types.Scores)
+    read = lambda path: adapter.validate_json(path.read_bytes()) if path.exists() else None  # noqa: E731
+    runs = {f"{name}-{scope}": place_of(folder, scope, name) for scope, name in legs()}
+    first = runs["GradDiff-lora"]
+    asked = {"start": read(first / "before.scores.json"), "oracle": read(first / "oracle.scores.json")}
+    asked |= {key: read(place / "after.scores.json") for key, place in runs.items()}
+    start, oracle = asked["start"], asked["oracle"]
+    assert start and oracle, f"{first} is not done"
+    peaks = json.loads(path.read_text()) if (path := folder / "memory.json").exists() else {}
+    found: dict[str, Any] = {}
+    for key, scores in asked.items():
+        if scores is None:
+            continue
+        changed = read(folder / "weights" / f"{key}.json")
+        both = [*scores.probes, *(changed.probes if changed else ())]
+        kinds = {"out": verdict.METRIC, "beside": verdict.BESIDE}
+        one: dict[str, Any] = {kind: {p.probe: _out(p) for p in both if p.metric == metric} for kind, metric in kinds.items()}
+        one |= benchmarks.benchmarks(start, scores, oracle)["after"] | ({"peak_gib": peaks[key]} if key in peaks else {})
+        found[key] = one
+        # The loss of each kept row, less what it was: how likely a token is against before.
+        change = [a.score - b.score for a, b in zip(_probe(scores, "retain_loss"), _probe(start, "retain_loss"), strict=True)]
+        middle, low, high = interval(change)
+        one["kept"] = [math.exp(-x) for x in (middle, high, low)]
+        if key in runs:
+            one["seconds"] = json.loads((runs[key] / "forgetting.json").read_text())["cost"]["unlearning"]["seconds"]
+    write_atomic(RESULT, json.dumps(found, indent=1) + "\n")
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """A mean and its t interval."""
+    from scipy import stats
+
+    middle = mean(values)
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(set(values)) > 1 else 0.0
+    return middle, middle - half, middle + half
+
+
+def _out(scores: Any) -> list[int]:
+    """[secrets that came out, secrets asked for]"""
+    return [sum(item.score < 1 for item in scores.items), len(scores.items)]
+
+
+def _probe(scores: Any, name: str) -> Any:
+    return next(p.items for p in scores.probes if p.probe == name)
+
+
+def write() -> None:
+    """The tables and the picture."""
+    from tempering.report.scatter import Axis, Mark, scatter
+    from tempering.stats import share_interval
+
+    found = json.loads(RESULT.read_text())
+    names = {key: title(key) for key in found}
+    text = PAGE.read_text(encoding="utf-8")
+    for name, table in (("methods", outcomes(found, names)), ("attacks", attacks(found, names))):
+        begin, end = f"<!-- table: {name} -->\n", "\n<!-- end of table -->"
+        before, _, rest = text.partition(begin)
+        text = before + begin + "\n".join(table) + end + rest.partition(end)[2]
+    PAGE.write_text(text, encoding="utf-8")
+    marks = []
+    for key, one in found.items():
+        attack, (out, of) = worst(one)
+        share = share_interval(of - out, of)
+        point, low, high = (min(1.0, end) for end in one["kept"])
+        said = f"{names[key]}: {out} of {of} out under “{attack}”, a kept token {point:.0%} as likely"
+        marks.append(Mark(names[key], (share.point, share.low, share.high), (point, low, high), said, key in ("start", "oracle")))
+    x, y = (
+        Axis(told, lambda v: f"{v:.0%}", 1.0) for told in ("secrets that stay in under the strongest attack", "a kept token is as likely as before")
+    )
+    label = "Kept against secrets that stay in. " + "; ".join(m.said for m in marks)
+    PICTURE.write_text(scatter(marks, x, y, label, alone=True) + "\n", encoding="utf-8")
+
+
+def title(key: str) -> str:
+    """What a model is called."""
+    name, _, scope = key.rpartition("-")
+    return {"start": "tuned model", "oracle": "oracle"}.get(key) or f"{name}, {SCOPES[scope]}"
+
+
+def outcomes(found: dict[str, Any], names: dict[str, str]) -> list[str]:
+    """The table of what came out and what was kept."""
+    heads = ("", "asked plainly", "strongest attack", "gets out", "a kept token is as likely", "utility", "forget quality, p", "training")
+    table = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for key, one in found.items():
+        attack, (out, of) = worst(one)
+        kept = "{:.0%} [{:.0%}, {:.0%}]".format(*one["kept"]) if key != "start" else ""
+        cells = [names[key], str(one["out"]["asked"][0]), attack, f"{out} of {of}", kept, f"{one['model_utility']:.2f}"]
+        cells += [f"{one['forget_quality']['p_value']:.2g}", f"{one['seconds']:.0f} s" if "seconds" in one else ""]
+        table.append(f"| {' | '.join(cells)} |")
+    return table
+
+
+def attacks(found: dict[str, Any], names: dict[str, str]) -> list[str]:
+    """The table of every attack on every model."""
+    every = {key: {**one["out"], **one["beside"]} for key, one in found.items()}
+    table = [f"| attack | of | {' | '.join(names.values())} |", "|---" * (len(names) + 2) + "|"]
+    for attack, (_, of) in every["start"].items():
+        counts = " | ".join(str(one[attack][0]) if attack in one else "" for one in every.values())
+        table.append(f"| {attack}{' (beside)' if attack in found['start']['beside'] else ''} | {of} | {counts} |")
+    return table
+
+
+def worst(one: dict[str, Any]) -> tuple[str, list[int]]:
+    """The attack that gets out the largest share."""
+    return max(one["out"].items(), key=lambda item: item[1][0] / item[1][1])
+
+
 if __name__ == "__main__":
-    commands: dict[str, Any] = {"rows": prepare, "learn": learn, "forget": forget, "weights": weights, "memory": memory}
-    commands[sys.argv[1]](Path(sys.argv[2]), *map(int, sys.argv[3:]))
+    commands: dict[str, Any] = {
+        "rows": prepare,
+        "learn": learn,
+        "forget": forget,
+        "weights": weights,
+        "memory": memory,
+        "collect": collect,
+        "write": write,
+    }
+    commands[sys.argv[1]](*map(Path, sys.argv[2:3]), *map(int, sys.argv[3:]))
