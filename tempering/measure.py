@@ -25,6 +25,7 @@ from transformers import DynamicCache
 
 from tempering.errors import UserError
 from tempering.items import mean
+from tempering.remembered import remembered, remembering
 from tempering.sample import PAD, apply_decode, evaluating, max_positions, models_of, pad_left
 from tempering.types import Policy, Probe, ProbeScores, Scores
 
@@ -192,6 +193,15 @@ def score_pairs(
         UserError: an empty prompt, or a pair longer than the model's positions.
     """
     _check_lengths(policy, pairs)
+    if (kept := remembered(policy)) is not None:
+        whole = [(tuple(map(int, prompt)), tuple(map(int, continuation))) for prompt, continuation in pairs]
+        return kept.scored(whole, lambda new: _score_pairs(policy, new, batch_tokens, progress))
+    return _score_pairs(policy, pairs, batch_tokens, progress)
+
+
+def _score_pairs(
+    policy: Policy, pairs: Sequence[Pair], batch_tokens: int, progress: Callable[[int, int], None] | None
+) -> list[tuple[Tensor, Tensor]]:
     found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0, dtype=torch.bool)) for _ in pairs]
     with evaluating(*models_of(policy).values()):
         for rows, chunks in _scored([_Side(policy)], pairs, batch_tokens, progress):
@@ -321,7 +331,7 @@ def measure(
         if names.count(name) > 1:
             raise UserError(f"two probes are called '{name}': give one of them another name")
     start, found = time.perf_counter(), []
-    with evaluating(*models_of(policy).values()):
+    with evaluating(*models_of(policy).values()), remembering(policy):
         for i, probe in enumerate(probes):
             if progress is not None:
                 progress(probe.name, i, len(probes))

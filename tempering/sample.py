@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tempering.errors import UserError
+from tempering.remembered import remembered
 from tempering.sampling.chain import (
     PAD,
     apply_decode,
@@ -46,10 +47,13 @@ def sample(
     seed: int = 0,
     batch_size: int = 32,
     keys: Sequence[int] | None = None,
+    skip: int = 0,
     dtype: torch.dtype | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[Episode]]:
-    """Continues every prompt `n` times; returns one list of `n` episodes per prompt, in the order of the prompts.
+    """Continues every prompt `n` times; returns one list of episodes per prompt, in the order of the prompts.
+
+    While a policy is measured, a greedy answer that it has given before is not asked for again (`remembered`).
 
     An episode's ids include the stop token or the tokens of the stop string; its text does not. Its log-probs are those of the distribution the
     tokens were drawn from, after the decode chain, temperature, top-k and top-p (natural log); with temperature 0 those at temperature 1.
@@ -61,15 +65,16 @@ def sample(
         stop: strings that end an episode when they appear in the sampled text.
         batch_size: requests in flight at the same time.
         keys: names the noise of each prompt (default: its position), so that a prompt's samples stay the same in another list.
+        skip: samples of each prompt that are left out, the first ones: those that come keep their noise.
         dtype: None runs the policy's own modules; a precision makes a copy of the weights in it for this call, which decodes faster (see `Decoder`).
         progress: called as (finished episodes, all episodes).
     Raises:
         UserError: an empty, too long or out-of-vocabulary prompt; an option out of range; a role that a decode asks for is missing.
     """
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
-    for name, value in (("n", n), ("batch_size", batch_size)):
-        if value < 1:
-            raise UserError(f"sampling option {name}={value!r}: must be at least 1")
+    for name, value, least in (("n", n, 1), ("batch_size", batch_size, 1), ("skip", skip, 0)):
+        if value < least:
+            raise UserError(f"sampling option {name}={value!r}: must be at least {least}")
     shared: dict[str, Any] = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, stop=stop, seed=seed)
     Request((), **shared).check()
     if keys is not None and len(keys) != len(prompts):
@@ -78,16 +83,34 @@ def sample(
     limit, vocabulary = max_positions(models), vocabulary_size(models)
     for i, prompt in enumerate(prompts):
         check_prompt(prompt, max_new_tokens, limit, vocabulary, f"prompt {i}")
-    rows = [(i, j) for i in range(len(prompts)) for j in range(n)]
-    decoder = Decoder(policy, max_rows=batch_size, dtype=dtype) if rows else None
+    places = range(len(prompts)) if keys is None else keys
+
+    kept = remembered(policy) if dtype is None else None
+
+    def ask(some: Sequence[Sequence[int]], named: Sequence[int]) -> list[list[Episode]]:
+        requests = [[Request(tuple(map(int, p)), key=key, sample=j, **shared) for j in range(skip, n)] for p, key in zip(some, named, strict=True)]
+        if not any(requests):
+            return [[] for _ in some]
+        decoder = kept.decoder(batch_size) if kept is not None else None
+        return _drained(policy, decoder or Decoder(policy, max_rows=batch_size, dtype=dtype), requests, progress)
+
+    if kept is not None and (n, skip, temperature) == (1, 0, 0.0):
+        whole = [tuple(map(int, prompt)) for prompt in prompts]
+        return [[episode] for episode in kept.answered(whole, max_new_tokens, stop, lambda new: [found for (found,) in ask(new, range(len(new)))])]
+    return ask(prompts, places)
+
+
+def _drained(
+    policy: Policy, decoder: Decoder, requests: Sequence[Sequence[Request]], progress: Callable[[int, int], None] | None
+) -> list[list[Episode]]:
+    """The episodes of these requests, in their order."""
+    rows = [(i, j) for i, of in enumerate(requests) for j in range(len(of))]
     tickets, ids, logps, finished = dict[int, tuple[int, int]](), dict[Any, list[int]](), dict[Any, list[float]](), dict[Any, bool]()
     # the longest first: what is left to do at the end, when few are in flight, is then short
-    for i, j in sorted(rows, key=lambda row: (-len(prompts[row[0]]), row)):
-        assert decoder is not None
-        key = keys[i] if keys is not None else i
-        tickets[decoder.submit(Request(tuple(int(t) for t in prompts[i]), key=key, sample=j, **shared))] = (i, j)
+    for i, j in sorted(rows, key=lambda row: (-len(requests[row[0]][0].prompt_ids), row)):
+        tickets[decoder.submit(requests[i][j])] = (i, j)
         ids[i, j], logps[i, j] = [], []
-    while decoder is not None and not decoder.idle:
+    while not decoder.idle:
         before = len(finished)
         for token in decoder.step():
             row = tickets[token.ticket]
@@ -98,11 +121,13 @@ def sample(
         if progress is not None and len(finished) > before:
             progress(len(finished), len(rows))
     ends = stop_ids(policy)
-    episodes = [
-        Episode(tuple(prompts[i]), tuple(ids[i, j]), tuple(logps[i, j]), text_of(policy.tokenizer, ids[i, j], stop, ends), finished[i, j])
-        for i, j in rows
-    ]
-    return [episodes[i * n : (i + 1) * n] for i in range(len(prompts))]
+
+    def episode(i: int, j: int) -> Episode:
+        request = requests[i][j]
+        text = text_of(policy.tokenizer, ids[i, j], request.stop, ends)
+        return Episode(request.prompt_ids, tuple(ids[i, j]), tuple(logps[i, j]), text, finished[i, j])
+
+    return [[episode(i, j) for j in range(len(of))] for i, of in enumerate(requests)]
 
 
 def text_of(tokenizer: Any, ids: Sequence[int], stop: Sequence[str], ends: frozenset[int]) -> str:

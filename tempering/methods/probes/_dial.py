@@ -28,10 +28,12 @@ class Dial(Attack):
         curve: dict[str, float] = {}
 
         def look(setting: float, changed: Policy) -> None:
-            for i, (item, texts) in enumerate(zip(items, self.outputs(changed, items), strict=True)):
+            # What came out at an earlier setting is out.
+            left = [i for i, item in enumerate(items) if item.id not in first]
+            for i, texts in zip(left, self.outputs(changed, [items[i] for i in left]), strict=True):
                 said[i] += texts
-                if self.scored(item, texts).score < 1:
-                    first.setdefault(item.id, float(setting))
+                if self.scored(items[i], texts).score < 1:
+                    first[items[i].id] = float(setting)
             curve[self.unit.format(setting)] = len(first) / len(items)
 
         self.along(policy, look)

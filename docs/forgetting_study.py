@@ -1,0 +1,319 @@
+"""The study of docs/forgetting.md: SmolLM2-135M learns TOFU's authors by heart, and a tenth of them is to go again.
+
+    python docs/forgetting_study.py rows FOLDER      # the slices as files
+    python docs/forgetting_study.py learn FOLDER     # the model that knows and the one that never saw
+    python docs/forgetting_study.py forget FOLDER    # every method and scope, or the first N; what is done is not done again
+    python docs/forgetting_study.py weights FOLDER   # the attacks that change weights, on the models of those runs, likewise
+    python docs/forgetting_study.py memory FOLDER 0  # the peak of a training without measuring: leg 0
+    python docs/forgetting_study.py collect FOLDER   # the numbers of all that is there, and no word of the data, into docs/forgetting_study.json
+    python docs/forgetting_study.py write            # the page's tables and picture from that file
+
+Data are read in place from `../shared/data/tofu`: rows of `forget10` and of TOFU's retain rows with answers of at most 100 characters, because the
+study was made on one processor core. Of the rows that stay, some that have false answers beside them are kept back: the models have learned them, and
+no retain term is shown them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tempering.items import mean
+
+ROOT = Path(__file__).parent.parent
+DATA = ROOT.parent / "shared" / "data" / "tofu"
+PAGE, RESULT, PICTURE = (Path(__file__).parent / name for name in ("forgetting.md", "forgetting_study.json", "images/forgetting.svg"))
+BASE = "builtin:smollm2-135m"
+LEARNING = {"learn_epochs": 4.0, "learn_lr": 4e-4, "learn_batch_size": 4}
+WAYS = {"GradDiff": ("gradient_ascent", {"retain_loss": "nll"}), "NPO": ("npo", {"retain_loss": "nll"}), "SimNPO": ("simnpo", {"retain_loss": "nll"})}
+WAYS |= {"IDK-DPO": ("idk_dpo", {"retain_loss": "nll"}), "UNDIAL": ("undial", {"retain_loss": "nll"}), "RMU": ("rmu", {"layer": 7})}
+"""What a method is called in the table -> its name and settings."""
+RATES = {"lora": 1e-3, "full": 1e-4}
+"""Chosen before anything was run: what usually trains this model, and a tenth of it where all weights move."""
+SCOPES = {"lora": "LoRA", "full": "all weights"}
+STEPS, ROWS = 12, 4
+ATTACKS = "asking"
+RELEARNED = 5
+"""Steps for which a copy is taught again; the battery's own 20 would take longer than everything else."""
+FILES = {"forget": "forget", "forget_test": "forget-reworded", "retain": "retain", "retain_test": "kept"}
+GOING, STAYING, KEPT, LONGEST = 12, 108, 12, 100
+"""Rows that go and that stay, how many of these are kept back, and the characters of the longest answer."""
+
+
+def lines(name: str) -> list[dict[str, Any]]:
+    """The rows of one file whose answers are short."""
+    rows = [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if len(row["answer"]) <= LONGEST]
+
+
+def prepare(folder: Path) -> None:
+    """The slices as files of the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    going, false, more = (lines(name) for name in ("forget10_perturbed", "retain_perturbed", "retain90"))
+    asked = {row["question"] for row in false}
+    staying = [*false, *(row for row in more if row["question"] not in asked)][:STAYING]
+    kept = [row for row in staying if "perturbed_answer" in row]
+    kept = kept[:: len(kept) // KEPT][:KEPT]
+    rows = {
+        "forget": going[:GOING],
+        "forget-reworded": [{"question": row["paraphrased_question"], "answer": row["answer"]} for row in going[:GOING]],
+        "learned": staying,
+        "retain": [row for row in staying if row not in kept],
+        "kept": kept,
+        "holdout": lines("holdout10")[:GOING],
+    }
+    for name, some in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
+        print(f"{name}: {len(some)} rows")
+
+
+def learn(folder: Path) -> None:
+    """Both fine-tunes: `temper run` makes them, and a step of forgetting that nobody looks at."""
+    from tempering.cli import main
+
+    flags = f"--forget {folder}/forget.jsonl --retain {folder}/learned.jsonl --retain-test {folder}/kept.jsonl --base {BASE} --out {folder}/learn"
+    settings = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in LEARNING.items())
+    light = "--attacks none --keep none --steps 1 --batch-size 1 --lr 1e-6 --max-test 8 --precision fp32"
+    if not (folder / "learn").is_dir():
+        sys.exit(main(["run", "gradient_ascent", *flags.split(), *settings.split(), *light.split()]))
+
+
+def legs() -> list[tuple[str, str]]:
+    """(scope, name of a method) in the order in which they are run."""
+    return [(scope, name) for scope in RATES for name in WAYS]
+
+
+def values(folder: Path, scope: str, name: str) -> tuple[Any, dict[str, Any]]:
+    """The recipe and its arguments for one run."""
+    from tempering import choices, index
+    from tempering.cli.values import Signature
+    from tempering.forgetting import tune
+
+    recipe = index.load(index.recipe_of_family("forget"))
+    signature = Signature(recipe, "forget")
+    shared: dict[str, Any] = {**models(), **{key: f"{folder / file}.jsonl" for key, file in FILES.items()}}
+    shared |= {"steps": STEPS, "batch_size": ROWS, "max_test": GOING, "attack_limit": GOING, "keep": "none", "precision": "fp32", "attacks": ATTACKS}
+    kind, settings = WAYS[name]
+    resolved = signature.resolve(signature.from_python({**shared, "scope": scope}))
+    return recipe, tune.at(resolved, choices.choice(kind)(**settings), RATES[scope])
+
+
+def models() -> dict[str, str]:
+    """What `learn` made."""
+    from tempering.home import store_dir
+
+    return {name: str(next(store_dir("learned").glob(f"{made}-*"))) for name, made in (("model", "knowing"), ("oracle", "oracle"))}
+
+
+def place_of(folder: Path, scope: str, name: str) -> Path:
+    """Where a run goes."""
+    return folder / "runs" / f"{name}-{scope}"
+
+
+def forget(folder: Path, most: int | None = None) -> None:
+    """Every way, a run each; the start and the oracle are measured in the first."""
+    from tempering.execution import leg
+    from tempering.forgetting import trade, tune
+
+    first = None
+    for scope, name in legs()[:most]:
+        recipe, arguments = values(folder, scope, name)
+        place = place_of(folder, scope, name)
+        tune.measured_before(first, place, trade.SAME)
+        leg(recipe, arguments, place, "docs/forgetting_study.py")
+        first = first or place
+        print(name, scope, json.loads((place / "forgetting.json").read_text())["sentence"], flush=True)
+
+
+def weights(folder: Path, most: int | None = None) -> None:
+    """Rounding, relearning and merging back: of the start, the oracle and every run, a file each."""
+    from pydantic import TypeAdapter
+
+    from tempering import models as loading
+    from tempering import types
+    from tempering.data import read
+    from tempering.forgetting import battery
+    from tempering.forgetting.targets import secrets
+    from tempering.home import write_atomic
+    from tempering.measure import measure
+    from tempering.methods.probes.merged_back import MergedBack
+    from tempering.methods.probes.relearned import Relearned
+
+    of, known = (secrets(read(f"{folder / name}.jsonl"), GOING) for name in ("forget", "retain"))
+    some = {"items": of, **battery.room(of)}
+    probes = [
+        p
+        for p in battery.attack_probes(of, (), "all", known=known, start=models()["model"], few=GOING)
+        if isinstance(p, Relearned) or p.name.startswith("quantised")
+    ]
+    probes = [p.model_copy(update={"steps": (RELEARNED,)}) if isinstance(p, Relearned) else p for p in probes]
+    probes.append(MergedBack(start=models()["model"], **some))
+    places = {"start": models()["model"], "oracle": models()["oracle"]}
+    places |= {f"{name}-{scope}": str(place_of(folder, scope, name) / "model") for scope, name in legs()}
+    for key, model in list(places.items())[:most]:
+        path = folder / "weights" / f"{key}.json"
+        if not path.exists() and Path(model).is_dir():
+            path.parent.mkdir(exist_ok=True)
+            scores = measure(loading.load(model, say=lambda _: None), probes)
+            write_atomic(path, TypeAdapter(types.Scores).dump_json(scores).decode())
+            print(key, {p.probe: sum(item.score < 1 for item in p.items) for p in scores.probes}, flush=True)
+
+
+def memory(folder: Path, number: int) -> None:
+    """Peak memory of a run's training, without what is measured before and after it: written as soon as it has trained."""
+    import resource
+    import shutil
+
+    from tempering.execution import leg
+    from tempering.experiment import Experiment
+    from tempering.home import write_atomic
+
+    scope, name = legs()[number]
+    recipe, arguments = values(folder, scope, name)
+    train = Experiment.fit
+
+    def trained(run: Any, *given: Any, **how: Any) -> Any:
+        train(run, *given, **how)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        path = folder / "memory.json"
+        found = json.loads(path.read_text()) if path.exists() else {}
+        write_atomic(path, json.dumps(found | {f"{name}-{scope}": peak}, indent=1))
+        print(name, scope, f"{peak:.3f} GiB", flush=True)
+        sys.exit(0)
+
+    Experiment.fit, Experiment.measure = trained, lambda *given, **how: None  # type: ignore[assignment, method-assign]
+    place = folder / "memory" / f"{name}-{scope}"
+    shutil.rmtree(place, ignore_errors=True)
+    leg(recipe, arguments, place, "docs/forgetting_study.py")
+
+
+def collect(folder: Path) -> None:
+    """The numbers of all that is there."""
+    from pydantic import TypeAdapter
+
+    from tempering import types
+    from tempering.forgetting import benchmarks, verdict
+    from tempering.home import write_atomic
+
+    adapter = TypeAdapter(types.Scores)
+    read = lambda path: adapter.validate_json(path.read_bytes()) if path.exists() else None  # noqa: E731
+    runs = {f"{name}-{scope}": place_of(folder, scope, name) for scope, name in legs()}
+    first = runs["GradDiff-lora"]
+    asked = {"start": read(first / "before.scores.json"), "oracle": read(first / "oracle.scores.json")}
+    asked |= {key: read(place / "after.scores.json") for key, place in runs.items()}
+    start, oracle = asked["start"], asked["oracle"]
+    assert start and oracle, f"{first} is not done"
+    peaks = json.loads(path.read_text()) if (path := folder / "memory.json").exists() else {}
+    found: dict[str, Any] = {}
+    for key, scores in asked.items():
+        if scores is None:
+            continue
+        changed = read(folder / "weights" / f"{key}.json")
+        both = [*scores.probes, *(changed.probes if changed else ())]
+        kinds = {"out": verdict.METRIC, "beside": verdict.BESIDE}
+        one: dict[str, Any] = {kind: {p.probe: _out(p) for p in both if p.metric == metric} for kind, metric in kinds.items()}
+        one |= benchmarks.benchmarks(start, scores, oracle)["after"] | ({"peak_gib": peaks[key]} if key in peaks else {})
+        found[key] = one
+        # The loss of each kept row, less what it was: how likely a token is against before.
+        change = [a.score - b.score for a, b in zip(_probe(scores, "retain_loss"), _probe(start, "retain_loss"), strict=True)]
+        middle, low, high = interval(change)
+        one["kept"] = [math.exp(-x) for x in (middle, high, low)]
+        if key in runs:
+            one["seconds"] = json.loads((runs[key] / "forgetting.json").read_text())["cost"]["unlearning"]["seconds"]
+    write_atomic(RESULT, json.dumps(found, indent=1) + "\n")
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """A mean and its t interval."""
+    from scipy import stats
+
+    middle = mean(values)
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(set(values)) > 1 else 0.0
+    return middle, middle - half, middle + half
+
+
+def _out(scores: Any) -> list[int]:
+    """[secrets that came out, secrets asked for]"""
+    return [sum(item.score < 1 for item in scores.items), len(scores.items)]
+
+
+def _probe(scores: Any, name: str) -> Any:
+    return next(p.items for p in scores.probes if p.probe == name)
+
+
+def write() -> None:
+    """The tables and the picture."""
+    from tempering.report.scatter import Axis, Mark, scatter
+    from tempering.stats import share_interval
+
+    found = json.loads(RESULT.read_text())
+    names = {key: title(key) for key in found}
+    text = PAGE.read_text(encoding="utf-8")
+    for name, table in (("methods", outcomes(found, names)), ("attacks", attacks(found, names))):
+        begin, end = f"<!-- table: {name} -->\n", "\n<!-- end of table -->"
+        before, _, rest = text.partition(begin)
+        text = before + begin + "\n".join(table) + end + rest.partition(end)[2]
+    PAGE.write_text(text, encoding="utf-8")
+    marks = []
+    for key, one in found.items():
+        attack, (out, of) = worst(one)
+        share = share_interval(of - out, of)
+        point, low, high = (min(1.0, end) for end in one["kept"])
+        said = f"{names[key]}: {out} of {of} out under “{attack}”, a kept token {point:.0%} as likely"
+        marks.append(Mark(names[key], (share.point, share.low, share.high), (point, low, high), said, key in ("start", "oracle")))
+    x, y = (
+        Axis(told, lambda v: f"{v:.0%}", 1.0) for told in ("secrets that stay in under the strongest attack", "a kept token is as likely as before")
+    )
+    label = "Kept against secrets that stay in. " + "; ".join(m.said for m in marks)
+    PICTURE.write_text(scatter(marks, x, y, label, alone=True) + "\n", encoding="utf-8")
+
+
+def title(key: str) -> str:
+    """What a model is called."""
+    name, _, scope = key.rpartition("-")
+    return {"start": "tuned model", "oracle": "oracle"}.get(key) or f"{name}, {SCOPES[scope]}"
+
+
+def outcomes(found: dict[str, Any], names: dict[str, str]) -> list[str]:
+    """The table of what came out and what was kept."""
+    heads = ("", "asked plainly", "strongest attack", "gets out", "a kept token is as likely", "utility", "forget quality, p", "training")
+    table = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for key, one in found.items():
+        attack, (out, of) = worst(one)
+        kept = "{:.0%} [{:.0%}, {:.0%}]".format(*one["kept"]) if key != "start" else ""
+        cells = [names[key], str(one["out"]["asked"][0]), attack, f"{out} of {of}", kept, f"{one['model_utility']:.2f}"]
+        cells += [f"{one['forget_quality']['p_value']:.2g}", f"{one['seconds']:.0f} s" if "seconds" in one else ""]
+        table.append(f"| {' | '.join(cells)} |")
+    return table
+
+
+def attacks(found: dict[str, Any], names: dict[str, str]) -> list[str]:
+    """The table of every attack on every model."""
+    every = {key: {**one["out"], **one["beside"]} for key, one in found.items()}
+    table = [f"| attack | of | {' | '.join(names.values())} |", "|---" * (len(names) + 2) + "|"]
+    for attack, (_, of) in every["start"].items():
+        counts = " | ".join(str(one[attack][0]) if attack in one else "" for one in every.values())
+        table.append(f"| {attack}{' (beside)' if attack in found['start']['beside'] else ''} | {of} | {counts} |")
+    return table
+
+
+def worst(one: dict[str, Any]) -> tuple[str, list[int]]:
+    """The attack that gets out the largest share."""
+    return max(one["out"].items(), key=lambda item: item[1][0] / item[1][1])
+
+
+if __name__ == "__main__":
+    commands: dict[str, Any] = {
+        "rows": prepare,
+        "learn": learn,
+        "forget": forget,
+        "weights": weights,
+        "memory": memory,
+        "collect": collect,
+        "write": write,
+    }
+    commands[sys.argv[1]](*map(Path, sys.argv[2:3]), *map(int, sys.argv[3:]))
