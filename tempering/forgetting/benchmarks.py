@@ -15,7 +15,7 @@ from tempering.types import Probe, Record, Scores
 if TYPE_CHECKING:
     from tempering.experiment import Experiment
 
-UNSEEN = {"builtin:people-forget": "builtin:demo-people"}
+UNSEEN = {"builtin:people-forget": "builtin:demo-people", "builtin:authors-forget": "builtin:authors-unseen"}
 """Built-in set -> one of the same kind that builtin:tiny never saw."""
 
 

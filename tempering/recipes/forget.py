@@ -16,6 +16,7 @@ from tempering.config import Budget, Optimizer, Schedule, Training
 from tempering.experiment import Experiment, Report
 from tempering.forgetting.looks import Looks
 from tempering.forgetting.oracle import Learning
+from tempering.forgetting.shadows import Shadows
 from tempering.methods.scopes import AnyScope
 from tempering.methods.scopes.lora import LoRA
 
@@ -42,6 +43,7 @@ def forget(
     base: str | None = None,
     learning: Learning = Learning(),
     oracle: str | None = None,
+    shadows: Shadows = Shadows(),
     until: str | None = None,
     looks: Looks = Looks(),
     audit: str | None = None,
@@ -77,6 +79,7 @@ def forget(
             the retain rows alone. Both are kept in the store.
         learning: how these two learn.
         oracle: a model that never saw the forget rows (retrained without them), measured beside the other two.
+        shadows: models like the one that forgets, trained on other halves of the forget rows and of `holdout`, by which each row is judged (LiRA).
         until: end training as soon as this holds of a probe, for example "asked >= 0.95", or "asked >= oracle"; looked at every `eval_every` steps.
         looks: looks at what comes out and what is kept while training goes on, written to path.json.
         audit: append a record of this request to this file, whose lines are chained by hashes (`temper audit FILE`).
