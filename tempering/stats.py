@@ -180,9 +180,9 @@ def auc_interval(auc: float, members: int, others: int, *, level: float = 0.95) 
 
     # At 0 and 1 the variance is 0 and so is the score of an AUC of just that, which is no bound.
     beside = 1e-9
-    low = 0.0 if auc <= 0 else float(brentq(score, 0, auc - beside))
-    high = 1.0 if auc >= 1 else float(brentq(score, auc + beside, 1))
-    return Interval(auc, low, high, level, "Newcombe 2006, method 5")
+    low: Any = 0.0 if auc <= 0 else brentq(score, 0, auc - beside)
+    high: Any = 1.0 if auc >= 1 else brentq(score, auc + beside, 1)
+    return Interval(auc, float(low), float(high), level, "Newcombe 2006, method 5")
 
 
 # ------------------------------------------------------------------------------------------------------------------------ continuous, paired

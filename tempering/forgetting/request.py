@@ -30,6 +30,7 @@ def carry_out(run: Experiment, objective: Any) -> Report:
     from tempering.data.streams import Shuffled, Together
     from tempering.forgetting.unlabelled import Prompts
 
+    battery.check(run.values)
     policy = run.load(run.values["base"] or run.values["model"], template=run.values["template"])
     doors.enter(run, policy)
     v = run.values

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from tempering.config import Value
+from tempering.distributed import word
 from tempering.errors import UserError
 from tempering.forgetting.benchmarks import UNSEEN
 from tempering.forgetting.oracle import Chained, learn
@@ -105,6 +106,10 @@ def _asked(run: Experiment, going: Rows, staying: Sequence[Row], how: Mapping[st
     if v["base"] and v["shadows"].shadow_base:
         raise UserError(
             f"--shadow-base {v['shadows'].shadow_base}: --base {v['base']} says already what the model is made from; leave one of them out"
+        )
+    if word.several():
+        raise UserError(
+            f"{flag} {models}: shadow models are trained by one process; run this without --processes, other runs take them from the store"
         )
     if models < 4:
         raise UserError(f"{flag} {models}: at least 4 are needed, so that two models saw each row and two did not")

@@ -58,6 +58,8 @@ def test_what_cannot_be_asked_is_told() -> None:
         likelihood_ratios([1.0, 2.0], [[1.0]], [[False]])
     with pytest.raises(ValueError, match="all 2 rows are members"):
         LiRA(rows=rows(2), members=2, shadows=[], was_in=[])
+    with pytest.raises(ValueError, match="limit 3: a sample of the rows"):
+        LiRA(rows=rows(4), members=2, shadows=[], was_in=[], limit=3)
 
 
 def test_separated_gaussians_are_told_apart_where_the_plain_score_is_not() -> None:
@@ -184,8 +186,9 @@ def test_a_stopped_run_ends_with_the_same_shadow_models(tmp_path: Path, monkeypa
     whole = losses(Stopped(0))
     monkeypatch.setenv("TEMPERING_HOME", str(tmp_path / "stopped"))
     # The second model, in the middle of its training.
+    run = Stopped(12)
     with pytest.raises(Interrupted, match="stopped by a test"):
-        losses(run := Stopped(12))
+        losses(run)
     again = Stopped(0)
     assert losses(again) == whole
     assert run.names == ["training the shadow model 1 of 4", "training the shadow model 2 of 4"]

@@ -112,7 +112,9 @@ class LiRA(ProbeValue):
     """One for all rows, steady with few shadow models, or each row's own."""
 
     @model_validator(mode="after")
-    def _has_others(self) -> LiRA:
+    def _rows_fit(self) -> LiRA:
+        if self.limit is not None:
+            raise UserError(f"probe {self.name}: limit {self.limit}: a sample of the rows would not be the rows of the shadow models; leave it out")
         if self.members >= len(self.rows):
             raise UserError(f"probe {self.name}: all {len(self.rows)} rows are members; rows that were never trained on must follow them")
         return self
