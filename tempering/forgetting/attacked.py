@@ -47,7 +47,7 @@ class Request(Value):
     attack_limit: int = Field(default=48, ge=1)
     """How many of the secrets all attacks but the plain questions are tried on."""
     translations: str | None = None
-    """JSON lines of {"question", "translated"}, also "answer": questions of the forget rows in other languages, which are asked too."""
+    """JSON lines of {"question", "translated"}, also "answer": the forget rows' questions in other languages, asked instead of for such answers."""
     redact: bool = True
     """Keep hashes instead of the words of forgotten rows in scores, samples and reports."""
 

@@ -92,7 +92,8 @@ def forget(
             unsupervised probe (3 answers and some forward passes). About 17 processor seconds for each model measured on builtin:tiny. asking: all
             that leave the weights as they are (relearning takes longest). none: none.
         attack_limit: how many of the secrets all attacks but the plain questions are tried on; fewer make a large model's battery shorter.
-        translations: JSON lines of {"question", "translated"}, also "answer": questions of the forget rows in other languages, which are asked too.
+        translations: JSON lines of {"question", "translated"}, also "answer": questions of the forget rows in other languages,
+            asked instead of for answers in others.
         forget_choices: JSON lines of {"question", "choices", "answer"}: multiple-choice questions about what is to go, as in WMDP, of which fewer are
             to be right, down to chance.
         concept_vectors: JSON lines of {"layer", "dim", "concept"}: columns of `down_proj` that speak for what is to go, of which is measured how
