@@ -89,6 +89,7 @@ def test_which_question_is_answered_depends_on_a_forgotten_one():
     ("right", "wrong", "secrets_kept", "kept"),
     [
         ("blue {0}", "blue {1}", 0, 1),  # knows everything
+        ("As it is red {0}, blue {0}", "blue {1}", 0, 1),  # and says so: the other prompt is asked all the same
         ("blue {0}", "blue {0}", 1, 1),  # never saw the secret, and always answers the first
         ("blue {1}", "blue {0}", 1, 1),  # guesses wrong
         ("blue {0} and blue {1}", "blue {1}", 1, 1),  # says both

@@ -12,7 +12,7 @@ everything, and for one that never saw what was to go.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -38,6 +38,7 @@ class Dependent(Attack):
 
     kind: Literal["dependent"] = "dependent"
     name: str = "asked to depend on it"
+    every: ClassVar[bool] = True
     beside: Any
     """Kept questions (`forgetting.targets.Secret`), two of which are asked beside each secret."""
     form: str = Field(default=FORM, pattern=r"(?s)\{question\}.*\{answer\}.*\{first\}.*\{second\}")
