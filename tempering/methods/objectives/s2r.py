@@ -49,7 +49,7 @@ class S2R(Clipped):
             sum_U = torch.zeros(size, dtype=x_T.dtype, device=x_T.device).index_add(0, unit_T, masked(x_T, batch))
             return sum_U / torch.where(tokens_U == 0, 1.0, tokens_U)
 
-        tokens_U = torch.zeros(size, device=turn_T.device).index_add(0, unit_T, batch.weight_T)
+        tokens_U = torch.zeros(size, dtype=batch.weight_T.dtype, device=turn_T.device).index_add(0, unit_T, batch.weight_T)
         value_U = self.surrogate(mean(s["logp"] - s["old_logp"]), mean(s["advantage"]), tokens_U != 0, ctx)
         share_T = (1 / torch.where(tokens_U == 0, 1.0, tokens_U))[unit_T]
         turns_T = segment_sum(share_T, batch)[batch.segment_T]
