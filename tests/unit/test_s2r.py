@@ -168,18 +168,20 @@ def test_a_conversation_of_one_turn_is_gspo() -> None:
     torch.testing.assert_close(sums, theirs)
 
 
-def test_the_stream_numbers_turns_and_pays_each() -> None:
+def test_the_stream_pays_each_turn_what_it_earned_against_its_history() -> None:
     policy = models.load("builtin:tiny", say=lambda _: None)
     training = Training(batch_size=2, precision="fp32", micro_tokens=4096)
-    settings = Rollouts(samples=3, kl_cost=0.5)
-    made = Conversations(policy.tokenizer, ENV, ENV.tasks("train", 4), RewardHistory(least=1), settings, training=training, max_new_tokens=12, seed=1)
-    roles = {"policy": Live(policy.model), "reference": Live(policy.model)}
-    batch = made.next(Run(roles, 0, 0))["rollout"]
+    credit, settings = RewardHistory(least=1), Rollouts(samples=3)
+    made = Conversations(policy.tokenizer, ENV, ENV.tasks("train", 4), credit, settings, training=training, max_new_tokens=12, seed=1)
+    played = [one for (groups,) in [made.acting(policy.model, 0)] for group in groups for one in group.played]
+    batch = made.next(Run({"policy": Live(policy.model)}, 0, 0))["rollout"]
     own = batch.weight_T != 0
-    for s in range(batch.num_segments):
+    earned = [(one.rewards[:k], reward) for one in played for k, reward in enumerate(one.rewards)]
+    assert batch.num_segments == len(played) == 6 and len(earned) >= 12
+    for s, one in enumerate(played):
         mine = own & (batch.segment_T == s)
-        turns = batch.extras["turn"][mine]
-        assert turns[0] == 0 and set(turns.diff().tolist()) <= {0.0, 1.0} and turns[-1] in (1.0, 2.0)
-        for turn in turns.unique():
-            of = batch.extras["advantage"][mine][turns == turn]
-            torch.testing.assert_close(of, of[:1].expand(len(of)))
+        assert batch.ids_T[mine].tolist() == [token for turn in one.turns for token in turn.ids]
+        for k, (turn, reward) in enumerate(zip(one.turns, one.rewards, strict=True)):
+            of = batch.extras["advantage"][mine][batch.extras["turn"][mine] == k]
+            alike = [paid for history, paid in earned if history == one.rewards[:k]]
+            assert of.tolist() == pytest.approx([reward - np.mean(alike)] * len(turn.ids), abs=1e-6)
