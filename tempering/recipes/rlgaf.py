@@ -169,7 +169,7 @@ def _judge(run: Experiment, judge: Policy, pairs: Sequence[Record], number: int)
     return replace(tuned, handle=None)
 
 
-def _round(run: Experiment, first: Policy, start: Any, judge: Policy, objective: Any, shown: Sequence[Record], number: int, last: bool) -> Policy:
+def _round(run: Experiment, first: Policy, start: Any, judge: Policy, objective: Any, shown: Any, number: int, last: bool) -> Policy:
     """The policy after a round of reinforcement by the discriminator's word."""
     from tempering.data.streams import Shuffled
     from tempering.methods.rewards.reward_model import RewardModel

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ def test_demonstrations_are_conversations_that_the_environment_would_lead() -> N
 # -------------------------------------------------------------------------------------------------------------------------------------- the credit
 
 
-def history(turns: list[list[float]], lengths: list[list[int]] | None = None, price: Any = None) -> Earned:
+def history(turns: Sequence[Sequence[float]], lengths: list[list[int]] | None = None, price: Any = None) -> Earned:
     """Conversations by what their turns earned, at each turn's last token."""
     lengths = lengths or [[1] * len(of) for of in turns]
     rewards, whose, numbers = [], [], []
