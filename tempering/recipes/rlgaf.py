@@ -59,7 +59,7 @@ def against_samples(policy: Policy, demonstrations: Sequence[Record], max_new_to
     """Pairs of each demonstration and a sample of the policy to the same prompt; one that says the same word for word is left out."""
     from tempering.rollouts.play import How, play
 
-    played = play(policy, Environment(), list(enumerate(demonstrations)), 1, How(max_new_tokens, seed=seed, dtype=dtype))
+    played = play(policy, Passing(judges=None), list(enumerate(demonstrations)), 1, How(max_new_tokens, seed=seed, dtype=dtype))
     made = []
     for record, (one,) in zip(demonstrations, played, strict=True):
         shown = record.responses[0].messages[0].content

@@ -15,7 +15,7 @@ from tempering.config import Training
 from tempering.data import sft_row
 from tempering.methods.credits.leave_one_out import LeaveOneOut
 from tempering.methods.credits.reward_history import RewardHistory
-from tempering.methods.environments.verify import AGAIN, CHECK, Verify, verdict
+from tempering.methods.environments.verify import AGAIN, CHECK, Verify, _verdict
 from tempering.methods.objectives.gspo import GSPO
 from tempering.methods.objectives.s2r import S2R
 from tempering.rollouts.settings import Rollouts
@@ -78,7 +78,7 @@ def test_the_last_answer_is_the_outcome_whatever_was_said_of_it() -> None:
 
 
 def test_a_verdict_is_the_first_word() -> None:
-    assert [verdict(text) for text in ("Yes", " no!", "42. Yes", "yesterday", "")] == [True, False, True, None, None]
+    assert [_verdict(text) for text in ("Yes", " no!", "42. Yes", "yesterday", "")] == [True, False, True, None, None]
 
 
 def test_demonstrations_are_conversations_that_the_environment_would_lead() -> None:
