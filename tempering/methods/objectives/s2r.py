@@ -54,7 +54,7 @@ class S2R(Clipped):
         # Of a unit without tokens and a conversation without turns nothing is asked: clamped, so that nothing is divided by 0.
         tokens_U = total(torch.ones_like(batch.weight_T)).clamp(min=TINY)
         value_U = self.surrogate(total(s["logp"] - s["old_logp"]) / tokens_U, total(s["advantage"]) / tokens_U, own_U, ctx)
-        share_T = (1 / tokens_U)[unit_T]
+        share_T = tokens_U.reciprocal()[unit_T]
         return -value_U[unit_T] * share_T / segment_sum(share_T, batch).clamp(min=TINY)[batch.segment_T]
 
 
@@ -99,3 +99,7 @@ CASES = (
         logs={"clipped": 0.0},
     ),
 )
+EQUIVALENT = {
+    "losses:min-max:1": "only for what stands between turns and has no weight, whatever comes of it",
+    "losses:min-max:3": "only for a conversation that is not scored, whatever comes of it",
+}
