@@ -51,14 +51,14 @@ class Fluency(Value):
         found = models.load(self.model, say=lambda _: None)
         if hasattr(found.model, "value_head"):
             raise UserError(f"fluency: {self.model} is a reward model and reads nothing; name a language model")
-        if self._begin(found) is None:
+        if not self._begin(found):
             raise UserError(f"fluency: {self.model} has neither a beginning nor an end token for the text to stand behind; name another model")
         return found
 
     @staticmethod
-    def _begin(policy: Policy) -> int | None:
-        tokenizer = policy.tokenizer
-        return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    def _begin(policy: Policy) -> list[int]:
+        ends = (policy.tokenizer.bos_token_id, policy.tokenizer.eos_token_id)
+        return [id for id in ends if id is not None][:1]
 
     def __call__(self, prompts: Sequence[Prompt], answers: Sequence[str], records: Sequence[Record] = ()) -> np.ndarray:
         """float64 [N]; prompts and records are not looked at."""
@@ -74,7 +74,7 @@ class Fluency(Value):
         from tempering.measure import logps_of
 
         begin = self._begin(self.policy)
-        pairs = [([begin], answer_ids(self.policy, text)) for text in texts]
+        pairs = [(begin, answer_ids(self.policy, text)) for text in texts]
         read = [i for i, (_, ids) in enumerate(pairs) if len(ids) > 1]
         found = np.full(len(texts), math.inf)
         for i, logp in zip(read, logps_of(self.policy, [pairs[i] for i in read]), strict=True):
