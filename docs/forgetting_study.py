@@ -253,7 +253,7 @@ def write() -> None:
     found = json.loads(RESULT.read_text())
     names = {key: title(key) for key in found}
     text = PAGE.read_text(encoding="utf-8")
-    for name, table in (("methods", outcomes(found, names)), ("attacks", attacks(found, names))):
+    for name, table in (("methods", outcomes(found, names)), ("attacks", attacks(found))):
         begin, end = f"<!-- table: {name} -->\n", "\n<!-- end of table -->"
         before, _, rest = text.partition(begin)
         text = before + begin + "\n".join(table) + end + rest.partition(end)[2]
@@ -291,13 +291,15 @@ def outcomes(found: dict[str, Any], names: dict[str, str]) -> list[str]:
     return table
 
 
-def attacks(found: dict[str, Any], names: dict[str, str]) -> list[str]:
-    """The table of every attack on every model."""
+def attacks(found: dict[str, Any]) -> list[str]:
+    """The table of every attack on every model, both scopes of a method in one cell."""
     every = {key: {**one["out"], **one["beside"]} for key, one in found.items()}
-    table = [f"| attack | of | {' | '.join(names.values())} |", "|---" * (len(names) + 2) + "|"]
+    columns = {title(key): [key] for key in ("start", "oracle")} | {name: [f"{name}-{scope}" for scope in SCOPES] for name in WAYS}
+    table = [f"| attack | of | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
     for attack, (_, of) in every["start"].items():
-        counts = " | ".join(str(one[attack][0]) if attack in one else "" for one in every.values())
-        table.append(f"| {attack}{' (beside)' if attack in found['start']['beside'] else ''} | {of} | {counts} |")
+        counts = [[every.get(key, {}).get(attack, [""])[0] for key in keys] for keys in columns.values()]
+        cells = [" / ".join(map(str, of_both)) for of_both in counts]
+        table.append(f"| {attack}{' (beside)' if attack in found['start']['beside'] else ''} | {of} | {' | '.join(cells)} |")
     return table
 
 
