@@ -36,7 +36,7 @@ RATES = {"lora": 1e-3, "full": 1e-4}
 """Chosen before anything was run: what usually trains this model, and a tenth of it where all weights move."""
 SCOPES = {"lora": "LoRA", "full": "all weights"}
 STEPS, ROWS = 12, 4
-ATTACKS = "asking"
+ATTACKS = {"lora": "asking", "full": "plain"}
 RELEARNED = 5
 """Steps for which a copy is taught again; the battery's own 20 would take longer than everything else."""
 FILES = {"forget": "forget", "forget_test": "forget-reworded", "retain": "retain", "retain_test": "kept"}
@@ -96,7 +96,8 @@ def values(folder: Path, scope: str, name: str) -> tuple[Any, dict[str, Any]]:
     recipe = index.load(index.recipe_of_family("forget"))
     signature = Signature(recipe, "forget")
     shared: dict[str, Any] = {**models(), **{key: f"{folder / file}.jsonl" for key, file in FILES.items()}}
-    shared |= {"steps": STEPS, "batch_size": ROWS, "max_test": GOING, "attack_limit": GOING, "keep": "none", "precision": "fp32", "attacks": ATTACKS}
+    shared |= {"steps": STEPS, "batch_size": ROWS, "max_test": GOING, "attack_limit": GOING, "keep": "none", "precision": "fp32"}
+    shared["attacks"] = ATTACKS[scope]
     kind, settings = WAYS[name]
     resolved = signature.resolve(signature.from_python({**shared, "scope": scope}))
     return recipe, tune.at(resolved, choices.choice(kind)(**settings), RATES[scope])
@@ -115,17 +116,17 @@ def place_of(folder: Path, scope: str, name: str) -> Path:
 
 
 def forget(folder: Path, most: int | None = None) -> None:
-    """Every way, a run each; the start and the oracle are measured in the first."""
+    """Every way, a run each; the start and the oracle are measured in the first of each scope."""
     from tempering.execution import leg
     from tempering.forgetting import trade, tune
 
-    first = None
+    first: dict[str, Path] = {}
     for scope, name in legs()[:most]:
         recipe, arguments = values(folder, scope, name)
         place = place_of(folder, scope, name)
-        tune.measured_before(first, place, trade.SAME)
+        tune.measured_before(first.get(scope), place, trade.SAME)
         leg(recipe, arguments, place, "docs/forgetting_study.py")
-        first = first or place
+        first.setdefault(scope, place)
         print(name, scope, json.loads((place / "forgetting.json").read_text())["sentence"], flush=True)
 
 
@@ -285,8 +286,15 @@ def outcomes(found: dict[str, Any], names: dict[str, str]) -> list[str]:
     for key, one in found.items():
         attack, (out, of) = worst(one)
         kept = "{:.0%} [{:.0%}, {:.0%}]".format(*one["kept"]) if key != "start" else ""
-        cells = [names[key], str(one["out"]["asked"][0]), attack, f"{out} of {of}", kept, f"{one['model_utility']:.2f}"]
-        cells += [f"{one['forget_quality']['p_value']:.2g}", f"{one['seconds']:.0f} s" if "seconds" in one else ""]
+        cells = [
+            names[key],
+            str(one["out"]["asked"][0]),
+            attack,
+            f"{out} of {of}",
+            kept,
+            f"{one['model_utility']:.2f}" if "model_utility" in one else "",
+        ]
+        cells += [f"{one['forget_quality']['p_value']:.2g}" if "forget_quality" in one else "", f"{one['seconds']:.0f} s" if "seconds" in one else ""]
         table.append(f"| {' | '.join(cells)} |")
     return table
 
