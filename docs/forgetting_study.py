@@ -33,8 +33,8 @@ WAYS = {"GradDiff": ("gradient_ascent", {"retain_loss": "nll"}), "NPO": ("npo", 
 WAYS |= {"IDK-DPO": ("idk_dpo", {"retain_loss": "nll"}), "UNDIAL": ("undial", {"retain_loss": "nll"}), "RMU": ("rmu", {"layer": 7})}
 """What a method is called in the table -> its name and settings."""
 RATES = {"lora": 1e-3, "full": 1e-4}
-"""Chosen before anything was run, the same for all methods: an earlier look at this model had GradDiff forget half at 1e-4 with all weights, and adapters
-usually take ten times that."""
+"""Chosen before anything was run, the same for all methods: an earlier look at this model had GradDiff forget half at 1e-4 with all weights, and
+adapters usually take ten times that."""
 SCOPES = {"lora": "LoRA", "full": "all weights"}
 STEPS, ROWS = 12, 4
 RELEARNED = 5
