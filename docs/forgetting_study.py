@@ -3,7 +3,7 @@
     python docs/forgetting_study.py rows FOLDER      # the slices as files
     python docs/forgetting_study.py learn FOLDER     # the model that knows and the one that never saw
     python docs/forgetting_study.py forget FOLDER    # every method and scope, or the first N; what is done is not done again
-    python docs/forgetting_study.py weights FOLDER   # the attacks that change weights, on the models of those runs, likewise
+    python docs/forgetting_study.py attack FOLDER NPO-lora ...     # the whole battery on the models that these runs left
     python docs/forgetting_study.py memory FOLDER 0  # the peak of a training without measuring: leg 0
     python docs/forgetting_study.py collect FOLDER   # the numbers of all that is there, and no word of the data, into docs/forgetting_study.json
     python docs/forgetting_study.py write            # the page's tables and picture from that file
@@ -33,10 +33,10 @@ WAYS = {"GradDiff": ("gradient_ascent", {"retain_loss": "nll"}), "NPO": ("npo", 
 WAYS |= {"IDK-DPO": ("idk_dpo", {"retain_loss": "nll"}), "UNDIAL": ("undial", {"retain_loss": "nll"}), "RMU": ("rmu", {"layer": 7})}
 """What a method is called in the table -> its name and settings."""
 RATES = {"lora": 1e-3, "full": 1e-4}
-"""Chosen before anything was run: what usually trains this model, and a tenth of it where all weights move."""
+"""Chosen before anything was run, the same for all methods: an earlier look at this model had GradDiff forget half at 1e-4 with all weights, and
+adapters usually take ten times that."""
 SCOPES = {"lora": "LoRA", "full": "all weights"}
 STEPS, ROWS = 12, 4
-ATTACKS = "asking"
 RELEARNED = 5
 """Steps for which a copy is taught again; the battery's own 20 would take longer than everything else."""
 FILES = {"forget": "forget", "forget_test": "forget-reworded", "retain": "retain", "retain_test": "kept"}
@@ -96,7 +96,9 @@ def values(folder: Path, scope: str, name: str) -> tuple[Any, dict[str, Any]]:
     recipe = index.load(index.recipe_of_family("forget"))
     signature = Signature(recipe, "forget")
     shared: dict[str, Any] = {**models(), **{key: f"{folder / file}.jsonl" for key, file in FILES.items()}}
-    shared |= {"steps": STEPS, "batch_size": ROWS, "max_test": GOING, "attack_limit": GOING, "keep": "none", "precision": "fp32", "attacks": ATTACKS}
+    shared |= {"steps": STEPS, "batch_size": ROWS, "max_test": GOING, "attack_limit": GOING, "keep": "none", "precision": "fp32"}
+    # What the whole battery costs was seen in the first run; of the others `attack` tries it on some.
+    shared["attacks"] = "asking" if (scope, name) == legs()[0] else "plain"
     kind, settings = WAYS[name]
     resolved = signature.resolve(signature.from_python({**shared, "scope": scope}))
     return recipe, tune.at(resolved, choices.choice(kind)(**settings), RATES[scope])
@@ -114,53 +116,70 @@ def place_of(folder: Path, scope: str, name: str) -> Path:
     return folder / "runs" / f"{name}-{scope}"
 
 
+def named(key: str) -> tuple[str, str]:
+    """Scope and name of a run by its key, as in NPO-lora."""
+    name, _, scope = key.rpartition("-")
+    return scope, name
+
+
 def forget(folder: Path, most: int | None = None) -> None:
-    """Every way, a run each; the start and the oracle are measured in the first."""
+    """Every way, a run each; the start and the oracle are measured in the first under the same attacks."""
     from tempering.execution import leg
     from tempering.forgetting import trade, tune
 
-    first = None
+    first: dict[str, Path] = {}
     for scope, name in legs()[:most]:
         recipe, arguments = values(folder, scope, name)
         place = place_of(folder, scope, name)
-        tune.measured_before(first, place, trade.SAME)
+        tune.measured_before(first.get(arguments["attacks"]), place, trade.SAME)
         leg(recipe, arguments, place, "docs/forgetting_study.py")
-        first = first or place
+        first.setdefault(arguments["attacks"], place)
         print(name, scope, json.loads((place / "forgetting.json").read_text())["sentence"], flush=True)
 
 
-def weights(folder: Path, most: int | None = None) -> None:
-    """Rounding, relearning and merging back: of the start, the oracle and every run, a file each."""
+def attack(folder: Path, *keys: str) -> None:
+    """The whole battery and TOFU's numbers, of models that runs left, of "start" and of "oracle"; a file each, with what is not there yet."""
     from pydantic import TypeAdapter
 
     from tempering import models as loading
     from tempering import types
     from tempering.data import read
-    from tempering.forgetting import battery
+    from tempering.forgetting import battery, tofu
     from tempering.forgetting.targets import secrets
     from tempering.home import write_atomic
     from tempering.measure import measure
-    from tempering.methods.probes.merged_back import MergedBack
     from tempering.methods.probes.relearned import Relearned
 
     of, known = (secrets(read(f"{folder / name}.jsonl"), GOING) for name in ("forget", "retain"))
-    some = {"items": of, **battery.room(of)}
-    probes = [
-        p
-        for p in battery.attack_probes(of, (), "all", known=known, start=models()["model"], few=GOING)
-        if isinstance(p, Relearned) or p.name.startswith("quantised")
-    ]
+    probes = battery.attack_probes(of, (), "all", known=known, start=models()["model"], few=GOING)
     probes = [p.model_copy(update={"steps": (RELEARNED,)}) if isinstance(p, Relearned) else p for p in probes]
-    probes.append(MergedBack(start=models()["model"], **some))
-    places = {"start": models()["model"], "oracle": models()["oracle"]}
-    places |= {f"{name}-{scope}": str(place_of(folder, scope, name) / "model") for scope, name in legs()}
-    for key, model in list(places.items())[:most]:
-        path = folder / "weights" / f"{key}.json"
-        if not path.exists() and Path(model).is_dir():
+    going, kept = (tofu.facts(read(f"{folder / name}.jsonl"), GOING) for name in ("forget", "kept"))
+    probes += [*tofu.probes(going, "forget", "target"), *tofu.probes(kept, "retain", "keep")]
+    made = {"start": models()["model"], "oracle": models()["oracle"]}
+    for key in keys:
+        path, model = folder / "attacked" / f"{key}.json", made.get(key) or str(place_of(folder, *named(key)) / "model")
+        if not path.exists():
+            known_already = {p.probe for p in scores_of(folder, key).probes}
             path.parent.mkdir(exist_ok=True)
-            scores = measure(loading.load(model, say=lambda _: None), probes)
+            scores = measure(loading.load(model, say=lambda _: None), [p for p in probes if p.name not in known_already])
             write_atomic(path, TypeAdapter(types.Scores).dump_json(scores).decode())
-            print(key, {p.probe: sum(item.score < 1 for item in p.items) for p in scores.probes}, flush=True)
+        print(key, {p.probe: sum(item.score < 1 for item in p.items) for p in scores_of(folder, key).probes}, flush=True)
+
+
+def scores_of(folder: Path, key: str) -> Any:
+    """Everything that was measured of a model: in its run, and by `attack`."""
+    from dataclasses import replace
+
+    from pydantic import TypeAdapter
+
+    from tempering import types
+
+    runs = [place_of(folder, scope, name) for scope, name in legs()]
+    name = {"start": "before", "oracle": "oracle"}.get(key, "after")
+    paths = [runs[0] / f"{name}.scores.json" if key in ("start", "oracle") else place_of(folder, *named(key)) / "after.scores.json"]
+    paths += [path for path in [folder / "attacked" / f"{key}.json"] if path.exists()]
+    first, *more = (TypeAdapter(types.Scores).validate_json(path.read_bytes()) for path in paths)
+    return replace(first, probes=(*first.probes, *(p for scores in more for p in scores.probes)))
 
 
 def memory(folder: Path, number: int) -> None:
@@ -193,29 +212,18 @@ def memory(folder: Path, number: int) -> None:
 
 def collect(folder: Path) -> None:
     """The numbers of all that is there."""
-    from pydantic import TypeAdapter
-
-    from tempering import types
     from tempering.forgetting import benchmarks, verdict
     from tempering.home import write_atomic
 
-    adapter = TypeAdapter(types.Scores)
-    read = lambda path: adapter.validate_json(path.read_bytes()) if path.exists() else None  # noqa: E731
     runs = {f"{name}-{scope}": place_of(folder, scope, name) for scope, name in legs()}
-    first = runs["GradDiff-lora"]
-    asked = {"start": read(first / "before.scores.json"), "oracle": read(first / "oracle.scores.json")}
-    asked |= {key: read(place / "after.scores.json") for key, place in runs.items()}
-    start, oracle = asked["start"], asked["oracle"]
-    assert start and oracle, f"{first} is not done"
+    done = [key for key, place in runs.items() if (place / "after.scores.json").exists()]
+    every = {key: scores_of(folder, key) for key in ("start", "oracle", *done)}
+    start, oracle = every["start"], every["oracle"]
     peaks = json.loads(path.read_text()) if (path := folder / "memory.json").exists() else {}
     found: dict[str, Any] = {}
-    for key, scores in asked.items():
-        if scores is None:
-            continue
-        changed = read(folder / "weights" / f"{key}.json")
-        both = [*scores.probes, *(changed.probes if changed else ())]
+    for key, scores in every.items():
         kinds = {"out": verdict.METRIC, "beside": verdict.BESIDE}
-        one: dict[str, Any] = {kind: {p.probe: _out(p) for p in both if p.metric == metric} for kind, metric in kinds.items()}
+        one: dict[str, Any] = {kind: {p.probe: _out(p) for p in scores.probes if p.metric == metric} for kind, metric in kinds.items()}
         one |= benchmarks.benchmarks(start, scores, oracle)["after"] | ({"peak_gib": peaks[key]} if key in peaks else {})
         found[key] = one
         # The loss of each kept row, less what it was: how likely a token is against before.
@@ -253,7 +261,7 @@ def write() -> None:
     found = json.loads(RESULT.read_text())
     names = {key: title(key) for key in found}
     text = PAGE.read_text(encoding="utf-8")
-    for name, table in (("methods", outcomes(found, names)), ("attacks", attacks(found, names))):
+    for name, table in (("methods", outcomes(found, names)), ("attacks", attacks(found))):
         begin, end = f"<!-- table: {name} -->\n", "\n<!-- end of table -->"
         before, _, rest = text.partition(begin)
         text = before + begin + "\n".join(table) + end + rest.partition(end)[2]
@@ -285,19 +293,28 @@ def outcomes(found: dict[str, Any], names: dict[str, str]) -> list[str]:
     for key, one in found.items():
         attack, (out, of) = worst(one)
         kept = "{:.0%} [{:.0%}, {:.0%}]".format(*one["kept"]) if key != "start" else ""
-        cells = [names[key], str(one["out"]["asked"][0]), attack, f"{out} of {of}", kept, f"{one['model_utility']:.2f}"]
-        cells += [f"{one['forget_quality']['p_value']:.2g}", f"{one['seconds']:.0f} s" if "seconds" in one else ""]
+        cells = [
+            names[key],
+            str(one["out"]["asked"][0]),
+            attack,
+            f"{out} of {of}",
+            kept,
+            f"{one['model_utility']:.2f}" if "model_utility" in one else "",
+        ]
+        cells += [f"{one['forget_quality']['p_value']:.2g}" if "forget_quality" in one else "", f"{one['seconds']:.0f} s" if "seconds" in one else ""]
         table.append(f"| {' | '.join(cells)} |")
     return table
 
 
-def attacks(found: dict[str, Any], names: dict[str, str]) -> list[str]:
-    """The table of every attack on every model."""
+def attacks(found: dict[str, Any]) -> list[str]:
+    """The table of every attack on every model, both scopes of a method in one cell."""
     every = {key: {**one["out"], **one["beside"]} for key, one in found.items()}
-    table = [f"| attack | of | {' | '.join(names.values())} |", "|---" * (len(names) + 2) + "|"]
+    columns = {title(key): [key] for key in ("start", "oracle")} | {name: [f"{name}-{scope}" for scope in SCOPES] for name in WAYS}
+    table = [f"| attack | of | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
     for attack, (_, of) in every["start"].items():
-        counts = " | ".join(str(one[attack][0]) if attack in one else "" for one in every.values())
-        table.append(f"| {attack}{' (beside)' if attack in found['start']['beside'] else ''} | {of} | {counts} |")
+        counts = [[every.get(key, {}).get(attack, [""])[0] for key in keys] for keys in columns.values()]
+        cells = [" / ".join(map(str, of_both)) for of_both in counts]
+        table.append(f"| {attack}{' (beside)' if attack in found['start']['beside'] else ''} | {of} | {' | '.join(cells)} |")
     return table
 
 
@@ -311,9 +328,9 @@ if __name__ == "__main__":
         "rows": prepare,
         "learn": learn,
         "forget": forget,
-        "weights": weights,
+        "attack": attack,
         "memory": memory,
         "collect": collect,
         "write": write,
     }
-    commands[sys.argv[1]](*map(Path, sys.argv[2:3]), *map(int, sys.argv[3:]))
+    commands[sys.argv[1]](*map(Path, sys.argv[2:3]), *(int(text) if text.isdigit() else text for text in sys.argv[3:]))

@@ -25,7 +25,7 @@ from transformers import DynamicCache
 
 from tempering.errors import UserError
 from tempering.items import mean
-from tempering.remembered import remembered, remembering
+from tempering.remembered import ask_together, remembered, remembering
 from tempering.sample import PAD, apply_decode, evaluating, max_positions, models_of, pad_left
 from tempering.types import Policy, Probe, ProbeScores, Scores
 
@@ -332,6 +332,7 @@ def measure(
             raise UserError(f"two probes are called '{name}': give one of them another name")
     start, found = time.perf_counter(), []
     with evaluating(*models_of(policy).values()), remembering(policy):
+        ask_together(policy, probes, progress)
         for i, probe in enumerate(probes):
             if progress is not None:
                 progress(probe.name, i, len(probes))

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tempering.sampling.decoder import Decoder
-    from tempering.types import Episode, Policy
+    from tempering.types import Episode, Policy, Probe
 
+WAVES, TOGETHER = 2, 64
+"""How often probes may say what they will ask, by then; answers that are decoded at the same time."""
 COPIED = 2**30
 """Bytes of weights up to which a second copy of them is made for decoding."""
 Scored = tuple["Tensor", "Tensor"]
@@ -64,6 +66,10 @@ class Remembered:
             self.answers.update(((prompt, stop), episode) for prompt, episode in zip(new, ask(new), strict=True))
         return [self.answers[prompt, stop] for prompt in prompts]
 
+    def answer(self, prompt: tuple[int, ...], most: int) -> Episode | None:
+        """The greedy answer of at most `most` tokens, where it is known."""
+        return self.answers[prompt, ()] if self._serves(prompt, most, ()) else None
+
     def _serves(self, prompt: tuple[int, ...], most: int, stop: tuple[str, ...]) -> bool:
         found = self.answers.get((prompt, stop))
         return found is not None and (len(found.ids) == most or (found.finished and len(found.ids) < most))
@@ -101,3 +107,20 @@ def remembering(policy: Policy) -> Iterator[None]:
 def remembered(policy: Policy) -> Remembered | None:
     """What it has said, where somebody wants to know."""
     return _OPEN[-1] if _OPEN and _OPEN[-1].policy is policy else None
+
+
+def ask_together(policy: Policy, probes: Sequence[Probe], progress: Callable[[str, int, int], None] | None = None) -> None:
+    """Have a policy that is remembered give the answers that probes say they will ask for (`asks`), of all of them in one batch: a step of decoding
+    reads all weights, so that a dozen answers take nearly as long as five times as many."""
+    from tempering.sample import sample
+
+    for wave in range(WAVES):
+        found: dict[int, list[tuple[int, ...]]] = {}
+        for probe in probes:
+            asks, most = getattr(probe, "asks", None), getattr(probe, "max_new_tokens", None)
+            if asks is not None and most:
+                found.setdefault(most, []).extend(asks(policy, wave))
+        for most, prompts in found.items():
+            if progress is not None and prompts:
+                progress("what several probes ask", 0, len(probes))
+            sample(policy, prompts, max_new_tokens=most, batch_size=TOGETHER)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+import tempering.measure as measuring
+import tempering.remembered as remembering_module
 import tempering.sample as sampling
-from tempering import measure as measuring
-from tempering import remembered as remembering_module
 from tempering.forgetting.targets import Secret
 from tempering.items import prompt_ids
 from tempering.measure import score_pairs
+from tempering.methods.probes.asked import Asked
+from tempering.methods.probes.reworded import Reworded
+from tempering.methods.probes.role_play import RolePlay
 from tempering.methods.probes.sampled import Sampled
 from tempering.remembered import remembering
 from tempering.sample import sample
@@ -117,3 +120,20 @@ def test_what_came_out_is_not_asked_for_again(monkeypatch):
     hat, son = (Secret(id=name, prompt=(("user", f"Where is the {name}?"),), answer="in the attic") for name in ("hat", "son"))
     scores = Sampled(items=(hat, son), samples=4)(p)
     assert [item.score for item in scores.items] == [0.0, 1.0] and len(counted.prompts) == 2 + 3
+
+
+def test_what_probes_ask_goes_through_the_model_in_one_batch(monkeypatch):
+    """The scores are those of each probe alone; what the first way did not bring is asked in the second wave, and nothing afterwards."""
+    p, counted = saying({"For a quiz": "in the attic", "hat": "on the roof", "son": "Otto"}), Counted(monkeypatch)
+    hat, son = (
+        Secret(id=name, prompt=(("user", f"Where is the {name}?"),), answer=said) for name, said in (("hat", "in the attic"), ("son", "Otto"))
+    )
+    shared = {"items": (hat, son), "max_new_tokens": 24}
+    probes = (Asked(**shared), Reworded(**shared), RolePlay(**shared))
+    alone = [probe(p) for probe in probes]
+    counted.prompts.clear()
+    assert measuring.measure(p, probes).probes == tuple(alone)
+    ways = [[probe.ids(p, way) for way in probe.prompts(item)] for probe in probes for item in (hat, son)]
+    first = [of[0] for of in ways]
+    left = [ids for of, item in zip(ways, (hat, son) * 3, strict=True) if item is hat for ids in of[1:]]
+    assert sorted(counted.prompts[: len(first)]) == sorted(first) and sorted(counted.prompts[len(first) :]) == sorted(left)

@@ -163,6 +163,25 @@ class Attack(ProbeValue):
         ask([k for k, (i, _) in enumerate(asked) if i in kept and k not in first], self.samples)
         return found
 
+    def asks(self, policy: Policy, wave: int) -> list[tuple[int, ...]]:
+        """The prompts that `outputs` will ask the policy itself, greedily, as far as they are known: of wave 0 the first way of each secret, of
+        wave 1 the other ways of those that it did not bring."""
+        from tempering.remembered import remembered
+
+        itself = type(self).__call__ is Attack.__call__ and type(self).on is Attack.on
+        if not itself or self.temperature or self.samples > 1:
+            return []
+        ways = [(item, self.prompts(item)) for item in self.chosen]
+        if not wave:
+            return [self.ids(policy, of[0]) for _, of in ways]
+        said = remembered(policy)
+        found = []
+        for item, (first, *others) in ways:
+            answer = said.answer(self.ids(policy, first), self.max_new_tokens) if said and others else None
+            if answer is not None and not leaked(answer.text, unsaid(item.answer, _begun(first))):
+                found += [self.ids(policy, way) for way in others]
+        return found
+
     def ids(self, policy: Policy, way: Turns) -> tuple[int, ...]:
         """A way of asking as tokens. Where it is too long for the model, examples at its beginning go first, then what stands furthest back."""
         from tempering.sample import max_positions, models_of

@@ -89,6 +89,11 @@ class Rouge(ProbeValue):
     cut: bool = False
     """Compare with the first `max_new_tokens` tokens of the answer only."""
 
+    def asks(self, policy: Policy, wave: int) -> list[tuple[int, ...]]:
+        """The prompts whose greedy answers it will want."""
+        items = read_items(self.items, AnswersItem, self.limit) if not wave and not self.stop else ()
+        return [asked_ids(policy, item.prompt, self.chat) for item in items]
+
     def __call__(self, policy: Policy) -> ProbeScores:
         from tempering.sample import sample
 
