@@ -1,5 +1,6 @@
 """Environments of other packages, whose conversations are objects that live and cannot be written down: they are kept by number, the number in the
-conversation's memory, until it is over. A conversation is played in one process from beginning to end, so a checkpoint never holds such a number.
+conversation's memory, until it is over. A conversation is played in one process from beginning to end (`partial` is refused), so a checkpoint never
+holds such a number.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
 from itertools import count
-from typing import Any
+from typing import Any, ClassVar
 
 from tempering.errors import UserError
 from tempering.rollouts.types import Environment, Trajectory
@@ -17,6 +18,8 @@ from tempering.rollouts.types import Environment, Trajectory
 
 class Live(Environment):
     """Base of adapters."""
+
+    portable: ClassVar[bool] = False
 
     @property
     def binary(self) -> bool:
