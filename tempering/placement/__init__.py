@@ -6,4 +6,6 @@ graph, `cost` what a plan takes, `search` finds plans by a Markov chain over the
 prints a plan. It is arithmetic: nothing in here runs a cluster, and docs/scaling.md says what was not tried.
 """
 
+from __future__ import annotations
+
 CATALOGUE = ("S036",)
