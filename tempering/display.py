@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 EVERY_S = 10.0
@@ -35,7 +35,7 @@ class Display:
         """Progress of one phase; inside it call `advance`."""
         self._phase, self._began, self._said = name, time.monotonic(), time.monotonic()
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[note]}"))
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
             with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as bar:
                 self._bar, self._task = bar, bar.add_task(name, total=total, note="")
                 try:

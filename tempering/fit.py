@@ -271,7 +271,8 @@ def fit(
         if waits(role.model):
             with role.replacing():
                 release(role.model, engine.device)
-    trainable = {name: role for name, role in live.items() if role.handle is not None}
+    # What has parameters of its own and none with a gradient is moved by its stream (rollouts/anchored.py): checkpoints hold it, no optimizer does.
+    trainable = {name: role for name, role in live.items() if role.handle is not None and any(p.requires_grad for p in role.handle.params.values())}
     if not trainable:
         raise ValueError("nothing trains: no role has a scope")
     frozen: list[torch.nn.Module] = []
@@ -280,9 +281,9 @@ def fit(
         live["policy"].handle.keep_reference()  # type: ignore[union-attr]
         with live["policy"].handle.off() as reference:  # type: ignore[union-attr]
             frozen.append(reference)
-    for role in live.values():
-        role.model.train(role.handle is not None)
-        if training.checkpointing and role.handle is not None:
+    for name, role in live.items():
+        role.model.train(name in trainable)
+        if training.checkpointing and name in trainable:
             role.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
     sharded = None
     if world.size > 1:

@@ -182,13 +182,16 @@ class _Scores(torch.autograd.Function):
             if d_hidden is not None:
                 d_hidden[rows] = logits_CV @ half_VD
             if ctx.needs_input_grad[1]:
-                # Straight to where gradients are summed, if some are there already: no second tensor of the vocabulary's size.
-                into = weight_VD.grad if accumulates(weight_VD) and d_weight is None else d_weight
+                # Straight to where gradients are summed, where the loop allows it: no second tensor of the vocabulary's size, nor of tied embeddings.
+                straight = d_weight is None and accumulates(weight_VD)
+                into, put = weight_VD.grad if straight else d_weight, Tensor.add_
                 if into is None:
-                    d_weight = torch.empty_like(weight_VD)
-                    _product_into(Tensor.copy_, d_weight, logits_CV.T, hidden_ND[rows])
-                else:
-                    _product_into(Tensor.add_, into, logits_CV.T, hidden_ND[rows])
+                    into, put = torch.empty_like(weight_VD), Tensor.copy_
+                    if straight:
+                        weight_VD.grad = into
+                    else:
+                        d_weight = into
+                _product_into(put, into, logits_CV.T, hidden_ND[rows])
             _POOL.give(logits_CV)
         ctx.half = half_VD
         _release(ctx, weight_VD)
@@ -216,9 +219,9 @@ def accumulating(on: bool) -> Iterator[None]:
 
 
 def accumulates(weight: Tensor) -> bool:
-    """Whether this weight's gradient is there already and may be added to outside of autograd: nobody watches it being accumulated."""
+    """Whether this weight's gradient may be added to outside of autograd, or put there first: nobody watches it being accumulated."""
     watched = weight._backward_hooks or getattr(weight, "_post_accumulate_grad_hooks", None)
-    return _ACCUMULATE.get() and weight.is_leaf and weight.grad is not None and not watched and weight.grad.layout is torch.strided
+    return _ACCUMULATE.get() and weight.is_leaf and not watched and (weight.grad is None or weight.grad.layout is torch.strided)
 
 
 def _by_autograd(head: Callable[[Tensor], Tensor], hidden_ND: Tensor, target_N: Tensor, signals: frozenset[str]) -> dict[str, Tensor]:

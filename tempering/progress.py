@@ -31,7 +31,7 @@ class Progress:
     """The state of a run between steps.
 
     Args:
-        live: attached roles; those with an optimizer train.
+        live: attached roles; those with an optimizer train, and what else has parameters of its own is moved by its stream.
         folder: where metrics and checkpoints go; None keeps nothing.
         every: steps that a killed run loses at most; 0 writes a checkpoint only when the run is asked to stop.
         keep: how many checkpoints stay.
@@ -72,8 +72,8 @@ class Progress:
             write_atomic(self.folder / "metrics.jsonl", "")
 
     def weights(self) -> dict[str, Tensor]:
-        """All trained parameters as "role/name"."""
-        return {f"{name}/{p}": t for name in self.optimizers for p, t in self.live[name].handle.params.items()}  # type: ignore[union-attr]
+        """All parameters that move, as "role/name": those of an optimizer, and those of a role that follows another."""
+        return {f"{name}/{p}": t for name, role in self.live.items() if role.handle is not None for p, t in role.handle.params.items()}
 
     def judge(self, metrics: Mapping[str, Any], keep_weights: bool) -> None:
         """Note whether this evaluation is the best so far; perhaps keep a copy of its weights."""

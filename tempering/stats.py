@@ -6,6 +6,7 @@ chosen by what they really cover, enumerated and simulated in tests/unit/test_st
 - binary items, difference of shares: Tango's score interval. With fewer than 15 changed items or fewer than 30 items it can fall below 93%, so the
   envelope of Tango's and Bonett and Price's intervals is taken, which covers too much where very few items changed; it says so (`conservative`);
 - binary items, p value: exact McNemar (conservative) or mid-p; a share: Wilson; a share kept: Clopper-Pearson, each bound one-sided;
+- an AUC of two groups that share no item: Newcombe's score interval;
 - continuous items: studentised paired bootstrap from 20 items on (t, percentile and BCa cover less on skewed scores), t below; p by paired t;
 - a few paired seeds: t, never a bootstrap (over 3 seeds a percentile bootstrap covers 73%, over 5 83%);
 - many comparisons in one call: Holm.
@@ -160,6 +161,28 @@ def share_interval(hits: int, n: int, *, level: float = 0.95, method: Literal["w
     bounds = binomtest(hits, n).proportion_ci(level, method=method)
     name = "Wilson" if method == "wilson" else "Clopper-Pearson"
     return Interval(hits / n, float(bounds.low), float(bounds.high), level, name)
+
+
+def auc_interval(auc: float, members: int, others: int, *, level: float = 0.95) -> Interval:
+    """Interval for an AUC of so many members against so many others, which share no item: all values that a score test does not reject.
+
+    Newcombe 2006 (Statistics in Medicine 25, 559-573), method 5: Hanley and McNeil's variance at the value that is tested, with both group sizes
+    replaced by their mean in its last two terms. So it has a width also where the AUC is 1.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import ndtri
+
+    z, other = float(ndtri(0.5 + level / 2)), (members + others) / 2 - 1
+
+    def score(true: float) -> float:
+        variance = true * (1 - true) * (1 + other * ((1 - true) / (2 - true) + true / (1 + true))) / (members * others)
+        return (auc - true) ** 2 - z * z * variance
+
+    # At 0 and 1 the variance is 0 and so is the score of an AUC of just that, which is no bound.
+    beside = 1e-9
+    low: Any = 0.0 if auc <= 0 else brentq(score, 0, auc - beside)
+    high: Any = 1.0 if auc >= 1 else brentq(score, auc + beside, 1)
+    return Interval(auc, float(low), float(high), level, "Newcombe 2006, method 5")
 
 
 # ------------------------------------------------------------------------------------------------------------------------ continuous, paired

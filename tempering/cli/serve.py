@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Literal
 
 from tempering.cli.show import say
@@ -59,7 +58,6 @@ def serve(
     from tempering.serve.run import serve as run
 
     policy = ready(load(model), precision)
-    gc.collect()  # what was loaded, which a copy may have taken the place of
     return run(
         lambda: decoder_for(policy, max_rows),
         Served.of(policy, name or policy.name or model),

@@ -45,15 +45,45 @@ class Shuffled:
 
     def next(self, run: Run) -> Parts:
         """The next step's parts."""
+        return collate(self.take())
+
+    def take(self) -> list[Row]:
+        """The next step's rows."""
         indices = [self._order(self.taken + i) for i in range(self.batch_size)]
         self.taken += self.batch_size
-        return collate([self.rows[i] for i in indices])
+        return [self.rows[i] for i in indices]
 
     def state(self) -> dict[str, Any]:
         return {"taken": self.taken}
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.taken = int(state["taken"])
+
+
+class Balanced:
+    """As many rows of each of several kinds in every step, whatever there is of them; each in an order of its own.
+
+    Args:
+        kinds: rows of a kind each.
+        batch_size: rows of one optimizer step; it divides by the kinds.
+        seed: of the orders.
+    """
+
+    def __init__(self, kinds: Sequence[Sequence[Row]], batch_size: int, seed: int = 0) -> None:
+        if not kinds or batch_size % len(kinds):
+            raise ValueError(f"{batch_size} rows a step cannot be balanced over {len(kinds)} kinds")
+        self.streams = [Shuffled(rows, batch_size // len(kinds), seed) for rows in kinds]
+
+    def next(self, run: Run) -> Parts:
+        """The next step's parts."""
+        return collate([row for stream in self.streams for row in stream.take()])
+
+    def state(self) -> dict[str, Any]:
+        return {str(i): stream.state() for i, stream in enumerate(self.streams)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        for i, stream in enumerate(self.streams):
+            stream.load(state[str(i)])
 
 
 class Join:

@@ -46,6 +46,8 @@ class Request(Value):
     """All of them before and after, those that leave the weights as they are, only plain questions, or none."""
     attack_limit: int = Field(default=48, ge=1)
     """How many of the secrets all attacks but the plain questions are tried on."""
+    translations: str | None = None
+    """JSON lines of {"question", "translated"}, also "answer": the forget rows' questions in other languages, asked instead of for such answers."""
     redact: bool = True
     """Keep hashes instead of the words of forgotten rows in scores, samples and reports."""
 
@@ -63,9 +65,11 @@ class Attacked:
 
     def __init__(self, run: Experiment, **how: Any) -> None:
         from tempering.data import forget_row
+        from tempering.forgetting import battery
 
         v: dict[str, Any] = {**run.values, **dict(run.values["request"])}
         self.run, run.values = run, v
+        battery.check(v)
         self.policy = run.load(v["model"], template=v["template"])
         self._template = self.policy.tokenizer.chat_template
         self.going = run.all_rows("forget", v["forget"], forget_row, shape=v["shape"], limit=v["limit"], max_length=v["max_length"], **how)

@@ -75,6 +75,7 @@ def probes(run: Experiment, held: Sequence[Row], *, decodes: bool = False, templ
     from tempering.methods.probes.asked import Asked
     from tempering.methods.probes.concept_vectors import ConceptVectors
     from tempering.methods.probes.weights_alone import WeightsAlone
+    from tempering.methods.probes.wmdp import WMDP
 
     v, most = run.values, run.budget.max_test
     test = v["forget_test"] or (f"{v['forget']}-test" if v["forget"].startswith("builtin:") else None)
@@ -86,17 +87,34 @@ def probes(run: Experiment, held: Sequence[Row], *, decodes: bool = False, templ
         known = secrets(islice(run.source(v["retain"], v["shape"], v["limit"]), shown), most) if v["attacks"] in ("all", "asking") else ()
         weights = v["attacks"] == "all" and not decodes
         start = run.model_spec if getattr(v.get("scope"), "quantise", "none") == "none" and weights else ""
-        found += attack_probes(of, reworded, v["attacks"], known=known, start=start, few=v["attack_limit"])
+        found += attack_probes(of, reworded, v["attacks"], known=known, start=start, few=v["attack_limit"], translations=v.get("translations") or "")
         if (begun := run.made.get(f"{v['forget']}, {BEGUN}")) is not None:
             found.append(Asked(name="asked to complete", items=secrets(begun, most), **room(of)))
         if decodes:
             found.append(WeightsAlone(items=of, template=template, **room(of)))
     if v["attacks"] in ("all", "asking"):
         found += benchmarks.probes(run, v["forget"], shape=v["shape"], limit=v["limit"])
+    if v.get("forget_choices"):
+        found.append(WMDP(items=v["forget_choices"], limit=most))
     if v.get("concept_vectors"):
         found.append(ConceptVectors(items=v["concept_vectors"], reference=run.model_spec))
     kept = target_probes(Renamed(held, "retain"), most)
     return (*found, *(probe.model_copy(update={"name": probe.name.replace("held", "retain"), "side": "keep"}) for probe in kept))  # type: ignore[attr-defined]
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Read the files that only attacks ask for, before anything has taken long.
+
+    Raises:
+        UserError: one is missing, or a line of it is not what is expected.
+    """
+    from tempering.items import read_items
+    from tempering.methods.probes.multiple_choice import ChoiceItem
+    from tempering.methods.probes.translated import TranslatedItem
+
+    for name, kind in (("translations", TranslatedItem), ("forget_choices", ChoiceItem)):
+        if values.get(name):
+            read_items(values[name], kind)
 
 
 def quick(run: Experiment, held: Sequence[Row]) -> list[Probe]:
@@ -126,7 +144,14 @@ def questions(going: Sequence[Row], run: Experiment) -> list[str]:
 
 
 def attack_probes(
-    of: tuple[Secret, ...], reworded: tuple[Secret, ...], attacks: Attacks, *, known: tuple[Secret, ...] = (), start: str = "", few: int = SOME
+    of: tuple[Secret, ...],
+    reworded: tuple[Secret, ...],
+    attacks: Attacks,
+    *,
+    known: tuple[Secret, ...] = (),
+    start: str = "",
+    few: int = SOME,
+    translations: str = "",
 ) -> list[Probe]:
     """The attacks on these secrets, in the order in which they are told.
 
@@ -137,6 +162,7 @@ def attack_probes(
         attacks: which; "asking" is "all" without a start.
         start: the model before forgetting; "" leaves out the attacks on changed weights, which cannot be made of quantised ones.
         few: how many of the secrets all but the plain questions are tried on.
+        translations: a file of the questions in other languages.
     """
     from tempering.methods.probes.asked import Asked
 
@@ -146,11 +172,11 @@ def attack_probes(
         found.append(Asked(name="asked in other words", items=reworded, **most))
     if attacks in ("all", "asking"):
         some = {"items": of, "limit": few, **most}
-        found += [*_of_words(known, some), *(_of_weights(known, some) if start else ()), *_beside(known, start, some)]
+        found += [*_of_words(known, some, translations), *(_of_weights(known, some) if start else ()), *_beside(known, start, some)]
     return found
 
 
-def _of_words(known: tuple[Secret, ...], some: dict[str, Any]) -> list[Probe]:
+def _of_words(known: tuple[Secret, ...], some: dict[str, Any], translations: str) -> list[Probe]:
     """What anybody can do who may ask."""
     from tempering.methods.probes.begun import Begun
     from tempering.methods.probes.few_shot import FewShot
@@ -160,7 +186,7 @@ def _of_words(known: tuple[Secret, ...], some: dict[str, Any]) -> list[Probe]:
     from tempering.methods.probes.sampled import Sampled
     from tempering.methods.probes.translated import Translated
 
-    words = [Reworded(**some), RolePlay(**some), Translated(**some), Begun(**some)]
+    words = [Reworded(**some), RolePlay(**some), Translated(translations=translations or (), **some), Begun(**some)]
     return [*words, InContext(known=some["items"], **some), FewShot(examples=known, **some), Sampled(**some)]
 
 

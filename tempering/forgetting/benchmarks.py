@@ -15,14 +15,15 @@ from tempering.types import Probe, Record, Scores
 if TYPE_CHECKING:
     from tempering.experiment import Experiment
 
-UNSEEN = {"builtin:people-forget": "builtin:demo-people"}
+UNSEEN = {"builtin:people-forget": "builtin:demo-people", "builtin:authors-forget": "builtin:authors-unseen"}
 """Built-in set -> one of the same kind that builtin:tiny never saw."""
 
 
 def probes(run: Experiment, forget: str, *, shape: str, limit: int | None) -> list[Probe]:
-    """TOFU's and KnowUnDo's probes of what goes and of what stays, questions about both at once, MUSE's of plain texts, and membership where unseen
-    rows are named (`holdout`)."""
+    """TOFU's and KnowUnDo's probes of what goes and of what stays, questions about both at once and such that depend on an answer, MUSE's of plain
+    texts, and membership where unseen rows are named (`holdout`)."""
     from tempering.methods.probes.both_asked import BothAsked
+    from tempering.methods.probes.dependent import Dependent, fits
 
     most, values = run.budget.max_test, run.values
 
@@ -40,7 +41,10 @@ def probes(run: Experiment, forget: str, *, shape: str, limit: int | None) -> li
     if asked and beside:
         # builtin:tiny takes no instruction around a question: in the words above it would answer neither
         how: dict[str, Any] = {"form": "{first}\n{second}"} if forget.startswith("builtin:") else {}
-        found.append(BothAsked(items=asked, beside=beside, max_new_tokens=min(256, max(len(s.answer) for s in (*asked, *beside))), **how))
+        longest = min(256, max(len(s.answer) for s in (*asked, *beside)))
+        found.append(BothAsked(items=asked, beside=beside, max_new_tokens=longest, **how))
+        if fits(asked, beside):
+            found.append(Dependent(items=asked, beside=beside, max_new_tokens=longest, limit=values["attack_limit"]))
     if texts := secrets(filter(is_text, going), most):
         found.append(muse.verbatim(texts))
     if unseen:

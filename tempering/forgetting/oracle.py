@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from tempering.types import Row
 
 if TYPE_CHECKING:
     from tempering.experiment import Experiment
+    from tempering.types import Policy
 
 
 class Learning(Value):
@@ -66,31 +68,48 @@ def learned(run: Experiment, name: str, base: str, rows: Sequence[Row], how: Lea
         run.display.say(f"the {name} model was made before: {folder}")
         return folder
     from tempering import models
+
+    made, cost = learn(run, f"{name} model", base, rows, how, int(run.values.get("seed", 0)))
+    with atomic_folder(folder, existing="keep") as place:
+        models.save(replace(made, source=str(folder)), place)
+        (place / "cost.json").write_text(json.dumps(cost))
+    run.display.say(f"the {name} model: {cost['steps']:.0f} steps, {cost['seconds']:.0f} s, loss {cost['loss']:.3f}")
+    return folder
+
+
+def learn(
+    run: Experiment, name: str, base: str, rows: Sequence[Row], how: Learning, seed: int, folder: Path | None = None
+) -> tuple[Policy, dict[str, float]]:
+    """(`base` fine-tuned on the rows, next-token likelihood, all weights; what that took).
+
+    Args:
+        name: what it is called while it trains.
+        folder: where checkpoints go, and from whose newest one it goes on; None keeps none.
+    """
+    from tempering import models
     from tempering.data.streams import Shuffled
-    from tempering.fit import fit
+    from tempering.fit import Stopper, fit
     from tempering.methods.objectives.nll import NLL
     from tempering.methods.scopes.full import Full
     from tempering.types import Policy, Role
 
-    began, seed = time.perf_counter(), int(run.values.get("seed", 0))
-    policy = models.load(base, say=lambda _: None)
-    steps = max(1, math.ceil(how.learn_epochs * len(rows) / how.learn_batch_size))
     own: Training = run.values["training"]
+    began, policy = time.perf_counter(), models.load(base, say=lambda _: None)
+    steps = max(1, math.ceil(how.learn_epochs * len(rows) / how.learn_batch_size))
     scope: Any = Full()
-    training = Training(batch_size=how.learn_batch_size, micro_tokens=own.micro_tokens, precision=own.precision)
-    with run.display.phase(f"training the {name} model", steps) as phase:
+    training = Training(batch_size=how.learn_batch_size, micro_tokens=own.micro_tokens, precision=own.precision, save_every=own.save_every)
+    # With a folder a run that is stopped goes on from its checkpoint; without one it stops at once.
+    run.stopper = Stopper() if folder else None
+    with run.display.phase(f"training the {name}", steps) as phase:
         fitted = fit(
             {"policy": Role(policy.model, scope)}, NLL(), Shuffled(rows, how.learn_batch_size, seed),
             steps=steps, optimizer=Optimizer(lr=how.learn_lr), schedule=Schedule(name="cosine", warmup=0.05), training=training, seed=seed,
+            folder=folder, resume=folder is not None, stopper=run.stopper,
             say=lambda _: None, on_metrics=lambda m: phase.advance(int(m["step"]), steps),
         )  # fmt: skip
-    made = Policy(fitted.roles["policy"].model, policy.tokenizer, name=name, source=str(folder))
-    with atomic_folder(folder, existing="keep") as place:
-        models.save(made, place)
-        cost = {"seconds": time.perf_counter() - began, "tokens": fitted.tokens, "steps": steps, "loss": fitted.metrics["loss"]}
-        (place / "cost.json").write_text(json.dumps(cost))
-    run.display.say(f"the {name} model: {steps} steps, {cost['seconds']:.0f} s, loss {cost['loss']:.3f}")
-    return folder
+    run.stopper = None
+    made = Policy(fitted.roles["policy"].model, policy.tokenizer, name=name)
+    return made, {"seconds": time.perf_counter() - began, "tokens": fitted.tokens, "steps": steps, "loss": fitted.metrics["loss"]}
 
 
 def cost_of(model: str | Path) -> dict[str, float] | None:

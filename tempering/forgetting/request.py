@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tempering.errors import UserError
 from tempering.experiment import Experiment, Report
-from tempering.forgetting import audit, battery, benchmarks, doors, looks, neighbours, oracle, staged, until
+from tempering.forgetting import audit, battery, benchmarks, doors, looks, neighbours, oracle, shadows, staged, until
 from tempering.forgetting.alternates import going_rows
 from tempering.forgetting.redact import redacted
 from tempering.forgetting.verdict import Verdict, tell
@@ -30,12 +30,14 @@ def carry_out(run: Experiment, objective: Any) -> Report:
     from tempering.data.streams import Shuffled, Together
     from tempering.forgetting.unlabelled import Prompts
 
+    battery.check(run.values)
     policy = run.load(run.values["base"] or run.values["model"], template=run.values["template"])
     doors.enter(run, policy)
     v = run.values
     how: dict[str, Any] = {"shape": v["shape"], "limit": v["limit"], "max_length": v["max_length"]}
     staying, held = run.rows(v["retain"], v["retain_test"], retain_row, roles=("retain", "retain-test"), **how)
     never = v["oracle"]
+    ratios = shadows.probe(run, run.all_rows("forget", v["forget"], forget_row, **how), staying, how) if v["shadows"].shadow_models else None
     if v["base"]:
         knowing, made = _made(run, run.all_rows("forget", v["forget"], forget_row, **how), staying)
         never = never or made
@@ -46,7 +48,7 @@ def carry_out(run: Experiment, objective: Any) -> Report:
         (going,) = run.cache_reference(policy, going)
     learned, kept, later = (Prompts(rows) if objective.unlabelled else rows for rows in (going, staying, held))
     run.check(objective, [{**learned[0], **kept[0]}])
-    probes = battery.probes(run, held, decodes=objective.decodes)
+    probes = (*battery.probes(run, held, decodes=objective.decodes), *([ratios] if ratios else []))
     hide = redacted if v["redact"] else lambda scores: scores
     before = run.measure("before", policy, held, probes=probes, hide=hide)
     reference = run.measure("oracle", models.load(never, say=run.display.say), held, probes=probes, hide=hide) if never else None
@@ -84,13 +86,16 @@ def _made(run: Experiment, going: Rows, staying: Rows) -> tuple[str, str]:
 
 
 def _write(run: Experiment, before: Scores, after: Scores, reference: Scores | None, going: Sequence[Row], never: str | None) -> Verdict | None:
-    """forgetting.json, neighbours.json, benchmarks.json, and what they say in short."""
+    """forgetting.json, neighbours.json, benchmarks.json, lira.json, and what they say in short."""
     near = neighbours.bands(before, after, reference, battery.questions(going, run))
     run.folder.write("neighbours.json", [band.plain() for band in near])
     retraining = oracle.cost_of(never) if never else None
     found = tell(run, before, after, reference, cost={"unlearning": run.cost, "retraining": retraining}, redacted=run.values["redact"])
     if told := benchmarks.sentence(numbers := benchmarks.benchmarks(before, after, reference)):
         run.folder.write("benchmarks.json", numbers)
+        run.display.say(told)
+    if told := shadows.sentence(ratios := shadows.told(before, after, reference, run.values["shadows"].shadow_models)):
+        run.folder.write(shadows.FILE, ratios)
         run.display.say(told)
     if retraining and run.cost.get("seconds"):
         run.display.say(f"unlearning took {run.cost['seconds']:.0f} s of training; making the oracle took {retraining['seconds']:.0f} s")

@@ -44,11 +44,24 @@ class Until:
         return f"{self.text}: {value:.3f} against {self.threshold:.3f}" if _OPS[self.op](value, self.threshold) else ""
 
 
+def _refuse_away(text: str, found: re.Match[str], before: Scores) -> None:
+    """Refuse a rule that wants what is to go on the start's side of the oracle: it would hold at the first look, and nothing be forgotten."""
+    asked = next((p for p in before.probes if p.probe == found["probe"] and p.side == "target"), None)
+    wrong = {True: "<", False: ">"}.get(asked.higher_is_better) if asked and asked.higher_is_better is not None else None
+    if asked and wrong and found["op"].startswith(wrong):
+        meant = found["op"].replace(wrong, ">" if wrong == "<" else "<")
+        more = "more" if asked.higher_is_better else "less"
+        raise UserError(
+            f"until {text!r}: of {found['probe']} ({asked.metric}) {more} is better, so this holds as long as nothing is forgotten; "
+            f'write "{found["probe"]} {meant} oracle"'
+        )
+
+
 def parse(text: str, probes: Sequence[Probe], before: Scores, oracle: Scores | None, tokenizer: Any) -> Until:
     """Read PROBE OP NUMBER, where the number may be the word oracle (that model's own mean) or start (this model's, before).
 
     Raises:
-        UserError: another form, an unknown probe, or no oracle to compare with.
+        UserError: another form, an unknown probe, no oracle to compare with, or a rule that wants to be as far from it as the start.
     """
     named = {str(probe.name): probe for probe in probes}  # type: ignore[attr-defined]
     found = _FORM.fullmatch(text)
@@ -60,6 +73,8 @@ def parse(text: str, probes: Sequence[Probe], before: Scores, oracle: Scores | N
         raise UserError(f"until {text!r}: there is no probe {found['probe']!r}; {mean_}")
     if found["than"] == "oracle" and oracle is None:
         raise UserError(f"until {text!r}: there is no oracle; give one with --oracle or --base, or a number instead of the word")
+    if found["than"] == "oracle":
+        _refuse_away(text, found, before)
     threshold = found["than"]
     if threshold in ("oracle", "start"):
         of = oracle if threshold == "oracle" and oracle is not None else before

@@ -178,12 +178,17 @@ class _Embedding(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         ids, weight = ctx.saved_tensors
-        if not accumulates(weight):
+        if weight.grad is None or not accumulates(weight):
             return None, torch.ops.aten.embedding_dense_backward(grads[0], ids, weight.shape[0], ctx.padding, False), None
-        rows, grad = ids.flatten(), grads[0].flatten(0, -2).to(weight.dtype)
+        # Summed by word before it is added, which gives the bits of the dense gradient; of shapes that do not depend on the words.
+        sorted_T, order_T = ids.flatten().sort(stable=True)
+        group_T = (sorted_T.diff(prepend=sorted_T[:1]) != 0).cumsum(0)
+        words = torch.zeros_like(sorted_T).scatter_(0, group_T, sorted_T)
+        place = torch.empty_like(order_T).scatter_(0, order_T, group_T)
+        sums = torch.ops.aten.embedding_dense_backward(grads[0].flatten(0, -2).to(weight.dtype), place, len(place), -1, False)
         if ctx.padding >= 0:
-            grad = grad * (rows != ctx.padding)[:, None]
-        weight.grad.index_add_(0, rows, grad)  # type: ignore[union-attr]
+            sums = sums * (words != ctx.padding)[:, None]
+        weight.grad.index_add_(0, words, sums)
         return None, None, None
 
 

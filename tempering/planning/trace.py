@@ -25,6 +25,7 @@ from tempering.models.lighter import judging_apart
 from tempering.planning.meter import Meter
 from tempering.planning.quantised import parameters, stand_in
 from tempering.reference import brought
+from tempering.signals import owner
 from tempering.types import Objective, Parts, Role, Run, Scope
 
 UNSEEN = {"bitsandbytes": 20}
@@ -77,7 +78,8 @@ class Work:
     micro: Parts
     quantise: str = "none"
     beside: Mapping[str, Role] = field(default_factory=dict)
-    """Further models of the run by name, of which the configuration counts: a frozen teacher, a critic that trains and is as deep as the policy."""
+    """Further models of the run by name, of which the configuration counts: a frozen teacher, a specialist that trains, a critic as deep as the
+    policy."""
 
 
 def trace(work: Work) -> Counts:
@@ -96,9 +98,9 @@ def trace(work: Work) -> Counts:
 
 
 def _deepest(objective: Objective) -> int:
-    """The highest N of the signals "hidden.N" that are asked for; 0 where none is."""
-    numbers = (name.rpartition("hidden.")[2] for names in objective.needs.values() for name in names if "hidden." in name)
-    return max((int(number) for number in numbers if number.isdigit()), default=0)
+    """How many blocks are needed for the signals "hidden.N" and "router.N" that are asked for; 0 where none is."""
+    asked = [owner(name)[1].partition(".") for names in objective.needs.values() for name in names]
+    return max((int(number) + (kind == "router") for kind, _, number in asked if kind in ("hidden", "router") and number.isdigit()), default=0)
 
 
 def shallow(config: Any, depth: int) -> Any:
@@ -118,9 +120,12 @@ def build(config: Any, device: torch.device) -> Any:
     from transformers import AutoModelForCausalLM
 
     from tempering.models.gguf import quiet
+    from tempering.planning.experts import install
 
     with quiet(), device:
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    install(model.config)
+    return model
 
 
 def _counted(work: Work, config: Any, device: torch.device, meter: Meter, sizes: list[int]) -> Any:
@@ -220,6 +225,7 @@ def _staying() -> Iterator[None]:
 
 
 def _at(work: Work, config: Any) -> Counts:
+    from tempering.rollouts.anchored import Following
     from tempering.signals import engine_for
 
     engine = engine_for(work.training)
@@ -231,8 +237,10 @@ def _at(work: Work, config: Any) -> Counts:
     roles = {"policy": Role(model, work.scope)}
     for name, role in work.beside.items():
         plain = replace(work, quantise="none")
-        if role.scope is None:
-            other = _counted(plain, role.model.config, engine.device, meter, sizes)
+        if name != "critic":
+            # What trains counts with the policy, not with what stands still or follows beside it.
+            still = role.scope is None or isinstance(role.scope, Following)
+            other = _counted(plain, role.model.config, engine.device, meter, sizes if still else [])
             other.to = lambda *_, other=other: other
         else:
             other = _critic(plain, config, engine.device, meter)

@@ -281,7 +281,7 @@ def _segment(case: Case, part: str, index: int, batch: Batch, vocabulary: int, r
     for name, column in batch.extras.items():
         if isinstance(case.signals[part][name][0], Sequence):
             values = column[batch.segment_T == index].numpy()
-            extras[name] = np.resize(values, context + scored).astype(np.float32)
+            extras[name] = values[np.resize(np.arange(len(values)), context + scored)].astype(np.float32)
         else:
             extras[name] = float(column[index])
     return Segment(rng.integers(3, vocabulary, context + scored).astype(np.int32), weight, extras)

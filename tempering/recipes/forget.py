@@ -16,6 +16,7 @@ from tempering.config import Budget, Optimizer, Schedule, Training
 from tempering.experiment import Experiment, Report
 from tempering.forgetting.looks import Looks
 from tempering.forgetting.oracle import Learning
+from tempering.forgetting.shadows import Shadows
 from tempering.methods.scopes import AnyScope
 from tempering.methods.scopes.lora import LoRA
 
@@ -42,11 +43,14 @@ def forget(
     base: str | None = None,
     learning: Learning = Learning(),
     oracle: str | None = None,
+    shadows: Shadows = Shadows(),
     until: str | None = None,
     looks: Looks = Looks(),
     audit: str | None = None,
     attacks: Literal["all", "asking", "plain", "none"] = "all",
     attack_limit: Annotated[int, Field(ge=1)] = 48,
+    translations: str | None = None,
+    forget_choices: str | None = None,
     concept_vectors: str | None = None,
     redact: bool = True,
     scope: AnyScope = LoRA(),
@@ -77,6 +81,7 @@ def forget(
             the retain rows alone. Both are kept in the store.
         learning: how these two learn.
         oracle: a model that never saw the forget rows (retrained without them), measured beside the other two.
+        shadows: models like the one that forgets, trained on other halves of the forget rows and of `holdout`, by which each row is judged (LiRA).
         until: end training as soon as this holds of a probe, for example "asked >= 0.95", or "asked >= oracle"; looked at every `eval_every` steps.
         looks: looks at what comes out and what is kept while training goes on, written to path.json.
         audit: append a record of this request to this file, whose lines are chained by hashes (`temper audit FILE`).
@@ -87,6 +92,10 @@ def forget(
             unsupervised probe (3 answers and some forward passes). About 17 processor seconds for each model measured on builtin:tiny. asking: all
             that leave the weights as they are (relearning takes longest). none: none.
         attack_limit: how many of the secrets all attacks but the plain questions are tried on; fewer make a large model's battery shorter.
+        translations: JSON lines of {"question", "translated"}, also "answer": questions of the forget rows in other languages,
+            asked instead of for answers in others.
+        forget_choices: JSON lines of {"question", "choices", "answer"}: multiple-choice questions about what is to go, as in WMDP, of which fewer are
+            to be right, down to chance.
         concept_vectors: JSON lines of {"layer", "dim", "concept"}: columns of `down_proj` that speak for what is to go, of which is measured how
             alike they stay.
         redact: keep hashes instead of the words of forgotten rows in scores, samples and reports.

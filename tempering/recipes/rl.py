@@ -47,6 +47,8 @@ def rl(
     tasks: Annotated[int | None, Field(ge=1)] = None,
     max_new_tokens: Annotated[int, Field(ge=1)] = 128,
     attempts: Annotated[int, Field(ge=1)] = 1,
+    thinking: tuple[Annotated[int, Field(ge=1)], ...] = (),
+    cue: str = "\nAnswer:",
     scope: AnyScope = LoRA(),
     critic_lr: Annotated[float, Field(gt=0)] = 1e-4,
     optimizer: Optimizer = Optimizer(lr=2e-5),
@@ -67,6 +69,8 @@ def rl(
         tasks: at most this many of the environment's training tasks.
         max_new_tokens: longest turn of the policy.
         attempts: above 1, each test task is also tried so often with sampled tokens: what the best attempt earns, and what most agree on.
+        thinking: budgets of tokens: each test task is also answered with the thinking cut off there and an answer forced.
+        cue: what is written behind a thought that was cut off; the policy goes on from there.
         scope: which weights may move: full or lora.
         critic_lr: learning rate of the critic, where the credit asks for one; all its weights train.
         seed: of the order of tasks, sampling, dropout and initialisation.
@@ -97,7 +101,9 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
     from tempering.data.streams import Shuffled
     from tempering.methods.probes.episode_reward import EpisodeReward
     from tempering.methods.probes.pass_at_k import PassAtK
+    from tempering.methods.probes.thinking_budget import ThinkingBudget
     from tempering.models import with_outputs
+    from tempering.rollouts.anchored import Anchored, Following
     from tempering.rollouts.samplers import Beside, Here
     from tempering.rollouts.stream import Conversations, longest
     from tempering.types import Role, Stream
@@ -112,13 +118,19 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
     probes: tuple[Any, ...] = (EpisodeReward(name=env.name, **asked),)
     if (k := v["attempts"]) > 1:
         probes += (PassAtK(name=f"{env.name}, best of {k}", k=k, samples=k, temperature=rollouts.temperature, **asked),)
+    for b in dict.fromkeys(v.get("thinking", ())):
+        forced: Any = {"environment": env, "n": v["budget"].max_test, "side": "target"}
+        probes += (ThinkingBudget(name=f"{env.name}, answer after {b}", budget=b, cue=v["cue"], **forced),)
     before = run.measure("before", policy, (), probes=probes)
     policy, roles, whole = warm(policy), dict[str, Role](), cast("Any", Full())
     if "value" in v["credit"].asks:
         # A plan makes one of the policy's configuration.
         critic = policy if run.rehearses else with_outputs(copy.deepcopy(policy), 1)
         roles["critic"] = Role(critic.model, whole, v["optimizer"].model_copy(update={"lr": v["critic_lr"]}))
-    if rollouts.kl_cost and v["scope"].kind != "lora":
+    anchored = bool(rollouts.anchor) and (bool(rollouts.kl_cost) or "reference.logp" in objective.needs.get(objective.part, ()))
+    if anchored:
+        roles["reference"] = Role(copy.deepcopy(policy.model), Following(v["scope"]))
+    elif rollouts.kl_cost and v["scope"].kind != "lora":
         # Rewards are priced before the loss, which has a reference of its own only if it asks for one.
         roles["reference"] = Role(copy.deepcopy(policy.model))
     steps = training.steps or max(1, math.ceil(training.epochs * rollouts.epochs * len(tasks) / training.batch_size))
@@ -127,6 +139,8 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
         policy.tokenizer, env, tasks, v["credit"], rollouts, training=training, max_new_tokens=new, seed=v["seed"], samplers=samplers,
         rounds=math.ceil(steps / (rollouts.updates * rollouts.epochs)),
     )  # fmt: skip
+    if anchored:
+        stream = Anchored(stream, rollouts.anchor)
     if run.rehearses:
         stream = Shuffled(longest(policy.tokenizer, tasks, rollouts.samples, new, objective.needs), training.batch_size)
     try:

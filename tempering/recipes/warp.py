@@ -70,6 +70,8 @@ def warp(
     refuse(training)
     if not training.steps:
         raise UserError("warp: say how many steps each run has, with --steps")
+    if rollouts.anchor:
+        raise UserError("warp: how far the anchor follows is said by --mu; leave --rollouts.anchor at 0")
     run = Experiment.begin(warp, locals())
     return _averaged(run, run.load(model, template=template))
 
@@ -110,17 +112,18 @@ def _run(run: Experiment, name: str, first: Policy, objective: Any, tasks: Any, 
     """One run of reinforcement, anchored to the moving average of its own policy."""
     from tempering.data.streams import Shuffled
     from tempering.methods.scopes.full import Full
-    from tempering.rollouts.anchored import Anchored
+    from tempering.rollouts.anchored import Anchored, Following
     from tempering.rollouts.stream import Conversations, longest
     from tempering.types import Role, Stream
 
-    v, whole, training = run.values, Full(), run.values["training"]
+    v, training = run.values, run.values["training"]
+    whole: Any = Full()
     how: Any = {"training": training, "max_new_tokens": v["max_new_tokens"], "seed": v["seed"] + 1000 * number}
     stream: Stream = Anchored(Conversations(first.tokenizer, v["env"], tasks, LeaveOneOut(), v["rollouts"], **how), v["mu"])
     if run.rehearses:
         rows = longest(first.tokenizer, tasks, v["rollouts"].samples, v["max_new_tokens"], objective.needs)
         stream = Shuffled(rows, training.batch_size)
-    anchor: Any = Role(copy.deepcopy(first.model), whole)  # type: ignore[arg-type]
+    anchor = Role(copy.deepcopy(first.model), Following(whole))
     return run.fit(name, first, objective, tasks, (), (stream, training.steps), roles={"reference": anchor}, offset=number, scope=whole)
 
 

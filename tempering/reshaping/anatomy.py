@@ -101,7 +101,8 @@ def taken(model: Any) -> Body:
 
 
 def built(body: Body, like: Any) -> Any:
-    """A new model with these weights, of the class, type and generation settings of another. The other one is left as it is.
+    """A new model with these weights, of the type and generation settings of another, and of its class unless the config names another kind of model.
+    The other one is left as it is.
 
     Raises:
         UserError: the sizes that were asked for are none that the architecture has.
@@ -112,11 +113,20 @@ def built(body: Body, like: Any) -> Any:
         state[HEAD] = state[f"{names.embedding}.weight"]
     state |= {f"{names.blocks}.{i}.{name}": tensor for i, block in enumerate(body.blocks) for name, tensor in block.items()}
     try:
-        with torch.random.fork_rng(devices=[]):
-            made = type(like)(type(like.config).from_dict(dict(body.config))).to(like.dtype)
+        # Of a plan's weights, which have shapes alone, comes such a model.
+        with torch.random.fork_rng(devices=[]), next(iter(state.values())).device:
+            made = _empty(dict(body.config), like).to(like.dtype)
         made.load_state_dict(state)
     except (RuntimeError, ValueError, StrictDataclassError) as error:
         reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise UserError(f"there is no {body.config['model_type']} of this shape: {reason}") from error
     made.generation_config = like.generation_config
     return made.eval()
+
+
+def _empty(config: dict[str, Any], like: Any) -> Any:
+    if config["model_type"] == like.config.model_type:
+        return type(like)(type(like.config).from_dict(config))
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config))

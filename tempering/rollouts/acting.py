@@ -1,7 +1,7 @@
 """A round of sampling by itself: which tasks, what is said about them, what that earns. All that a process which only samples has to know.
 
-Noise is keyed by (seed, visit), so a round is a function of its first visit and of the weights: whoever samples it, and however often, it is the same
-(in float32, with as many threads).
+Noise is keyed by (seed, visit), so a round is a function of its first visit, of the weights and of what earlier rounds left open: whoever samples it,
+and however often, it is the same (in float32, with as many threads).
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from pydantic import TypeAdapter
 
 from tempering.data.streams import Order
 from tempering.rollouts.health import silent
-from tempering.rollouts.play import How, play
+from tempering.rollouts.play import Begun, How, go_on, opened, play
 from tempering.rollouts.rows import rewards
 from tempering.rollouts.settings import Rollouts
+from tempering.rollouts.spoilt import spoilt
 from tempering.rollouts.types import Environment, Trajectory, overlong
 from tempering.types import Policy, Record
 
@@ -53,6 +54,17 @@ Tries = list[list[Group]]
 
 
 @dataclass(frozen=True)
+class Round:
+    """What came of a round."""
+
+    tries: Tries
+    left: Sequence[Begun] = ()
+    """Conversations that go on in a later one."""
+    carried: int = 0
+    """How many of its groups an earlier one had begun."""
+
+
+@dataclass(frozen=True)
 class Acting:
     """How a policy acts in a round; called with its weights and a visit, it gives the round that begins there.
 
@@ -73,20 +85,24 @@ class Acting:
     greedy: bool
     dtype: torch.dtype | None
 
-    @property
-    def span(self) -> int:
-        """Visits that a round takes at most."""
-        return self.wanted * (self.settings.tries if self.settings.dynamic else 1)
+    def span(self, begun: Sequence[Begun] = ()) -> int:
+        """Visits that a round takes at most, where so much is open already."""
+        return self.wanted * (self.settings.tries if self.settings.dynamic else 1) + self.settings.partial - len({game.key for game in begun})
 
-    def __call__(self, model: torch.nn.Module, begin: int) -> Tries:
+    def __call__(self, model: torch.nn.Module, begin: int, begun: Sequence[Begun] = ()) -> Round:
         policy, tries, at, missing = Policy(model, self.tokenizer), list[list[Group]](), begin, self.wanted
+        if self.settings.partial:
+            games = [*begun, *opened([self._visit(i) for i in range(begin, begin + self.span(begun))], self.settings.samples)]
+            whole, left = go_on(policy, self.environment, games, self._how, self.wanted)
+            return Round([self._grouped(policy, list(whole.values()))], left, sum(key < begin for key in whole))
         for _ in range(self.settings.tries if self.settings.dynamic else 1):
-            tries.append(self._sampled(policy, [self._visit(i) for i in range(at, at + missing)]))
+            groups = play(policy, self.environment, [self._visit(i) for i in range(at, at + missing)], self.settings.samples, self._how)
+            tries.append(self._grouped(policy, groups))
             at += missing
             missing -= sum(not (self.settings.dynamic and silent(group.score_N)) for group in tries[-1])
             if not missing:
                 break
-        return tries
+        return Round(tries)
 
     def chosen(self, tries: Tries) -> list[Group]:
         """What of a round is learned from: groups that teach something first, where others were to be replaced."""
@@ -103,9 +119,12 @@ class Acting:
     def _order(self) -> Order:
         return Order(len(self.tasks), self.seed)
 
-    def _sampled(self, policy: Policy, visits: Sequence[tuple[int, Record]]) -> list[Group]:
-        how = How(self.max_new_tokens, self.settings.temperature, self.seed, self.settings.concurrent, self.dtype)
-        groups = play(policy, self.environment, visits, self.settings.samples, how)
+    @property
+    def _how(self) -> How:
+        return How(self.max_new_tokens, self.settings.temperature, self.seed, self.settings.concurrent, self.dtype)
+
+    def _grouped(self, policy: Policy, groups: Sequence[Sequence[Trajectory]]) -> list[Group]:
+        """Conversations by task, with what they earned."""
         every = [trajectory for group in groups for trajectory in group]
         earned, along = iter(self._earned(every)), self.environment.along(every, self.tokenizer)
         made = [Group(group, [next(earned) for _ in group]) for group in groups]
@@ -114,12 +133,15 @@ class Acting:
             made = [_along(group, [next(each) for _ in group.played]) for group in made]
         if not self.greedy:
             return made
-        first = [group[0] for group in play(policy, self.environment, visits, 1, replace(how, temperature=0.0))]
+        tasks = [group[0].task for group in groups]
+        first = [group[0] for group in play(policy, self.environment, list(enumerate(tasks)), 1, replace(self._how, temperature=0.0))]
         return [replace(group, greedy=float(np.nan_to_num(reward_T.sum()))) for group, reward_T in zip(made, self._earned(first), strict=True)]
 
     def _earned(self, played: Sequence[Trajectory]) -> list[np.ndarray]:
         """What each token of each conversation earned by its turn and by the end."""
         ends = self.environment.judge(played) - self._too_long(played)
+        if self.settings.spoilt:
+            ends = ends - self.settings.spoilt * spoilt(played)
         return [rewards(trajectory, float(end)) for trajectory, end in zip(played, ends, strict=True)]
 
     def _too_long(self, played: Sequence[Trajectory]) -> np.ndarray:
@@ -134,11 +156,30 @@ def _along(group: Group, along: list[np.ndarray]) -> Group:
     return replace(group, reward=[reward_T + along_T for reward_T, along_T in zip(group.reward, along, strict=True)], along=along)
 
 
-_PLAYED = TypeAdapter(list[Trajectory])
+_PLAYED, _BEGUN = TypeAdapter(list[Trajectory]), TypeAdapter(list[Begun])
 
 
-def to_json(tries: Tries) -> list[list[dict[str, Any]]]:
+def to_json(made: Round) -> dict[str, Any]:
     """A round as JSON holds it, to the bit."""
+    return {"tries": _tries_to_json(made.tries), "left": begun_to_json(made.left), "carried": made.carried}
+
+
+def from_json(made: Mapping[str, Any]) -> Round:
+    """What `to_json` gave."""
+    return Round(_tries_from_json(made["tries"]), begun_from_json(made["left"]), int(made["carried"]))
+
+
+def begun_to_json(begun: Sequence[Begun]) -> list[dict[str, Any]]:
+    """Open conversations as JSON holds them, to the bit."""
+    return _BEGUN.dump_python(list(begun), mode="json")
+
+
+def begun_from_json(begun: Sequence[Mapping[str, Any]]) -> list[Begun]:
+    """What `begun_to_json` gave."""
+    return _BEGUN.validate_python(begun)
+
+
+def _tries_to_json(tries: Tries) -> list[list[dict[str, Any]]]:
     return [
         [
             {
@@ -152,8 +193,7 @@ def to_json(tries: Tries) -> list[list[dict[str, Any]]]:
     ]
 
 
-def from_json(tries: Sequence[Sequence[Mapping[str, Any]]]) -> Tries:
-    """What `to_json` gave."""
+def _tries_from_json(tries: Sequence[Sequence[Mapping[str, Any]]]) -> Tries:
     return [
         [
             Group(

@@ -94,6 +94,11 @@ def covering(tokenizer: Any, ids: Sequence[int], begin: int, end: int) -> np.nda
     return (at[:-1] < end) & (at[1:] > begin)
 
 
+def encoded(tokenizer: Any, text: str) -> list[int]:
+    """The ids of a text that goes on from others: no special tokens before or behind it."""
+    return list(encode(tokenizer, [text])[0])
+
+
 def flat(batches: Sequence[Segment], column: str) -> np.ndarray:
     """A column of the sampled tokens of segments, laid end to end, float64."""
     return np.concatenate([np.asarray(s.extras[column], np.float64)[s.weight != 0] for s in batches])

@@ -15,9 +15,10 @@ from typing import Any, Protocol
 import torch
 
 from tempering.errors import UserError
-from tempering.rollouts.acting import Acting, Tries
+from tempering.rollouts.acting import Acting, Round
+from tempering.rollouts.play import Begun
 
-Wait = Callable[[], Tries]
+Wait = Callable[[], Round]
 """Gives a round as soon as it is there; the same one however often it is called."""
 REPLACED = 10
 """How often a sampler is replaced before the run gives up."""
@@ -29,11 +30,12 @@ class Samplers(Protocol):
     waited: float
     """Seconds that the trainer had nothing to learn from, since it was last set to 0."""
 
-    def submit(self, acting: Acting, model: torch.nn.Module, version: int, begin: int) -> Wait:
+    def submit(self, acting: Acting, model: torch.nn.Module, version: int, begin: int, begun: Sequence[Begun] = ()) -> Wait:
         """Ask for the round that begins at a visit, of the weights as they are at this moment.
 
         Args:
             version: a number of these weights, higher than that of any before.
+            begun: conversations that an earlier round left open.
         """
         ...
 
@@ -47,11 +49,11 @@ class Here:
 
     waited = 0.0
 
-    def submit(self, acting: Acting, model: torch.nn.Module, version: int, begin: int) -> Wait:
+    def submit(self, acting: Acting, model: torch.nn.Module, version: int, begin: int, begun: Sequence[Begun] = ()) -> Wait:
         began = time.perf_counter()
-        tries = acting(model, begin)
+        made = acting(model, begin, begun)
         self.waited += time.perf_counter() - began
-        return lambda: tries
+        return lambda: made
 
     def close(self) -> None:
         """Nothing to end."""
@@ -65,7 +67,7 @@ class _Sampler:
         self.acting, model = import_module("ray").get(list(given))
         self.model, self.version = model.to("cuda" if torch.cuda.is_available() else "cpu"), -1
 
-    def round(self, version: int, weights: dict[str, torch.Tensor], begin: int) -> Tries:
+    def round(self, version: int, weights: dict[str, torch.Tensor], begin: int, begun: Sequence[Begun]) -> Round:
         """The round that begins at a visit, sampled with these weights."""
         if version != self.version:
             with torch.no_grad():
@@ -73,7 +75,7 @@ class _Sampler:
                 for name, weight in weights.items():
                     own[name].copy_(weight)
             self.version = version
-        return self.acting(self.model, begin)
+        return self.acting(self.model, begin, begun)
 
 
 class Beside:
@@ -89,7 +91,7 @@ class Beside:
         self._ray: Any = None
         self._version, self._weights, self._asked = -1, None, 0
 
-    def submit(self, acting: Acting, model: torch.nn.Module, version: int, begin: int) -> Wait:
+    def submit(self, acting: Acting, model: torch.nn.Module, version: int, begin: int, begun: Sequence[Begun] = ()) -> Wait:
         if not self.actors:
             self._start(acting, model)
         if version != self._version:
@@ -98,9 +100,9 @@ class Beside:
             self._version, self._weights = version, self._ray.put(moved)
         actor = self.actors[self._asked % self.count]
         self._asked += 1
-        asked, found = actor.round.remote(version, self._weights, begin), list[Tries]()
+        asked, found = actor.round.remote(version, self._weights, begin, list(begun)), list[Round]()
 
-        def wait() -> Tries:
+        def wait() -> Round:
             if not found:
                 began = time.perf_counter()
                 found.append(self._get(asked))
@@ -125,7 +127,7 @@ class Beside:
         self._given = [self._ray.put(acting), self._ray.put(there)]
         self.actors = [kind.remote(self._given, max(1, torch.get_num_threads() // self.count)) for _ in range(self.count)]
 
-    def _get(self, asked: Any) -> Tries:
+    def _get(self, asked: Any) -> Round:
         try:
             return self._ray.get(asked)
         except self._ray.exceptions.RayTaskError as error:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tempering.config import Value
 
@@ -36,10 +36,26 @@ class Rollouts(Value):
     """Most times that a round is sampled for; what is still missing then is filled with groups that teach nothing."""
     overlong: float = Field(default=0.0, ge=0, le=1)
     """Share of the token budget, its end, over which an answer loses up to 1 for its length (DAPO, section 3.4); 0 never."""
+    drop: bool = False
+    """Learn nothing from groups that all earned the same, whatever else the loss asks of their tokens, and sample no others in their place (T1)."""
+    spoilt: float = Field(default=0.0, ge=0)
+    """What a conversation loses for a turn that its budget cut off, that repeats itself or that is no text (T1: 1; `rollouts/spoilt.py`)."""
+    anchor: float = Field(default=0.0, ge=0, le=1)
+    """How far the reference goes to the policy before each step (the dynamic anchor of T1); 0 leaves it at the start, 1 makes it the policy."""
     staleness: int = Field(default=0, ge=0)
     """Rounds by which the weights that sample are behind those that learn; 1 or more lets samplers work while the policy trains."""
+    partial: int = Field(default=0, ge=0)
+    """Tasks that are open beyond those that a round needs. A round ends with enough whole groups, and what is open goes on in the next, under the
+    weights of then: nobody waits for the longest answer (partial rollouts: Kimi k1.5, arXiv 2501.12599). Each token keeps the log-prob that it was
+    drawn with. 0 waits for all."""
     samplers: int = Field(default=0, ge=0)
     """Processes that sample beside the trainer, under Ray (extra "ray"); 0 samples in the trainer. It changes no result."""
     correction: float = Field(default=0.0, ge=0)
     """Above 0, advantages are multiplied by how much likelier the trainer makes a token than its sampler did, at most this much (the truncated weight
     of Espeholt et al. 2018, arXiv 1802.01561, for each token by itself); ratios are then taken to the trainer's log-probs."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.partial and self.dynamic:
+            raise ValueError("partial and dynamic: silent groups are replaced within a round, which partial ends early; switch one of them off")
+        return self

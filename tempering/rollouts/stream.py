@@ -6,9 +6,10 @@ and all. Since the noise is keyed by (seed, visit), a resumed run goes on to the
 
 With a staleness of N a round is asked for N rounds before it is learned from, and never sooner: so it is exactly N versions of the weights old (less
 at the beginning), samplers that are ahead wait, and the run is the same whoever samples and however fast. A checkpoint waits for what was asked for.
+What a round leaves open (`partial`) goes on in the next one that is asked for.
 
-Columns, on sampled tokens (all others have weight 0): "sampled_logp", the sampler's; "old_logp", what ratios are taken to; "advantage"; of a credit
-with a critic also "return" and "old_value"; "reference.logp" where the reference was asked for its price.
+Columns, on sampled tokens (all others have weight 0): "sampled_logp", the sampler's; "old_logp", what ratios are taken to; "advantage"; "turn", the
+turn's number in its conversation; of a credit with a critic also "return" and "old_value"; "reference.logp" where it was asked for its price.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from tempering.data.rendering import prompt_ids
 from tempering.layout import collate, to
 from tempering.rollouts import acting
 from tempering.rollouts.acting import Acting, Group
-from tempering.rollouts.health import health, mismatch
+from tempering.rollouts.health import health, mismatch, silent
+from tempering.rollouts.play import Begun
 from tempering.rollouts.rows import SAMPLED, flat, from_json, segments, to_json
 from tempering.rollouts.samplers import Here, Samplers, Wait
 from tempering.rollouts.settings import Rollouts
@@ -49,9 +51,11 @@ class _Asked:
 
     begin: int
     """Its first visit."""
+    end: int
+    """The first visit that is not its own."""
     version: int
     """Of the weights that sample it: how many rounds were learned from before."""
-    tries: Wait
+    made: Wait
 
 
 class Conversations:
@@ -90,6 +94,7 @@ class Conversations:
         self.rounds, self.samplers = rounds, samplers or Here()
         self.taken, self.version, self.kl_cost = 0, 0, settings.kl_cost
         self._ahead: list[_Asked] = []
+        self._open: Sequence[Begun] = ()
         self._rows: list[tuple[Segment, ...]] = []
         self._left: list[list[int]] = []
 
@@ -106,7 +111,8 @@ class Conversations:
         return {
             "taken": self.taken,
             "version": self.version,
-            "ahead": [{"begin": a.begin, "version": a.version, "tries": acting.to_json(a.tries())} for a in self._ahead],
+            "ahead": [{"begin": a.begin, "end": a.end, "version": a.version, "made": acting.to_json(a.made())} for a in self._ahead],
+            "open": acting.begun_to_json(self._open),
             "kl_cost": float(self.kl_cost),
             "left": self._left,
             "rows": [to_json(row) for row in self._rows] if self._left else [],
@@ -116,7 +122,8 @@ class Conversations:
         self.taken, self.kl_cost, self._left = int(state["taken"]), float(state["kl_cost"]), [list(part) for part in state["left"]]
         self._rows = [from_json(row) for row in state["rows"]]
         self.version = int(state["version"])
-        self._ahead = [_Asked(a["begin"], a["version"], partial(acting.from_json, a["tries"])) for a in state["ahead"]]
+        self._ahead = [_Asked(a["begin"], a["end"], a["version"], partial(acting.from_json, a["made"])) for a in state["ahead"]]
+        self._open = acting.begun_from_json(state["open"])
 
     # ------------------------------------------------------------------------------------------------------------------------------ sampling
 
@@ -124,10 +131,12 @@ class Conversations:
         ahead, settings, model = self._ahead, self.settings, run.roles["policy"].model
         left = settings.staleness + 1 if self.rounds is None else self.rounds - self.version
         while len(ahead) < max(1, min(settings.staleness + 1, left)):
-            begin = ahead[-1].begin + self.acting.span if ahead else self.taken
-            ahead.append(_Asked(begin, self.version, self.samplers.submit(self.acting, model, self.version, begin)))
+            begin, (begun, self._open) = ahead[-1].end if ahead else self.taken, (self._open, ())
+            wait = self.samplers.submit(self.acting, model, self.version, begin, begun)
+            ahead.append(_Asked(begin, begin + self.acting.span(begun), self.version, wait))
         asked = ahead.pop(0)
-        tries = asked.tries()
+        made = asked.made()
+        tries, self._open = made.tries, made.left
         for groups in tries:
             run.log(**health([g.played for g in groups], [g.score_N for g in groups]))
         if settings.staleness:
@@ -135,8 +144,14 @@ class Conversations:
         if settings.samplers:
             run.log(waited=torch.tensor([self.samplers.waited]))
             self.samplers.waited = 0.0
-        self.taken, self.version = asked.begin + sum(map(len, tries)), self.version + 1
-        return self._credited(run, self.acting.chosen(tries))
+        if settings.partial:
+            run.log(carried=torch.tensor([made.carried / self.acting.wanted]), open=torch.tensor([float(len(made.left))]))
+        self.taken, self.version = asked.end if settings.partial else asked.begin + sum(map(len, tries)), self.version + 1
+        chosen = self.acting.chosen(tries)
+        rows = self._credited(run, chosen)
+        if settings.drop:
+            return [_unheard(row) if silent(group.score_N) else row for row, group in zip(rows, chosen, strict=True)]
+        return rows
 
     # -------------------------------------------------------------------------------------------------------------------------------- credit
 
@@ -153,17 +168,20 @@ class Conversations:
         old_T = flat(every, "logp") if "old" in self.asks else sampled_T
         if "old" in self.asks:
             run.log(**mismatch(sampled_T, old_T))
-        if "kl" in self.asks:
-            reward_T = reward_T - self._priced(run, old_T - flat(every, "reference.logp"), len(played))
+        price_T = self._priced(run, old_T - flat(every, "reference.logp"), len(played)) if "kl" in self.asks else None
+        turn_T = np.concatenate([np.repeat(np.arange(len(one.turns)), [len(turn.ids) for turn in one.turns]) for one in played])
         earned = Earned(
-            reward_T,
+            reward_T if price_T is None else reward_T - price_T,
             np.repeat(np.arange(len(played)), [trajectory.tokens for trajectory in played]),
             np.repeat(np.arange(len(groups)), [len(group.played) for group in groups]),
             flat(every, "critic.value") if "value" in self.asks else None,
             np.concatenate([np.full(len(group.played), group.greedy) for group in groups]) if "greedy" in self.asks else None,
             np.concatenate([along_T for group in groups for along_T in group.along]) if any(group.along for group in groups) else None,
+            turn_T,
+            price_T,
         )
-        columns = iter(_by_segment(every, {**self._corrected(run, self.credit(earned), old_T - sampled_T), "old_logp": old_T}))
+        told = {"old_logp": old_T, "turn": turn_T}
+        columns = iter(_by_segment(every, {**self._corrected(run, self.credit(earned), old_T - sampled_T), **told}))
         return [tuple(replace(s, extras={**_kept(s), **next(columns)}) for s in row) for row in rows]
 
     def _corrected(self, run: Run, columns: Mapping[str, np.ndarray], moved_T: np.ndarray) -> Mapping[str, np.ndarray]:
@@ -218,7 +236,12 @@ def _chunks(rows: Sequence[tuple[Segment, ...]], most: int) -> list[list[tuple[S
 
 def _chosen(row: tuple[Segment, ...]) -> tuple[Segment, ...]:
     """What of a row has advantages; its first segment without weight where nothing has, since a step must have rows."""
-    return tuple(s for s in row if np.any(s.extras["advantage"])) or tuple(replace(s, weight=0 * s.weight) for s in row[:1])
+    return tuple(s for s in row if np.any(s.extras["advantage"])) or _unheard(row)
+
+
+def _unheard(row: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """A row's first segment without weight: it is there, and teaches nothing."""
+    return tuple(replace(s, weight=0 * s.weight) for s in row[:1])
 
 
 def _kept(s: Segment) -> Mapping[str, Any]:

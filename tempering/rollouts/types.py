@@ -135,6 +135,19 @@ class Earned:
     """What the greedy answer to the same task earned, for one that asks for "greedy"."""
     along_T: np.ndarray | None = None
     """What of `reward_T` was said of single tokens (`Environment.along`); None where nothing was."""
+    turn_T: np.ndarray | None = None
+    """int64: the number of the token's turn in its conversation, from 0; None where each has one."""
+    price_T: np.ndarray | None = None
+    """What a divergence from the reference took from `reward_T`; None where it costs nothing."""
+
+    def turns(self) -> tuple[np.ndarray, np.ndarray]:
+        """(which turn of the step a token is of [T], from 0 in the order of the tokens; how many tokens each turn has [U])."""
+        import numpy as np
+
+        turn_T = np.zeros(len(self.reward_T), np.int64) if self.turn_T is None else self.turn_T
+        begins_T = np.append(True, (np.diff(turn_T) != 0) | (np.diff(self.trajectory_T) != 0))
+        unit_T = np.cumsum(begins_T) - 1
+        return unit_T, np.bincount(unit_T)
 
     @property
     def score_N(self) -> np.ndarray:

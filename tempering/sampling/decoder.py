@@ -140,7 +140,7 @@ class Decoder:
             logits_RV = self._decoded(rows, {role: state.logits(last_R) for role, state in states.items()})
         for row in rows:
             row.cached = len(row.tokens)
-        position_R = np.array([row.sampled for row in rows])
+        position_R = np.array([row.request.begun + row.sampled for row in rows])
         chosen = choose(logits_RV, [row.request for row in rows], np.stack([row.stream for row in rows]), position_R)
         return [self._take(*given) for given in zip(rows, chosen.ids, chosen.logps, chosen.top, strict=True)]
 

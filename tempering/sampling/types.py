@@ -41,6 +41,8 @@ class Request:
     """How many alternatives to report for each position."""
     echo: bool = False
     """Also report the log-probs of the prompt's own tokens."""
+    begun: int = 0
+    """How many of the prompt's last tokens were sampled for this very continuation before: the noise goes on behind them."""
 
     def check(self) -> None:
         """Raises `UserError` for an option out of range."""
@@ -53,6 +55,7 @@ class Request:
             "key": (self.key >= 0, "0 or more"),
             "sample": (self.sample >= 0, "0 or more"),
             "top_logps": (self.top_logps >= 0, "0 (off) or more"),
+            "begun": (self.begun >= 0, "0 or more"),
             "stop": (all(self.stop), "strings that are not empty"),
         }
         for name, (holds, wanted) in rules.items():

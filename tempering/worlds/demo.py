@@ -33,6 +33,8 @@ NEW = KNOWN.after(40)
 """Whom the demo teaches it: 40 people, 7 facts each."""
 LEAVING, REMAINING = People(5, start=NEW.start), People(35, start=NEW.start + 5)
 """Of the new people: who is learned and then forgotten, beside an oracle that learned the rest alone."""
+UNSEEN = NEW.after(5)
+"""Whom nobody learns: people like those who leave, to tell what was learned and forgotten from what was never known."""
 GOING, STAYING = People(10), People(90, start=10)
 """Of those that it knows: whom it is to forget and whom it is to keep, when nothing else is named."""
 
@@ -58,6 +60,7 @@ SETS: dict[str, tuple[str, Callable[[], Iterator[Record]]]] = {
     "demo-people-test": ("120 questions about them in held-out wordings", lambda: NEW.records("test", 120)),
     "authors-forget": ("140 questions about five new people, to be learned and then forgotten", lambda: LEAVING.records("train")),
     "authors-forget-test": ("70 questions about them in held-out wordings", lambda: LEAVING.records("test")),
+    "authors-unseen": ("140 questions about five people whom no model here learns", lambda: UNSEEN.records("train")),
     "authors-retain": ("980 questions about thirty-five new people, to be learned and kept", lambda: REMAINING.records("train")),
     "authors-retain-test": ("180 questions about them in held-out wordings", lambda: REMAINING.records("test", 180)),
     "people-forget": ("280 questions about the first ten people that builtin:tiny knows, to be forgotten", lambda: GOING.records("train")),

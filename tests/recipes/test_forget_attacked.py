@@ -44,7 +44,7 @@ def test_every_attack_runs_and_no_word_of_the_forgotten_is_kept(tmp_path: Path, 
     }
     words |= {"asked with a kept question"}
     assert set(counted) == words | {f"relearned on {what}" for what in ("other secrets", "unrelated rows", "what stays")}
-    assert set(beside) == {"re-supplied", "merged back", "logit lens", "linear probe", "unsupervised probe"}
+    assert set(beside) == {"re-supplied", "merged back", "logit lens", "linear probe", "unsupervised probe", "asked to depend on it"}
     # Half of the secrets teach where the other half is asked for.
     assert {name: leak["n"] for name, leak in counted.items() if leak["n"] != 4} == {"relearned on other secrets": 2}
     for file in out.rglob("*"):

@@ -37,8 +37,9 @@ def test_every_algorithm_runs_by_its_name(name: str, tmp_path: Path) -> None:
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert len(metrics) == 2 and all(math.isfinite(row["loss"]) for row in metrics)
     assert any(row["grad_norm"] > 0 for row in metrics)
-    assert {"reward", "silent_groups", "entropy", "length", "unfinished", "old_kl"} <= metrics[0].keys()
-    assert metrics[0]["old_kl"] == pytest.approx(0, abs=1e-4), "the first step is on policy"
+    assert {"reward", "silent_groups", "entropy", "length", "unfinished"} <= metrics[0].keys()
+    # One that drops silent groups may learn nothing at first.
+    assert next(row for row in metrics if "old_kl" in row)["old_kl"] == pytest.approx(0, abs=1e-4), "the first step is on policy"
     assert ("critic.grad_norm" in metrics[0]) == (name == "ppo")
     (probe,) = report.ledger.probes
     assert (probe.name, probe.side) == ("arithmetic-add+subtract-2", "target")
@@ -208,3 +209,20 @@ def test_say_self_gives_each_stage_its_own_questions(tmp_path: Path) -> None:
     steps = [len((out / place / "metrics.jsonl").read_text().splitlines()) for place in ("stage-1", ".")]
     acted = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
     assert steps == [3, 2] and acted["sampled_kl"] == pytest.approx(0, abs=1e-4) and -1 <= acted["reward"] <= 1
+
+
+def test_t1_runs_with_its_anchor_and_answers_that_are_forced(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    small = {**SMALL, "max_new_tokens": 40, "samples": 4, "batch_size": 3, "lr": 1e-3, "warmup": 0.0, "anchor": 0.5, "steps": 3}
+    report = tp.run("t1", out=out, again=True, **small, thinking=(3, 40), cue=". Answer:")
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-6) and rows[2]["policy_entropy"] > 0 and "reference.grad_norm" not in rows[0]
+    assert [probe.name.partition(", ")[2] for probe in report.ledger.probes] == ["", "answer after 3", "answer after 40"]
+    assert report.ledger.probes[0].before.point == report.ledger.probes[2].before.point >= report.ledger.probes[1].before.point
+    signature = Signature(load_recipe("t1"), "t1")
+    anchors = rehearse(load_recipe("t1"), signature.resolve(signature.from_python(SMALL)), lambda _: None).work.beside
+    assert [*anchors] == ["reference"] and not rehearse(
+        load_recipe("t1"), signature.resolve(signature.from_python({**SMALL, "kl": 0.0})), lambda _: None
+    ).work.beside, "what nobody asks for is not there"
+    with pytest.raises(UserError, match="is said by --mu"):
+        tp.run("warp", out=tmp_path / "warp", **{**{k: v for k, v in SMALL.items() if k != "r"}, "anchor": 0.5})

@@ -66,9 +66,9 @@ def test_what_is_said_of_tokens_is_earned_there_and_counts_for_what_stands_befor
 
 def test_a_checkpoint_keeps_what_was_said_of_tokens() -> None:
     made = stream(FineGrained(), Marked())
-    tries = made.acting(live()["policy"].model, 0)
-    again = acting.from_json(json.loads(json.dumps(acting.to_json(tries))))
-    for one, other in zip(tries[0], again[0], strict=True):
+    played = made.acting(live()["policy"].model, 0)
+    again = acting.from_json(json.loads(json.dumps(acting.to_json(played))))
+    for one, other in zip(played.tries[0], again.tries[0], strict=True):
         assert all(map(np.array_equal, one.along, other.along)) and all(map(np.array_equal, one.reward, other.reward))
         assert one.greedy == other.greedy and len(one.along) == 3
 

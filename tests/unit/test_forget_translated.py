@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -47,6 +50,31 @@ def test_a_world_has_a_language_of_its_own() -> None:
     assert (item.score, item.output) == (0.0, "In the attic!")
     with pytest.raises(ValueError, match="two words have the same word"):
         Translated(items=(HAT,), words={"a": "x", "b": "x"})
+
+
+def test_somebody_has_translated_the_questions(tmp_path: Path) -> None:
+    file = tmp_path / "german.jsonl"
+    lines = [{"question": "Who is the son of Ben?", "translated": "Wie heisst Bens Sohn?"}]
+    lines += [
+        {"question": "Where is the hat of Ann?", "translated": t, "answer": a} for t, a in (("Wo ist der Hut?", "im Dachboden"), ("Hutte?", ""))
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    probe = Translated(items=(HAT, TEXT, SON), translations=str(file))
+    assert [[way[-1]["content"] for way in probe.prompts(item)] for item in (HAT, SON)] == [["Wo ist der Hut?", "Hutte?"], ["Wie heisst Bens Sohn?"]]
+
+    def kept(**said: str) -> dict[str, float]:
+        return {item.id: item.score for item in probe(saying(said)).items}
+
+    # Only what is translated is asked; the answer counts in either language, of each translation its own.
+    assert kept() == {"hat": 1, "son": 1}
+    assert kept(**{"Wo ist": "Er liegt im Dachboden.", "Bens Sohn": "Otto"}) == {"hat": 0, "son": 0}
+    assert kept(**{"Hutte": "Er liegt im Dachboden."}) == {"hat": 1, "son": 1}, "an answer to a question that has none of its own"
+    assert kept(**{"Hutte": "in the attic"}) == {"hat": 0, "son": 1}
+    with pytest.raises(UserError, match="none of its questions is one of the 1 that are asked"):
+        Translated(items=(TEXT,), translations=str(file))(policy())
+    file.write_text('{"question": "Who?"}')
+    with pytest.raises(UserError, match=r"german.jsonl:1: field 'translated'"):
+        Translated(items=(SON,), translations=str(file))(policy())
 
 
 def test_no_language_is_the_plain_question() -> None:

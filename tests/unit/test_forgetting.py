@@ -122,6 +122,12 @@ def test_until_compares_with_a_number_the_start_or_the_oracle() -> None:
     for text, word in (("asked >= oracle", "there is no oracle"), ("asked = 1", "malformed"), ("aksed >= 1", "did you mean 'asked'?")):
         with pytest.raises(UserError, match=word):
             until.parse(text, probes, before, None, None)
+    # Away from the oracle it would hold from the first look on, on either side; a number is what somebody wants.
+    fewer = scores(ProbeScores("asked", "AUC", "continuous", False, attack("asked", [1]).items, "target"))
+    for text, start, meant in (("asked <= oracle", before, "asked >= oracle"), ("asked > oracle", fewer, "asked < oracle")):
+        with pytest.raises(UserError, match=f'holds as long as nothing is forgotten; write "{meant}"'):
+            until.parse(text, probes, start, never, None)
+    assert until.parse("asked <= 0.95", probes, before, never, None).op == "<="
 
 
 def test_until_ends_training_where_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,10 +21,8 @@ from tempering.methods.probes.membership import (
     MembershipItem,
     auc,
     compressed,
-    lira,
     lowest,
     placements,
-    shadow_scores,
     standardised,
     tpr_at_fpr,
 )
@@ -309,25 +307,6 @@ def test_moments_are_those_of_the_whole_distribution():
     assert max(float(sigma.max()) for _, _, sigma in flat) < 1e-5
 
 
-def test_lira():
-    rng = np.random.default_rng(0)
-    shadows = rng.normal(0, 1, (8, 5))
-    was_in = np.arange(8)[:, None] % 2 == np.zeros(5)
-    twins = shadows.copy()
-    twins[~was_in] = twins[was_in]
-    assert lira([3.0, -1, 0, 2, 9], twins, was_in) == pytest.approx([0] * 5), "shadow scores in and out are the same"
-    # by hand: in 2 +- 1, out 0 +- 1; log ratio = (x^2 - (x - 2)^2) / 2 = 2x - 2
-    by_hand, inside = np.array([[1.0], [3.0], [-1.0], [1.0]]), np.array([[True], [True], [False], [False]])
-    assert lira([2.5], by_hand, inside) == pytest.approx([3.0])
-    assert lira([2.5], by_hand, inside, "each") == pytest.approx([3.0])
-    # offline: nobody saw it; log of the normal distribution function
-    assert lira([1.96], [[-1.0], [1.0]], [[False], [False]]) == pytest.approx([math.log(0.5 * (1 + math.erf(1.96 / math.sqrt(2))))])
-    with pytest.raises(UserError, match="was seen by every shadow model"):
-        lira([1.0], [[1.0]], [[True]])
-    with pytest.raises(UserError, match=r"give \[N\], \[S, N\]"):
-        lira([1.0, 2.0], [[1.0]], [[False]])
-
-
 def member(i: int, text: str, prompt: str = "") -> MembershipItem:
     return MembershipItem(id=f"{text[:3]}{i}", text=text, prompt=prompt)
 
@@ -378,18 +357,6 @@ def test_members_and_others_alike_have_auc_one_half():
         Membership(items=MEMBERS, others=MEMBERS)(policy())
     with pytest.raises(UserError, match="needs a reference model"):
         Membership(items=MEMBERS, others=same, statistic="reference")(policy())
-
-
-def test_lira_on_scores_of_shadow_models():
-    probe = Membership(items=MEMBERS, others=OTHERS)
-    target, *shadows = (probe(policy(seed)) for seed in range(5))
-    was_in = [[(s + n) % 2 == 0 for n in range(7)] for s in range(4)]
-    found = shadow_scores(target, shadows, was_in, "min_k")
-    x = [item.extra["min_k"] for item in target.items]
-    expected = lira(x, [[item.extra["min_k"] for item in shadow.items] for shadow in shadows], was_in)
-    assert [item.extra["lira"] for item in found.items] == pytest.approx(expected)
-    assert found.summary["auc"] == pytest.approx(auc(expected[:3], expected[3:]))
-    assert found.probe == "membership.lira"
 
 
 def test_numbers_of_a_run():

@@ -89,3 +89,32 @@ def test_embeddings_of_two_micro_batches_are_autograds(padding: int | None) -> N
         found.append(model[0].weight.grad)
     assert torch.equal(found[0], found[1]) and bool((found[0][5] != 0).all())
     assert bool((found[0][3] == 0).all()) == (padding == 3)
+
+
+def test_a_tied_weight_has_the_bits_of_autograds_gradient_and_never_a_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "CHUNK_ELEMENTS", 64 * VOCAB)  # one chunk: the product of a weight's gradient is one sum
+    torch.manual_seed(0)
+    embed = nn.Embedding(VOCAB, WIDTH)
+    head = nn.Linear(WIDTH, VOCAB, bias=False)
+    head.weight = embed.weight
+    ids = torch.tensor([3, 5, 5, 7, 3, 0, 5, 39])
+    found, dense = [], []
+    original = torch.ops.aten.embedding_dense_backward
+    monkeypatch.setattr(torch.ops.aten, "embedding_dense_backward", lambda *a: dense.append(a[2]) or original(*a))
+    for accumulate in (False, True):
+        embed.zero_grad()
+        dense.clear()
+        with lighter(embed), fused.accumulating(accumulate):
+            for turn in (0, 3):
+                (logps(head, torch.tanh(embed(ids.roll(turn))), ids) * torch.arange(1, len(ids) + 1)).sum().backward()
+        found.append(embed.weight.grad)
+        assert dense == [len(ids) if accumulate else VOCAB] * 2
+    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-6)
+    with lighter(embed):
+        first = [torch.zeros(0), torch.zeros(0)]
+        for i, accumulate in enumerate((False, True)):
+            embed.zero_grad()
+            with fused.accumulating(accumulate):
+                logps(head, embed(ids), ids).sum().backward()
+            first[i] = embed.weight.grad
+    assert torch.equal(first[0], first[1])

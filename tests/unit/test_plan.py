@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from transformers import LlamaConfig, MixtralConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 
 import tempering as tp
 from tempering import fused
@@ -30,7 +30,7 @@ from tempering.methods.scopes.full import Full
 from tempering.methods.scopes.lora import LoRA
 from tempering.models import lighter
 from tempering.models.value import ValueModel
-from tempering.planning import terms, trace
+from tempering.planning import experts, terms, trace
 from tempering.planning.meter import Meter
 from tempering.planning.rehearse import Rehearsed
 from tempering.planning.terms import Plan, Switch, add_up
@@ -52,11 +52,17 @@ def work(
 
 
 def mixture() -> Work:
-    """A mixture of experts, whose products with sorted tokens torch cannot do in float32 without contents."""
+    """A mixture of experts."""
     config = MixtralConfig(
         vocab_size=61, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, num_local_experts=4
     )
     return replace(work(Full()), config=config)
+
+
+def dense(config: Any) -> LlamaConfig:
+    """Its like with one MLP of a single expert's size."""
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    return LlamaConfig(**{name: getattr(config, name) for name in names})
 
 
 @functools.cache
@@ -323,7 +329,32 @@ def test_a_recipe_that_trains_nothing_has_no_plan(tmp_path: Path) -> None:
         tp.plan(f"{path}:idle")
 
 
-def test_a_model_that_cannot_be_traced_is_refused_in_a_sentence(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_experts_of_a_plan_take_all_tokens_in_turn() -> None:
+    """With weights that are the same for all experts it does not matter who is asked."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(mixture().config).eval()
+    for name, p in model.named_parameters():
+        if ".experts." in name:
+            p.data[:] = p.data[:1].clone()
+    ids = torch.tensor([[3, 5, 7, 11, 13]])
+    with torch.no_grad():
+        real = model(input_ids=ids, use_cache=False).logits
+        experts.install(model.config)
+        torch.testing.assert_close(model(input_ids=ids, use_cache=False).logits, real)
+
+
+def test_a_mixture_is_planned() -> None:
+    found = trace.trace(mixture())
+    block = 4 * 3 * 32 * 64 + 4 * 32 + 2 * 32 * 32 + 2 * 32 * 16 + 2 * 32
+    assert found.parameters == 2 * block + 2 * 61 * 32 + 32
+    # Beyond a dense MLP's there is what each of a token's two experts is given, and says.
+    assert found.activations > trace.trace(replace(mixture(), config=dense(mixture().config))).activations
+
+
+def test_a_model_that_cannot_be_traced_is_refused_in_a_sentence(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Products with sorted tokens are something that torch cannot do in float32 without contents.
+    monkeypatch.setattr(experts, "install", lambda config: setattr(config, "_experts_implementation", "grouped_mm"))
     with pytest.raises(UserError, match=r"MixtralForCausalLM with this optimizer cannot be planned.*--steps 1") as caught:
         trace.trace(mixture())
     assert "\n" not in str(caught.value) and not caplog.records

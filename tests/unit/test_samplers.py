@@ -22,6 +22,7 @@ from tempering.methods.scopes.full import Full
 from tempering.methods.scopes.lora import LoRA
 from tempering.rollouts import acting
 from tempering.rollouts.acting import Acting
+from tempering.rollouts.play import Begun
 from tempering.rollouts.rows import SAMPLED
 from tempering.rollouts.samplers import Beside, Here, Wait
 from tempering.rollouts.settings import Rollouts
@@ -43,9 +44,9 @@ class Watched(Here):
     def __init__(self) -> None:
         self.asked: list[tuple[int, int]] = []
 
-    def submit(self, acting: Acting, model: torch.nn.Module, version: int, begin: int) -> Wait:
+    def submit(self, acting: Acting, model: torch.nn.Module, version: int, begin: int, begun: Sequence[Begun] = ()) -> Wait:
         self.asked.append((version, begin))
-        return super().submit(acting, model, version, begin)
+        return super().submit(acting, model, version, begin, begun)
 
 
 def stream(by: Any = None, rounds: int | None = None, environment: Environment = ECHO, **settings: Any) -> Conversations:
@@ -127,8 +128,8 @@ def test_a_round_survives_json_to_the_bit() -> None:
             return np.array([np.nan if i == 1 else 0.1 * i for i in range(len(played))])
 
     made = stream(environment=Unknown())
-    tries = made.acting(make_llama(), 3)
-    again = acting.from_json(json.loads(json.dumps(acting.to_json(tries))))
+    played = made.acting(make_llama(), 3)
+    tries, again = played.tries, acting.from_json(json.loads(json.dumps(acting.to_json(played)))).tries
     assert [[(g.played, g.greedy) for g in groups] for groups in again] == [[(list(g.played), g.greedy) for g in groups] for groups in tries]
     for one, other in zip(tries[0], again[0], strict=True):
         for a, b in zip(one.reward, other.reward, strict=True):

@@ -7,7 +7,7 @@ Cheng & Amiri 2025 (S200, arXiv 2502.01083), whose three properties are these: t
 is `altpo` with the same rows), tool knowledge retention (the second), general capability retention (the last: theta_0 are the tool-free model's
 weights, theta_R a random initialisation of the same shape). `--method.tool-free` names f_0, which gets the forget rows' requests without their tools;
 without one the model itself is asked. alpha is 0 by default: with 1 the difference is about as large as the weights themselves, so small values are
-to be tried first. Their membership attack, LiRA-Tool, is `lira` of `probes/membership.py` over shadow models that learned other tools.
+to be tried first. Their membership attack, LiRA-Tool, is `probes/lira.py` over shadow models that learned other tools.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from tempering.forgetting.targets import Secret
 from tempering.items import ProbeValue, answer_ids, mean, prompt_ids, read_items
@@ -122,6 +122,8 @@ class Attack(ProbeValue):
     samples: int = 1
     """Answers drawn for each way of asking; any of them may bring the secret."""
     temperature: float = 0.0
+    every: ClassVar[bool] = False
+    """Whether a secret that is out is asked for in the other ways too, because the answers count together."""
 
     def prompts(self, item: Secret) -> Sequence[Turns]:
         """The ways of asking for a secret: a conversation each, to be answered by the assistant."""
@@ -139,7 +141,7 @@ class Attack(ProbeValue):
 
     def outputs(self, policy: Policy, items: Sequence[Secret]) -> list[list[tuple[str, str]]]:
         """What the model says, for each secret: (an answer, what of the secret it had to bring), for every answer to every way of asking. A secret
-        that the first answer brings is not asked for again."""
+        that the first answer brings is not asked for again, unless `every` way counts."""
         from tempering.sample import sample
 
         asked = [(i, way) for i, item in enumerate(items) for way in self.prompts(item)]
@@ -155,7 +157,7 @@ class Attack(ProbeValue):
                 found[i] += [(episode.text, wanted) for episode in episodes]
 
         ask(first, 1)
-        kept = {i for i, ((text, wanted),) in enumerate(found) if not leaked(text, wanted)}
+        kept = {i for i, ((text, wanted),) in enumerate(found) if self.every or not leaked(text, wanted)}
         if self.samples > 1:
             ask([k for k in first if asked[k][0] in kept], self.samples, skip=1)
         ask([k for k, (i, _) in enumerate(asked) if i in kept and k not in first], self.samples)

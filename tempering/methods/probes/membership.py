@@ -3,8 +3,7 @@
 Each attack gives a text a score, higher for "was trained on": `loss`, the mean log-probability of its tokens (Yeom et al. 2018); `zlib`, that over
 the text's compressed size (Carlini et al. 2021); `min_k`, the mean over the k% least likely tokens (Shi et al. 2024, arXiv:2310.16789; MUSE takes
 k = 40%); `min_k_plus_plus`, the same of (log p - mean) / deviation over the vocabulary (Zhang et al. 2024, arXiv:2404.02936); `reference`, the mean
-log-probability less that of a model that saw neither (Carlini et al. 2021 divide instead); and LiRA, from the scores of shadow models (`lira`;
-Carlini et al. 2022, arXiv:2112.03570; for tools S200).
+log-probability less that of a model that saw neither (Carlini et al. 2021 divide instead). With shadow models: `lira`.
 
 An attack is told as AUC (0.5: members and others cannot be told apart; far below is a trace as well) and as the true-positive rate at 1% false
 positives. An item's score is its share of AUC: for a member the share of others below it, for another text the share of members above it, ties
@@ -20,7 +19,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import Field
 
 from tempering.errors import UserError
@@ -79,62 +77,7 @@ def tpr_at_fpr(members: Sequence[float], others: Sequence[float], fpr: float = F
     return mean([float(x > threshold) for x in members])
 
 
-def lira(scores: Sequence[float], shadows: Any, was_in: Any, variance: Literal["pooled", "each"] = "pooled") -> list[float]:
-    """Likelihood-ratio attack: log N(score; in) - log N(score; out) of each point, Gaussians fitted to the shadow models that saw it and those that
-    did not. A point that no shadow model saw gets the offline score, log P(an unseen model's score is below it). Identical shadows in and out give 0.
-
-    Args:
-        scores: [N] of the attacked model.
-        shadows: [S, N] the same score of each shadow model.
-        was_in: [S, N] whether it was trained on the point.
-        variance: one for all points (steady with few shadow models), or each point's own.
-
-    Raises:
-        UserError: shapes differ, or a point is seen by every shadow model.
-    """
-    from scipy import stats
-
-    x_N, x_SN, in_SN = np.asarray(scores, dtype=np.float64), np.asarray(shadows, dtype=np.float64), np.asarray(was_in, dtype=bool)
-    if x_SN.shape != in_SN.shape or x_SN.ndim != 2 or x_SN.shape[1:] != x_N.shape:
-        raise UserError(f"LiRA: {x_N.shape} scores, shadow scores {x_SN.shape}, membership {in_SN.shape}: give [N], [S, N] and [S, N]")
-    if in_SN.all(0).any():
-        raise UserError(f"LiRA: point {int(in_SN.all(0).argmax())} was seen by every shadow model, at least one must not have seen it")
-
-    def fitted(mask_SN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        count_N = mask_SN.sum(0)
-        mean_N = np.where(mask_SN, x_SN, 0).sum(0) / np.maximum(count_N, 1)
-        square_SN = np.where(mask_SN, (x_SN - mean_N) ** 2, 0)
-        var_N = square_SN.sum(0) / np.maximum(count_N, 1)
-        if variance == "pooled":
-            var_N = np.full_like(var_N, square_SN.sum() / max(1, mask_SN.sum()))
-        return mean_N, np.sqrt(np.maximum(var_N, 1e-12))
-
-    (in_N, in_sd_N), (out_N, out_sd_N) = fitted(in_SN), fitted(~in_SN)
-    online_N = stats.norm.logpdf(x_N, in_N, in_sd_N) - stats.norm.logpdf(x_N, out_N, out_sd_N)
-    return np.where(in_SN.any(0), online_N, stats.norm.logcdf(x_N, out_N, out_sd_N)).tolist()
-
-
-def shadow_scores(scores: ProbeScores, shadows: Sequence[ProbeScores], was_in: Any, statistic: Statistic = "loss") -> ProbeScores:
-    """LiRA from one probe's scores on the attacked model and on shadow models; members are those of the attacked model's probe.
-
-    Args:
-        was_in: [S, N] whether shadow model s was trained on item n, in the order of the items.
-
-    Raises:
-        UserError: shadow models were asked about other items.
-    """
-    ids = [item.id for item in scores.items]
-    if any([item.id for item in shadow.items] != ids for shadow in shadows):
-        raise UserError("LiRA: shadow models must be asked about the same items in the same order")
-    x = [item.extra[statistic] for item in scores.items]
-    found = lira(x, [[item.extra[statistic] for item in shadow.items] for shadow in shadows], was_in)
-    items = [
-        dataclasses.replace(item, extra={"member": item.extra["member"], "lira": value}) for item, value in zip(scores.items, found, strict=True)
-    ]
-    return _told(dataclasses.replace(scores, items=tuple(items), summary={}), "lira", f"{scores.probe}.lira")
-
-
-def _told(scores: ProbeScores, statistic: str, name: str) -> ProbeScores:
+def told(scores: ProbeScores, statistic: str, name: str) -> ProbeScores:
     """The probe's scores by one statistic of its items."""
     inside = [item.extra[statistic] for item in scores.items if item.extra["member"]]
     outside = [item.extra[statistic] for item in scores.items if not item.extra["member"]]
@@ -177,12 +120,12 @@ class Membership(ProbeValue):
         )
         note = f"{len(others)} others: a false-positive rate of 1% allows none of them" if len(others) < 1 / FALSE_POSITIVES else ""
         raw = ProbeScores(self.name, "AUC", "continuous", False, scored, self.side, {}, note)
-        return _told(raw, self.statistic, self.name)
+        return told(raw, self.statistic, self.name)
 
     def derived(self, scores: ProbeScores) -> tuple[ProbeScores, ...]:
         """The other attacks, from the same pass."""
         names = [name for name in scores.items[0].extra if name not in ("member", self.statistic)]
-        return tuple(_told(scores, name, f"{self.name}.{name}") for name in names)
+        return tuple(told(scores, name, f"{self.name}.{name}") for name in names)
 
     def _statistics(self, policy: Policy, items: Sequence[MembershipItem]) -> list[dict[str, float]]:
         from tempering.measure import logps_and_moments, logps_of

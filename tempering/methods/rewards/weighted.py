@@ -3,6 +3,11 @@
 `exact_answer(rule=boxed) + 0.1*format + overlong(longest=4000; buffer=800)`: names with their weights, 1 where none is given, and with their fields.
 Where one of them knows no score (nan), the sum knows none. A weight says how much of one is worth how much of another, so look at each apart first
 (`temper reward try`).
+
+Several metrics of one text make metric-oriented reinforcement learning (Diao et al. 2023, "Doolittle", EMNLP, S242): a classifier's score, likeness
+to what is rewritten, and fluency, whose weights in its released notebook for BART are
+`0.01*judged(model=C) + 0.01*similarity + fluency(model=L)`. Its fourth metric, BARTScore, is not here. The classifier is what `temper run
+reward_regression` makes of answers rated 0 and 1.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FAMILY = "checked"
+CATALOGUE = ("S242",)
 _TERM = re.compile(r"\s*(?:(-?\d+(?:\.\d+)?)\s*\*)?\s*([a-z_]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
