@@ -165,7 +165,7 @@ class Attack(ProbeValue):
 
     def asks(self, policy: Policy, wave: int) -> list[tuple[int, ...]]:
         """The prompts that `outputs` will ask the policy itself, greedily, as far as they are known: of wave 0 the first way of each secret, of
-        wave 1 the other ways of those that it did not bring."""
+        wave 1 the other ways of those that it did not bring, or of all where `every` way counts."""
         from tempering.remembered import remembered
 
         itself = type(self).__call__ is Attack.__call__ and type(self).on is Attack.on
@@ -178,7 +178,7 @@ class Attack(ProbeValue):
         found = []
         for item, (first, *others) in ways:
             answer = said.answer(self.ids(policy, first), self.max_new_tokens) if said and others else None
-            if answer is not None and not leaked(answer.text, unsaid(item.answer, _begun(first))):
+            if answer is not None and (self.every or not leaked(answer.text, unsaid(item.answer, _begun(first)))):
                 found += [self.ids(policy, way) for way in others]
         return found
 
