@@ -113,13 +113,21 @@ def divided(run: Any) -> tuple[list[Record], list[Record], dict[str, Any]]:
 
 
 def build(
-    run: Any, make: Maker, name: str, records: Sequence[Record], inputs: dict[str, Any], ask: Ask, memory: dict[str, Any] | None = None
+    run: Any,
+    make: Maker,
+    name: str,
+    records: Sequence[Record],
+    inputs: dict[str, Any],
+    ask: Ask,
+    memory: dict[str, Any] | None = None,
+    teach: Ask | None = None,
 ) -> Made:
     """What a method makes of records, once: a stage of the run, told to the user.
 
     Args:
         inputs: what it depends on beside the method and the records.
         memory: of a method that goes round by round; it is changed to what the method keeps.
+        teach: a teacher beside the model.
 
     Raises:
         UserError: nothing could be made of them.
@@ -128,7 +136,7 @@ def build(
     data = v["data"] if "data" in v else v["env"].name
 
     def work(folder: Path) -> None:
-        making = Making(int(v["seed"]), ask, run.judge(), memory=json.loads(json.dumps(memory)))
+        making = Making(int(v["seed"]), ask, run.judge(), teach, memory=json.loads(json.dumps(memory)))
         made = list(make(records, making))
         (folder / FILE).write_text(to_lines(made), encoding="utf-8")
         (folder / LOST).write_text(json.dumps({"dropped": making.dropped, "lost": making.lost}, indent=1), encoding="utf-8")

@@ -43,6 +43,8 @@ class Making:
     """The model; None where no method needs one."""
     judged: Judge | None = None
     """Who marks answers; None where no method needs marks."""
+    taught: Ask | None = None
+    """A teacher beside the model that is asked; None where there is none."""
     memory: dict[str, Any] = field(default_factory=dict)
     """What a method keeps from round to round: JSON-able, empty before the first; changed in place."""
     dropped: Counter[str] = field(default_factory=Counter)

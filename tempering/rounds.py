@@ -11,7 +11,7 @@ from typing import Any
 
 from tempering.data.streams import Shuffled
 from tempering.lessons import Made, build
-from tempering.making import Maker, answer, made
+from tempering.making import Ask, Maker, answer, made
 from tempering.types import Parts, Policy, Record, Row, Run
 
 
@@ -57,13 +57,23 @@ class Makers:
         inputs: what the records depend on (`lessons.divided`).
         row: one of `tempering.data`'s, a record to a row; `how` are its arguments.
         fresh: take the model at the beginning of a round as its reference.
+        teach: a teacher beside the model, for methods that ask one.
     """
 
     def __init__(
-        self, run: Any, policy: Policy, make: Maker, records: Sequence[Record], inputs: dict[str, Any], row: Any, fresh: bool, **how: Any
+        self,
+        run: Any,
+        policy: Policy,
+        make: Maker,
+        records: Sequence[Record],
+        inputs: dict[str, Any],
+        row: Any,
+        fresh: bool,
+        teach: Ask | None = None,
+        **how: Any,
     ) -> None:
         self.run, self.policy, self.make, self.records, self.inputs = run, policy, make, records, inputs
-        self.row, self.fresh, self.how = row, fresh, how
+        self.row, self.fresh, self.teach, self.how = row, fresh, teach, how
         self.memory: dict[str, Any] = {}
         self.made = 0
 
@@ -93,7 +103,7 @@ class Makers:
 
     def _made(self, name: str, records: Sequence[Record], inputs: dict[str, Any], ask: Any, memory: dict[str, Any]) -> Made:
         if not self.run.rehearses:
-            return build(self.run, self.make, name, records, inputs, ask, memory)
+            return build(self.run, self.make, name, records, inputs, ask, memory, self.teach)
         # Nobody answers in a plan: two answers as long as they may be stand for what the method would make of real ones.
         longest = "one " * self.run.values["max_new_tokens"]
         pairs = [made(record, "plan", record.prompt, [answer(longest), answer(f"{longest}two")], better=((0, 1),)) for record in records]

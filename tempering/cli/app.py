@@ -44,7 +44,24 @@ def version() -> str:
 def build(tokens: Sequence[str] = (), *, everything: bool = False) -> App:
     """The program's commands. Recipes are imported only where `tokens` name them; `everything` imports all, for shell completion."""
     from tempering import doctor
-    from tempering.cli import chat, forgetting, judge, literature, merge, methods, models, plan, race, replicate, reshape, reward, runs, serve, sweep
+    from tempering.cli import (
+        chat,
+        forgetting,
+        judge,
+        literature,
+        merge,
+        methods,
+        models,
+        place,
+        plan,
+        race,
+        replicate,
+        reshape,
+        reward,
+        runs,
+        serve,
+        sweep,
+    )
 
     app = App(
         name="temper", help="Change what a model does, and know what it cost.", version=version, result_action="return_value", help_format="plaintext"
@@ -68,6 +85,7 @@ def build(tokens: Sequence[str] = (), *, everything: bool = False) -> App:
         reshape.reshape,
         judge.judge,
         race.race,
+        place.place,
         replicate.replicate,
         forgetting.trade,
         forgetting.requests,

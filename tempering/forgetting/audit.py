@@ -57,7 +57,8 @@ def verify(path: Path, head: str | None = None) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"audit log {path} cannot be read ({error}); give the file that a run with --audit wrote") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UserError(f"audit log {path} cannot be read ({reason}); give the file that a run with --audit wrote") from None
     previous = FIRST
     for number, line in enumerate(lines, 1):
         try:

@@ -103,7 +103,7 @@ def probes(run: Experiment, held: Sequence[Row], *, decodes: bool = False, templ
 
 
 def check(values: Mapping[str, Any]) -> None:
-    """Read the files that only attacks ask for, before anything has taken long.
+    """Read the files that only attacks ask for, and look for the oracle, before anything has taken long.
 
     Raises:
         UserError: one is missing, or a line of it is not what is expected.
@@ -111,10 +111,13 @@ def check(values: Mapping[str, Any]) -> None:
     from tempering.items import read_items
     from tempering.methods.probes.multiple_choice import ChoiceItem
     from tempering.methods.probes.translated import TranslatedItem
+    from tempering.models import places
 
     for name, kind in (("translations", TranslatedItem), ("forget_choices", ChoiceItem)):
         if values.get(name):
             read_items(values[name], kind)
+    if values.get("oracle"):
+        places.find(values["oracle"], lambda _: None)
 
 
 def quick(run: Experiment, held: Sequence[Row]) -> list[Probe]:

@@ -31,6 +31,8 @@ def carry_out(run: Experiment, objective: Any) -> Report:
     from tempering.forgetting.unlabelled import Prompts
 
     battery.check(run.values)
+    if run.values["audit"] and Path(run.values["audit"]).exists():
+        audit.verify(Path(run.values["audit"]))
     policy = run.load(run.values["base"] or run.values["model"], template=run.values["template"])
     doors.enter(run, policy)
     v = run.values
@@ -49,6 +51,8 @@ def carry_out(run: Experiment, objective: Any) -> Report:
     learned, kept, later = (Prompts(rows) if objective.unlabelled else rows for rows in (going, staying, held))
     run.check(objective, [{**learned[0], **kept[0]}])
     probes = (*battery.probes(run, held, decodes=objective.decodes), *([ratios] if ratios else []))
+    if v["until"]:
+        until.read(v["until"], probes, oracle=bool(never))
     hide = redacted if v["redact"] else lambda scores: scores
     before = run.measure("before", policy, held, probes=probes, hide=hide)
     reference = run.measure("oracle", models.load(never, say=run.display.say), held, probes=probes, hide=hide) if never else None

@@ -133,7 +133,7 @@ def _asked(run: Experiment, going: Rows, staying: Sequence[Row], how: Mapping[st
     data, start = run.lock["data"], run.tokenizer.backend_tokenizer.to_str()
     inputs = {"base": content_of(base) or base, "template": v["template"], "learning": v["learning"].model_dump(), "how": dict(how), "tokens": start}
     inputs |= {role: data[role]["sha256"] for role in ("forget", "retain", "holdout")}
-    inputs |= {"models": models, "seed": int(v["seed"]), "rows": [len(going), size, len(staying)]}
+    inputs |= {"models": models, "seed": int(v["seed"]), "precision": v["training"].precision, "rows": [len(going), size, len(staying)]}
     return Asked(base, rows, len(going), staying, inputs)
 
 

@@ -57,13 +57,16 @@ def _refuse_away(text: str, found: re.Match[str], before: Scores) -> None:
         )
 
 
-def parse(text: str, probes: Sequence[Probe], before: Scores, oracle: Scores | None, tokenizer: Any) -> Until:
-    """Read PROBE OP NUMBER, where the number may be the word oracle (that model's own mean) or start (this model's, before).
+def read(text: str, probes: Sequence[Probe], *, oracle: bool) -> re.Match[str]:
+    """The rule's words, as far as they can be checked before anything is measured.
+
+    Args:
+        oracle: whether there will be one.
 
     Raises:
-        UserError: another form, an unknown probe, no oracle to compare with, or a rule that wants to be as far from it as the start.
+        UserError: another form, an unknown probe, or no oracle to compare with.
     """
-    named = {str(probe.name): probe for probe in probes}  # type: ignore[attr-defined]
+    named = [str(probe.name) for probe in probes]  # type: ignore[attr-defined]
     found = _FORM.fullmatch(text)
     if found is None:
         raise UserError(f'until {text!r} is malformed; write PROBE OP NUMBER, for example "asked >= 0.95" or "asked >= oracle"')
@@ -71,12 +74,23 @@ def parse(text: str, probes: Sequence[Probe], before: Scores, oracle: Scores | N
         near = difflib.get_close_matches(found["probe"], named, 1)
         mean_ = f"did you mean {near[0]!r}?" if near else f"this run measures {', '.join(named) or 'none'}"
         raise UserError(f"until {text!r}: there is no probe {found['probe']!r}; {mean_}")
-    if found["than"] == "oracle" and oracle is None:
+    if found["than"] == "oracle" and not oracle:
         raise UserError(f"until {text!r}: there is no oracle; give one with --oracle or --base, or a number instead of the word")
+    return found
+
+
+def parse(text: str, probes: Sequence[Probe], before: Scores, oracle: Scores | None, tokenizer: Any) -> Until:
+    """Read PROBE OP NUMBER, where the number may be the word oracle (that model's own mean) or start (this model's, before).
+
+    Raises:
+        UserError: as `read`, or a rule that wants to be as far from the oracle as the start.
+    """
+    found = read(text, probes, oracle=oracle is not None)
+    probe = next(probe for probe in probes if probe.name == found["probe"])  # type: ignore[attr-defined]
     if found["than"] == "oracle":
         _refuse_away(text, found, before)
     threshold = found["than"]
     if threshold in ("oracle", "start"):
         of = oracle if threshold == "oracle" and oracle is not None else before
         threshold = mean([item.score for scores in of.probes if scores.probe == found["probe"] for item in scores.items])
-    return Until(text.strip(), named[found["probe"]], found["op"], float(threshold), tokenizer)
+    return Until(text.strip(), probe, found["op"], float(threshold), tokenizer)

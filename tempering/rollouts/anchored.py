@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from tempering.types import Handle, Parts, Run, Scope, Stream
+from tempering.types import Handle, Parts, Run, Stream
 
 
 class Following:
     """The scope of an anchor: the parameters that another scope would train, which checkpoints then hold, and none of which gets a gradient.
 
     Args:
-        scope: the policy's, so that both have the same parameters.
+        scope: the policy's (a `Scope`), so that both have the same parameters.
     """
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Any) -> None:
         self.scope = scope
 
     def attach(self, model: nn.Module) -> Handle:

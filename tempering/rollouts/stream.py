@@ -24,6 +24,7 @@ import torch
 
 from tempering.config import Training
 from tempering.data.rendering import prompt_ids
+from tempering.errors import UserError
 from tempering.layout import collate, to
 from tempering.rollouts import acting
 from tempering.rollouts.acting import Acting, Group
@@ -68,6 +69,8 @@ class Conversations:
         max_new_tokens: of one turn.
         samplers: who samples; the trainer itself, unless said otherwise.
         rounds: how many there will be, so that none is sampled ahead that nobody learns from; None knows no end.
+    Raises:
+        UserError: conversations are to be left open that cannot be.
     """
 
     def __init__(
@@ -84,6 +87,11 @@ class Conversations:
         samplers: Samplers | None = None,
         rounds: int | None = None,
     ) -> None:
+        if settings.partial and not environment.portable:
+            raise UserError(
+                f"--rollouts.partial {settings.partial}: conversations of {environment.name} live in its own package and cannot be left open between "
+                "rounds, nor kept in a checkpoint; leave it at 0"
+            )
         self.credit, self.settings, self.training, self.engine, self.seed = credit, settings, training, engine_for(training), seed
         own = settings.old == "trainer" or settings.temperature != 1 or settings.correction > 0
         self.asks = {*credit.asks, *(("old",) if own else ()), *(("kl",) if settings.kl_cost else ())}

@@ -16,7 +16,7 @@ from typing import Any
 
 from tempering.types import Message
 
-_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
+CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Tool:
 
 def called(answer: str, tools: Sequence[Tool]) -> tuple[list[Message], int]:
     """(what each call in an answer is answered, how many of them were in order); nothing where there is none."""
-    replies = [_reply(text, {tool.name: tool for tool in tools}) for text in _CALL.findall(answer)]
+    replies = [_reply(text, {tool.name: tool for tool in tools}) for text in CALL.findall(answer)]
     return [Message("tool", text, name=name or None) for name, text in replies], sum(bool(name) for name, _ in replies)
 
 

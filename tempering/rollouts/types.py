@@ -53,6 +53,9 @@ class Environment(Value):
     """Base of the values under methods/environments: where a policy acts. Many conversations are open at once, so all that differs between them is in
     the state."""
 
+    portable: ClassVar[bool] = True
+    """Whether a state is all that there is of a conversation, so that another process may go on with it."""
+
     @property
     def name(self) -> str:
         """What the ledger calls it."""

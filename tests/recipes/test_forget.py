@@ -65,12 +65,18 @@ def test_a_request_with_its_oracle_is_measured_attacked_logged_and_keeps_no_word
         (("--until", "askd >= 1"), ("there is no probe 'askd'", "did you mean 'asked'?")),
         (("--base", "builtin:tiny", "--model", "builtin:smollm2-135m"), ("--base builtin:tiny makes the model", "leave one of them out")),
         (("--method.beta", "-1"), ("beta", "-1")),
+        (("--oracle", "nowhere/model/at/all"), ("there is no file or folder nowhere/model/at/all",)),
+        (("--until", "asked = 1"), ("until 'asked = 1' is malformed",)),
+        (("--audit", __file__), ("this is no record of an audit log",)),
+        (("--translations", "nowhere.jsonl"), ("nowhere.jsonl: no such file of items",)),
+        (("--forget-choices", "nowhere.jsonl"), ("nowhere.jsonl: no such file of items",)),
     ],
 )
 def test_wrong_input_is_one_sentence(more: tuple[str, ...], words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "npo", *DATA, *FEW, "--attacks", "plain", "--out", str(tmp_path / "x"), *more]) == 2
     told = capsys.readouterr().err
     assert all(word in told for word in words) and "Traceback" not in told
+    assert not (tmp_path / "x" / "before.scores.json").exists(), "it was found out before anything took long"
 
 
 def test_purge_refuses_other_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,9 +35,9 @@ def test_what_was_learned_is_told_from_what_was_not_and_shadow_models_are_made_o
     assert found["before"]["online"]["auc"]["point"] > 0.9 > found["oracle"]["online"]["auc"]["point"]
     assert "LiRA with 4 shadow models" in " ".join(told.err.split()) and "shadow model 4 of 4" in told.err
     ledger = json.loads((tmp_path / "a" / "ledger.json").read_text())
-    assert {"forget_lira", "forget_lira.offline"} <= {probe["probe"] for probe in ledger["probes"]}
+    assert {"forget_lira", "forget_lira.offline"} <= {probe["name"] for probe in ledger["probes"]}
     for file in (tmp_path / "a").rglob("*.json"):
-        assert "Ann" not in file.read_text() or "tokenizer" in file.name, file.name
+        assert "Where is Ann" not in file.read_text(), file.name
     # Another rate of forgetting is judged by the same shadow models.
     assert main([*asked, "--lr", "1e-4", "--out", str(tmp_path / "b")]) == 0
     told = capsys.readouterr()

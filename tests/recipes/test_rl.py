@@ -226,3 +226,14 @@ def test_t1_runs_with_its_anchor_and_answers_that_are_forced(tmp_path: Path) -> 
     ).work.beside, "what nobody asks for is not there"
     with pytest.raises(UserError, match="is said by --mu"):
         tp.run("warp", out=tmp_path / "warp", **{**{k: v for k, v in SMALL.items() if k != "r"}, "anchor": 0.5})
+
+
+def test_s2r_is_shown_conversations_and_then_paid_for_each_turn(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    small = {name: value for name, value in SMALL.items() if name != "r"} | {"env": "verify", "env.pays": "process", "algorithm": "s2r"}
+    report = tp.run("reft", out=out, again=True, **small, warmup_steps=2, attempts=1)
+    warm, acted = ([json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (out / "warmup", out))
+    assert len(warm) == len(acted) == 2 and acted[0]["turns"] >= 2 and "critic.grad_norm" not in acted[0]
+    assert json.loads((out / "config.json").read_text())["values"]["credit"]["kind"] == "reward_history"
+    (probe,) = report.ledger.probes
+    assert probe.name.startswith("verify, ") and -1 <= (probe.before.point or 0) <= 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -51,8 +51,8 @@ def test_the_anchor_follows_by_its_share() -> None:
 
     policy, anchor = toy_llama(seed=0), toy_llama(seed=1)
     was = {name: p.detach().clone() for name, p in anchor.named_parameters()}
-    stream = Anchored(Nothing(), 0.25)
-    stream.next(Run({"policy": Live.attach(Role(policy, Full())), "reference": Live.attach(Role(anchor, Following(Full())))}, 0, 0))
+    stream, whole = Anchored(Nothing(), 0.25), cast("Any", Full())
+    stream.next(Run({"policy": Live.attach(Role(policy, whole)), "reference": Live.attach(Role(anchor, Following(whole)))}, 0, 0))
     ours = dict(policy.named_parameters())
     for name, p in anchor.named_parameters():
         torch.testing.assert_close(p, 0.75 * was[name] + 0.25 * ours[name], rtol=1e-6, atol=1e-7)

@@ -122,6 +122,8 @@ def loss_of(objective: Objective, theta: Tensor, actions: Sequence[int], columns
     batch = Batch(ids, ids // 2, (ids % 2).double(), torch.zeros(k, dtype=torch.long), extras)
     signals = {"rollout": {**extras, "logp": wide(logp_K), "old_logp": wide(old_K), "critic.value": torch.zeros(2 * k).double()}}
     signals["rollout"] |= {"logits": theta.expand(2 * k, -1), "reference.logits": THETA.expand(2 * k, -1)}
+    entropy = -(theta.softmax(-1) * theta.log_softmax(-1)).sum()
+    signals["rollout"] |= {"entropy": wide(entropy.expand(k)), "turn": torch.zeros(2 * k)}
     signals["rollout"]["reference.logp"] = wide(THETA.log_softmax(-1)[list(actions)])
     losses = objective({"rollout": batch}, signals, Context(0, {}, Means()))
     return reduce(losses, objective, batch, count(objective.norm, batch))

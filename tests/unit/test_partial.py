@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tempering.config import Optimizer, Schedule
+from tempering.errors import UserError
 from tempering.fit import Means, fit
 from tempering.methods.credits.greedy_baseline import GreedyBaseline
 from tempering.methods.credits.group_relative import GroupRelative
@@ -39,8 +40,8 @@ class Uneven(Echo):
         return State(task.prompt, memory={"left": 1 + len(task.prompt[0].content) % 3})
 
 
-def stream(by: Any = None, credit: Any = None, **settings: Any) -> Conversations:
-    given, environment = Rollouts(**{"samples": 3, "concurrent": 4, "partial": 2, **settings}), Uneven()
+def stream(by: Any = None, credit: Any = None, environment: Any = None, **settings: Any) -> Conversations:
+    given, environment = Rollouts(**{"samples": 3, "concurrent": 4, "partial": 2, **settings}), environment or Uneven()
     return Conversations(
         TOKENIZER, environment, environment.tasks("train"), credit or GroupRelative(), given, training=TRAINING, max_new_tokens=7, seed=7, samplers=by
     )
@@ -130,6 +131,14 @@ def test_with_nothing_extra_open_it_is_the_plain_round() -> None:
 def test_silent_groups_cannot_be_replaced_in_a_round_that_ends_early() -> None:
     with pytest.raises(ValueError, match="partial and dynamic"):
         Rollouts(partial=1, dynamic=True)
+
+
+def test_conversations_that_live_in_another_package_cannot_be_left_open() -> None:
+    class Living(Uneven):
+        portable = False
+
+    with pytest.raises(UserError, match=r"--rollouts\.partial 2: conversations of echo live in its own package"):
+        stream(environment=Living())
 
 
 @pytest.mark.slow

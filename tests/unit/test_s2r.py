@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from tempering.config import Training
 from tempering.data import sft_row
 from tempering.methods.credits.leave_one_out import LeaveOneOut
 from tempering.methods.credits.reward_history import RewardHistory
-from tempering.methods.environments.verify import AGAIN, CHECK, Verify, verdict
+from tempering.methods.environments.verify import AGAIN, CHECK, Verify, _verdict
 from tempering.methods.objectives.gspo import GSPO
 from tempering.methods.objectives.s2r import S2R
 from tempering.rollouts.settings import Rollouts
@@ -77,7 +78,7 @@ def test_the_last_answer_is_the_outcome_whatever_was_said_of_it() -> None:
 
 
 def test_a_verdict_is_the_first_word() -> None:
-    assert [verdict(text) for text in ("Yes", " no!", "42. Yes", "yesterday", "")] == [True, False, True, None, None]
+    assert [_verdict(text) for text in ("Yes", " no!", "42. Yes", "yesterday", "")] == [True, False, True, None, None]
 
 
 def test_demonstrations_are_conversations_that_the_environment_would_lead() -> None:
@@ -105,7 +106,7 @@ def test_demonstrations_are_conversations_that_the_environment_would_lead() -> N
 # -------------------------------------------------------------------------------------------------------------------------------------- the credit
 
 
-def history(turns: list[list[float]], lengths: list[list[int]] | None = None, price: Any = None) -> Earned:
+def history(turns: Sequence[Sequence[float]], lengths: list[list[int]] | None = None, price: Any = None) -> Earned:
     """Conversations by what their turns earned, at each turn's last token."""
     lengths = lengths or [[1] * len(of) for of in turns]
     rewards, whose, numbers = [], [], []
@@ -168,18 +169,20 @@ def test_a_conversation_of_one_turn_is_gspo() -> None:
     torch.testing.assert_close(sums, theirs)
 
 
-def test_the_stream_numbers_turns_and_pays_each() -> None:
+def test_the_stream_pays_each_turn_what_it_earned_against_its_history() -> None:
     policy = models.load("builtin:tiny", say=lambda _: None)
     training = Training(batch_size=2, precision="fp32", micro_tokens=4096)
-    settings = Rollouts(samples=3, kl_cost=0.5)
-    made = Conversations(policy.tokenizer, ENV, ENV.tasks("train", 4), RewardHistory(least=1), settings, training=training, max_new_tokens=12, seed=1)
-    roles = {"policy": Live(policy.model), "reference": Live(policy.model)}
-    batch = made.next(Run(roles, 0, 0))["rollout"]
+    credit, settings = RewardHistory(least=1), Rollouts(samples=3)
+    made = Conversations(policy.tokenizer, ENV, ENV.tasks("train", 4), credit, settings, training=training, max_new_tokens=12, seed=1)
+    played = [one for (groups,) in [made.acting(policy.model, 0)] for group in groups for one in group.played]
+    batch = made.next(Run({"policy": Live(policy.model)}, 0, 0))["rollout"]
     own = batch.weight_T != 0
-    for s in range(batch.num_segments):
+    earned = [(one.rewards[:k], reward) for one in played for k, reward in enumerate(one.rewards)]
+    assert batch.num_segments == len(played) == 6 and len(earned) >= 12
+    for s, one in enumerate(played):
         mine = own & (batch.segment_T == s)
-        turns = batch.extras["turn"][mine]
-        assert turns[0] == 0 and set(turns.diff().tolist()) <= {0.0, 1.0} and turns[-1] in (1.0, 2.0)
-        for turn in turns.unique():
-            of = batch.extras["advantage"][mine][turns == turn]
-            torch.testing.assert_close(of, of[:1].expand(len(of)))
+        assert batch.ids_T[mine].tolist() == [token for turn in one.turns for token in turn.ids]
+        for k, (turn, reward) in enumerate(zip(one.turns, one.rewards, strict=True)):
+            of = batch.extras["advantage"][mine][batch.extras["turn"][mine] == k]
+            alike = [paid for history, paid in earned if history == one.rewards[:k]]
+            assert of.tolist() == pytest.approx([reward - np.mean(alike)] * len(turn.ids), abs=1e-6)

@@ -32,6 +32,7 @@ from tempering.types import Message, Objective, Policy, Record, Role, Run
 from tests.conftest import make_llama, make_tokenizer
 
 TOKENIZER = make_tokenizer()
+WHOLE: Any = Full()
 
 
 class Letters(Environment):
@@ -107,7 +108,7 @@ def test_a_step_of_equal_rewards_moves_nothing_whatever_the_loss_asks_beside() -
     model = make_llama()
     before = {name: p.clone() for name, p in model.named_parameters()}
     for drop in (True, False):
-        _fit({"policy": Role(model, Full())}, T1(entropy=1.0, kl=0.1), stream(Letters(equal=True), drop=drop), steps=1)
+        _fit({"policy": Role(model, WHOLE)}, T1(entropy=1.0, kl=0.1), stream(Letters(equal=True), drop=drop), steps=1)
         assert all(torch.equal(p, before[name]) for name, p in model.named_parameters()) == drop
 
 
@@ -136,7 +137,7 @@ def _anchored(mu: float, scope: Any, steps: int = 3, **more: Any) -> tuple[dict[
     return _fit(roles, T1(kl=0.3), Anchored(stream(training=more.get("training")), mu), steps, **more)
 
 
-@pytest.mark.parametrize("scope", [Full(), LoRA(r=2)], ids=["full", "lora"])
+@pytest.mark.parametrize("scope", [WHOLE, LoRA(r=2)], ids=["full", "lora"])
 def test_an_anchor_that_stays_is_the_start_and_one_that_keeps_up_is_the_policy(scope: Any) -> None:
     fixed, seen = _anchored(0.0, scope)
     plain, alike = _fit({"policy": Role(make_llama(), scope)}, T1(kl=0.3), stream(), 3)
@@ -151,17 +152,17 @@ def test_an_anchor_that_stays_is_the_start_and_one_that_keeps_up_is_the_policy(s
 
 def test_only_the_average_moves_an_anchor() -> None:
     before = dict(make_llama().named_parameters())
-    fixed, _ = _anchored(0.0, Full())
+    fixed, _ = _anchored(0.0, WHOLE)
     assert all(torch.equal(fixed[f"reference/{name}"], p) for name, p in before.items())
 
 
 def test_without_bonus_and_with_an_anchor_that_stays_it_is_rloo() -> None:
-    ours, _ = _fit({"policy": Role(make_llama(), Full())}, T1(entropy=0.0, kl=0.3), stream(), 2)
-    theirs, _ = _fit({"policy": Role(make_llama(), Full())}, RLOO(kl=0.3), stream(), 2)
+    ours, _ = _fit({"policy": Role(make_llama(), WHOLE)}, T1(entropy=0.0, kl=0.3), stream(), 2)
+    theirs, _ = _fit({"policy": Role(make_llama(), WHOLE)}, RLOO(kl=0.3), stream(), 2)
     assert all(torch.equal(p, theirs[name]) for name, p in ours.items())
 
 
-@pytest.mark.parametrize("scope", [Full(), LoRA(r=2)], ids=["full", "lora"])
+@pytest.mark.parametrize("scope", [WHOLE, LoRA(r=2)], ids=["full", "lora"])
 def test_a_killed_run_goes_on_with_its_anchor_to_the_same_bits(scope: Any, tmp_path: Path) -> None:
     training = Training(batch_size=4, precision="fp32", micro_tokens=256, save_every=1)
 

@@ -8,9 +8,11 @@ its logits is what it bids for a token, and the others are words. With bids that
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from tempering.methods.decodes._gated import gated
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,12 +37,3 @@ class UltraFuser:
 
     def __call__(self, tokens_RL: Tensor, logits: Mapping[str, Tensor]) -> Tensor:
         return gated([logits[role] for role in ("policy", *self.others)])[0]
-
-
-def gated(logits: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Logits of words [..., V] of what every specialist said [..., V + 1], the last of it its bid; and what each counts [..., specialists]."""
-    import torch
-
-    share = torch.stack([x[..., -1] for x in logits], -1).softmax(-1)
-    words = torch.stack([x[..., :-1] for x in logits], -1)
-    return (words * share[..., None, :]).sum(-1), share

@@ -34,7 +34,7 @@ CHECK, AGAIN = "Is that right?", "Try again."
 _VERDICT = re.compile(r"[a-z]+")
 
 
-def verdict(text: str) -> bool | None:
+def _verdict(text: str) -> bool | None:
     """What a check says of the answer by its first word: yes, no, or nothing."""
     first = _VERDICT.search(text.lower())
     return {"yes": True, "no": False}.get(first.group()) if first else None
@@ -90,7 +90,7 @@ class Verify(Numbers):
         """The next piece: after an answer a check, after a check that does not say yes another answer."""
         right, said, verdicts = state.memory["answer"], state.memory["said"], state.memory["verdicts"]
         if len(verdicts) < len(said):
-            found = verdict(answer)
+            found = _verdict(answer)
             paid = 0.0 if found is None else 1.0 if found == (said[-1] == right) else -1.0
             memory, done, asked = {"verdicts": [*verdicts, found]}, found is True, AGAIN
         else:

@@ -26,6 +26,8 @@ from tempering.types import Batch, Context
 FAMILY = "policy_gradient"
 CATALOGUE = ("S127",)
 RECIPE = {"credit.kind": "reward_history", "rollouts.kl_cost": 0.02}
+TINY = 1e-6
+"""Less than any weight."""
 PAPER = {"rollouts.samples": "4 (outcome level)", "rollouts.kl_cost": "0.01 to 0.05 online, 0.15 offline"}
 
 
@@ -42,40 +44,41 @@ class S2R(Clipped):
     def losses(self, s: Mapping[str, Tensor], batch: Batch, ctx: Context) -> Tensor:
         turn_T, size = s["turn"], batch.num_tokens
         begins_T = (turn_T[1:] != turn_T[:-1]) | (batch.segment_T[1:] != batch.segment_T[:-1])
-        # What stands between two turns has no weight and counts as turn 0: a unit of its own without tokens, which is left out below.
+        # What stands between two turns has no weight and counts as turn 0: a unit of its own without tokens.
         unit_T = torch.cat([torch.zeros_like(batch.segment_T[:1]), begins_T.cumsum(0)])
 
-        def mean(x_T: Tensor) -> Tensor:
-            sum_U = torch.zeros(size, dtype=x_T.dtype, device=x_T.device).index_add(0, unit_T, masked(x_T, batch))
-            return sum_U / torch.where(tokens_U == 0, 1.0, tokens_U)
+        def total(x_T: Tensor) -> Tensor:
+            return torch.zeros(size, dtype=x_T.dtype, device=x_T.device).index_add(0, unit_T, masked(x_T, batch))
 
-        tokens_U = torch.zeros(size, device=turn_T.device).index_add(0, unit_T, batch.weight_T)
-        value_U = self.surrogate(mean(s["logp"] - s["old_logp"]), mean(s["advantage"]), tokens_U != 0, ctx)
-        share_T = (1 / torch.where(tokens_U == 0, 1.0, tokens_U))[unit_T]
-        turns_T = segment_sum(share_T, batch)[batch.segment_T]
-        return -value_U[unit_T] * share_T / torch.where(turns_T == 0, 1.0, turns_T)
+        own_U = total(torch.ones_like(batch.weight_T)) != 0
+        # Of a unit without tokens and a conversation without turns nothing is asked: clamped, so that nothing is divided by 0.
+        tokens_U = total(torch.ones_like(batch.weight_T)).clamp(min=TINY)
+        value_U = self.surrogate(total(s["logp"] - s["old_logp"]) / tokens_U, total(s["advantage"]) / tokens_U, own_U, ctx)
+        share_T = tokens_U.reciprocal()[unit_T]
+        return -value_U[unit_T] * share_T / segment_sum(share_T, batch).clamp(min=TINY)[batch.segment_T]
 
 
-# Two turns with the environment's token between them; a turn of which a token counts half; one that is not scored.
+# Two turns with the environment's token between them; a turn of which a token counts half, and one of two tokens; one that is not scored.
 _TALK = {
-    "logp": [[-1.0, -0.5, -9.0, -2.0], [-0.7, -1.8, -3.0], [-9.0]],
-    "old_logp": [[-1.1, -1.0, -1.0, -1.5], [-1.0, -1.0, -2.0], [-1.0]],
-    "advantage": [[2.0, 2.0, 5.0, -1.0], [-1.0, -1.0, 0.5], [3.0]],
-    "turn": [[0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [0.0]],
+    "logp": [[-1.0, -0.5, -9.0, -2.0], [-0.7, -1.8, -3.0, -2.0], [-9.0]],
+    "old_logp": [[-1.1, -1.0, -1.0, -1.5], [-1.0, -1.0, -2.0, -1.5], [-1.0]],
+    "advantage": [[2.5, 1.5, 5.0, -1.0], [-1.0, -1.0, 0.5, 1.0], [3.0]],
+    "turn": [[0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 1.0], [0.0]],
 }
-_WEIGHTS = {PART: [[1.0, 1.0, 0.0, 1.0], [1.0, 0.5, 1.0], [0.0]]}
-# Mean log-ratios of the turns: 0.3, -0.5; (0.3 - 0.4) / 1.5, -1.0.
+_WEIGHTS = {PART: [[1.0, 1.0, 0.0, 1.0], [1.0, 0.5, 1.0, 1.0], [0.0]]}
+# Mean log-ratios of the turns: 0.3, -0.5; (0.3 - 0.4) / 1.5, -0.75. Mean advantages: 2, -1; -1, 0.75.
 CASES = (
     Case(
         "a good turn past 1.2 and a bad one below 0.8 stand still; a bad one that counts half somewhere, and a good one below 0.8, are followed",
         S2R(),
         {PART: _TALK},
         weights=_WEIGHTS,
-        loss=(-(2 * 1.2 - 0.8) / 2 - (-math.exp(-0.1 / 1.5) + 0.5 * math.exp(-1.0)) / 2) / 2,
+        groups={PART: [0, 0, 1]},
+        loss=(-(2 * 1.2 - 0.8) / 2 - (-math.exp(-0.1 / 1.5) + 0.75 * math.exp(-0.75)) / 2) / 2,
         gradient={
             "rollout/logp": [
                 [0, 0, 0, 0],
-                [math.exp(-0.1 / 1.5) / 1.5 / 4, 0.5 * math.exp(-0.1 / 1.5) / 1.5 / 4, -0.5 * math.exp(-1.0) / 4],
+                [math.exp(-0.1 / 1.5) / 1.5 / 4, 0.5 * math.exp(-0.1 / 1.5) / 1.5 / 4, *[-0.75 * math.exp(-0.75) / 2 / 4] * 2],
                 [0],
             ]
         },
@@ -96,3 +99,7 @@ CASES = (
         logs={"clipped": 0.0},
     ),
 )
+EQUIVALENT = {
+    "losses:min-max:1": "only for what stands between turns and has no weight, whatever comes of it",
+    "losses:min-max:3": "only for a conversation that is not scored, whatever comes of it",
+}

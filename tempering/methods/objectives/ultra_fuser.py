@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tempering.cases import Case
-from tempering.methods.decodes.ultra_fuser import gated
+from tempering.methods.decodes._gated import gated
 from tempering.reduce import scored
 from tempering.types import Context, Norm, Objective, Parts, Signals
 

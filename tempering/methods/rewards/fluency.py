@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 FAMILY = "checked"
 CATALOGUE = ("S242",)
+TOKENS = 4096
+"""Of one forward pass; a longer answer goes alone."""
 
 
 class Fluency(Value):
@@ -51,14 +53,14 @@ class Fluency(Value):
         found = models.load(self.model, say=lambda _: None)
         if hasattr(found.model, "value_head"):
             raise UserError(f"fluency: {self.model} is a reward model and reads nothing; name a language model")
-        if self._begin(found) is None:
+        if not self._begin(found):
             raise UserError(f"fluency: {self.model} has neither a beginning nor an end token for the text to stand behind; name another model")
         return found
 
     @staticmethod
-    def _begin(policy: Policy) -> int | None:
-        tokenizer = policy.tokenizer
-        return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    def _begin(policy: Policy) -> list[int]:
+        ends = (policy.tokenizer.bos_token_id, policy.tokenizer.eos_token_id)
+        return [id for id in ends if id is not None][:1]
 
     def __call__(self, prompts: Sequence[Prompt], answers: Sequence[str], records: Sequence[Record] = ()) -> np.ndarray:
         """float64 [N]; prompts and records are not looked at."""
@@ -69,15 +71,28 @@ class Fluency(Value):
     def perplexities(self, texts: Sequence[str]) -> np.ndarray:
         """float64 [N]; infinite for fewer than two tokens."""
         import numpy as np
+        import torch
 
         from tempering.items import answer_ids
-        from tempering.measure import logps_of
+        from tempering.layout import collate, to
+        from tempering.methods.rewards.reward_model import _batches
+        from tempering.reduce import segment_sum
+        from tempering.sampling.chain import evaluating
+        from tempering.signals import Engine, Live, compute
+        from tempering.types import Segment
 
-        begin = self._begin(self.policy)
-        pairs = [([begin], answer_ids(self.policy, text)) for text in texts]
-        read = [i for i, (_, ids) in enumerate(pairs) if len(ids) > 1]
-        found = np.full(len(texts), math.inf)
-        for i, logp in zip(read, logps_of(self.policy, [pairs[i] for i in read]), strict=True):
+        policy, found = self.policy, np.full(len(texts), math.inf)
+        begin = self._begin(policy)
+        ids = {i: own for i, text in enumerate(texts) if len(own := answer_ids(policy, text)) > 1}
+        segments = [Segment(np.array([*begin, *own], np.int32), np.array([0.0] + [1.0] * len(own), np.float32)) for own in ids.values()]
+        device = next(policy.model.parameters()).device
+        sums: list[float] = []
+        with evaluating(policy.model), torch.no_grad():
+            for batch in _batches([len(s.ids) for s in segments], TOKENS):
+                parts = to(collate([{"train": (segments[i],)} for i in batch]), device)
+                signals = compute({"policy": Live(policy.model)}, parts, {"train": frozenset({"logp"})}, Engine(device=device))
+                sums += segment_sum(signals["train"]["logp"], parts["train"]).double().tolist()
+        for (i, own), total in zip(ids.items(), sums, strict=True):
             # A logit may be so far off that its exponential is infinite; the price is bounded anyway.
-            found[i] = math.exp(min(-float(logp.double().mean()), 700.0))
+            found[i] = math.exp(min(-total / len(own), 700.0))
         return found
