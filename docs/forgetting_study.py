@@ -4,7 +4,7 @@
     python docs/forgetting_study.py learn FOLDER     # the model that knows and the one that never saw
     python docs/forgetting_study.py forget FOLDER    # every method and scope, or the first N; what is done is not done again
     python docs/forgetting_study.py attack FOLDER NPO-lora ...     # the whole battery on the models that these runs left
-    python docs/forgetting_study.py memory FOLDER 0  # the peak of a training without measuring: leg 0
+    python docs/forgetting_study.py memory FOLDER 0  # the peak of a training without measuring: run 0 of twelve
     python docs/forgetting_study.py collect FOLDER   # the numbers of all that is there, and no word of the data, into docs/forgetting_study.json
     python docs/forgetting_study.py write            # the page's tables and picture from that file
 
@@ -39,6 +39,8 @@ SCOPES = {"lora": "LoRA", "full": "all weights"}
 STEPS, ROWS = 12, 4
 RELEARNED = 5
 """Steps for which a copy is taught again; the battery's own 20 would take longer than everything else."""
+LOOKED = 4
+"""Steps after which peak memory is read."""
 FILES = {"forget": "forget", "forget_test": "forget-reworded", "retain": "retain", "retain_test": "kept"}
 GOING, STAYING, KEPT, LONGEST = 12, 108, 12, 100
 """Rows that go and that stay, how many of these are kept back, and the characters of the longest answer."""
@@ -193,6 +195,7 @@ def memory(folder: Path, number: int) -> None:
 
     scope, name = legs()[number]
     recipe, arguments = values(folder, scope, name)
+    arguments["training"] = arguments["training"].model_copy(update={"steps": LOOKED})
     train = Experiment.fit
 
     def trained(run: Any, *given: Any, **how: Any) -> Any:
