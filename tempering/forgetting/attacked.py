@@ -93,7 +93,8 @@ class Attacked:
 
         self._decodes, never = decodes, self.run.values["oracle"]
         self._before = self._scores("before", knowing or self.policy, self.held)
-        self._oracle = self._scores("oracle", models.load(never, say=self.run.display.say), self.held) if never else None
+        known = never and not self.run.rehearses  # A plan has no scores.
+        self._oracle = self._scores("oracle", models.load(never, say=self.run.display.say), self.held) if known else None
 
     def after(self, tuned: Policy, held: Sequence[Row] | None = None, *, save: bool = True, **beside: Any) -> Report:
         """Attack what came out, tell the verdict, and finish.

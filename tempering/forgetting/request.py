@@ -55,15 +55,17 @@ def carry_out(run: Experiment, objective: Any) -> Report:
         until.read(v["until"], probes, oracle=bool(never))
     hide = redacted if v["redact"] else lambda scores: scores
     before = run.measure("before", policy, held, probes=probes, hide=hide)
-    reference = run.measure("oracle", models.load(never, say=run.display.say), held, probes=probes, hide=hide) if never else None
-    stop = until.parse(v["until"], probes, before, reference, policy.tokenizer) if v["until"] else None
+    reference = (
+        run.measure("oracle", models.load(never, say=run.display.say), held, probes=probes, hide=hide) if never and not run.rehearses else None
+    )
+    stop = until.parse(v["until"], probes, before, reference, policy.tokenizer) if v["until"] and not run.rehearses else None
     training, seed = v["training"], int(v["seed"])
     wanted = [rows for rows in (learned, kept) if set(objective.needs) & set(rows[0])]
     streams = [Shuffled(rows, training.batch_size, seed + i) for i, rows in enumerate(wanted)]
     steps = training.steps or max(1, -(-round(training.epochs * len(going)) // training.batch_size))
     watched = battery.beside(learned, later)
     stream, rule = Together(*streams), (stop, until.EVERY) if stop else None
-    if every := v["looks"].look_every:
+    if (every := v["looks"].look_every) and not run.rehearses:
         stream = looks.Counted(stream)
         rule = looks.watch(run, policy, held, never, stream, stop), every
     tuned = staged.fit(run, policy, objective, learned, kept, watched, (stream, steps), rule)
@@ -81,6 +83,8 @@ def _made(run: Experiment, going: Rows, staying: Rows) -> tuple[str, str]:
     v, data = run.values, run.lock["data"]
     if v["model"] != "builtin:tiny":
         raise UserError(f"--base {v['base']} makes the model that is to forget, so --model {v['model']} would go unused; leave one of them out")
+    if run.rehearses:
+        return v["base"], v["base"]
     shared = {"base": content_of(v["base"]) or v["base"], "retain": data["retain"]["sha256"], "template": v["template"]}
     every = oracle.Chained((going, "forget"), (staying, "retain"))
     knowing = oracle.learned(run, "knowing", v["base"], every, v["learning"], {**shared, "forget": data["forget"]["sha256"]})

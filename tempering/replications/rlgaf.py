@@ -5,6 +5,7 @@ repeat; the result is compared with the start and with fine-tuning on the same d
 courteous, short): 100 demonstrations that have all of it, builtin:tiny as the start, three rounds of 20 steps of the discriminator and 12 steps of
 RLOO with 4 samples to each of 8 prompts, held to the start at 0.02 a nat. Scored is the gold reward of sampled replies to held-out requests, against
 the start; what fine-tuning on the demonstrations makes of as many steps stands beside. Rates are those of reward models (1e-3) and of RLOO (2e-4).
+After one pilot, on seed 9 (1.16 before, 2.63 after, 2.70 fine-tuned), nothing was changed.
 """
 
 from __future__ import annotations

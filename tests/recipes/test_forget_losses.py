@@ -85,6 +85,18 @@ def test_texts_have_no_alternates_and_no_refusals(tmp_path: Path) -> None:
         tp.run("idk", out=tmp_path / "b", **SMALL, forget=str(tmp_path / "f.jsonl"))
 
 
+def test_a_plan_makes_no_model_and_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tempering.forgetting import oracle
+
+    def never(*args: object, **how: object) -> None:
+        raise AssertionError("a plan trained")
+
+    monkeypatch.setattr(oracle, "learn", never)
+    small = {key: SMALL[key] for key in ("limit", "steps", "batch_size", "max_new_tokens")}
+    base = {"base": SMALL["model"], "until": "asked >= oracle", "look_every": 1, "shadow_models": 4}
+    assert tp.plan("npo", **base, **small).peak > 0
+
+
 @pytest.mark.parametrize("name", ["npo", "altpo"])
 def test_a_run_can_be_planned(name: str) -> None:
     small = {key: SMALL[key] for key in ("model", "limit", "steps", "batch_size", "max_new_tokens")}

@@ -57,7 +57,7 @@ ALLOWED = {
     | {"sandbox", "methods.probes"},
     "sandbox": {"errors"},
     "methods.probes": {"types", "reduce", "config", "errors", "items", "measure", "sample", "scored", "best_of", "methods.rewards", "forgetting"}
-    | {"rollouts", "models"},
+    | {"rollouts", "models", "remembered"},
 }
 """Importer -> what it may import of tempering. Kinds of method that are not listed here may use what objectives may."""
 FORBIDDEN = {

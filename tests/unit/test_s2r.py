@@ -179,8 +179,10 @@ def test_the_stream_pays_each_turn_what_it_earned_against_its_history() -> None:
     own = batch.weight_T != 0
     earned = [(one.rewards[:k], reward) for one in played for k, reward in enumerate(one.rewards)]
     assert batch.num_segments == len(played) == 6 and len(earned) >= 12
-    for s, one in enumerate(played):
-        mine = own & (batch.segment_T == s)
+    # A step's tasks come in an order of its own.
+    place = {tuple(batch.ids_T[batch.segment_T == s].tolist()): s for s in range(batch.num_segments)}
+    for one in played:
+        mine = own & (batch.segment_T == place[(*one.turns[-1].prompt_ids, *one.turns[-1].ids)])
         assert batch.ids_T[mine].tolist() == [token for turn in one.turns for token in turn.ids]
         for k, (turn, reward) in enumerate(zip(one.turns, one.rewards, strict=True)):
             of = batch.extras["advantage"][mine][batch.extras["turn"][mine] == k]

@@ -71,7 +71,7 @@ class Tailored(Maker):
                 fine = right(text, gold)
                 _keep(making.memory, "right" if fine else "wrong", record.id, text, self.positives if fine else self.negatives)
             if wrong := [text for text in texts if text and not right(text, gold)]:
-                shown.append((record, asking(record, after=self.show.format(attempt=wrong[0]))))
+                shown.append((record, asking(record, after=self.show.replace("{attempt}", wrong[0]))))
         return shown
 
 
