@@ -4,7 +4,7 @@
     python docs/forgetting_study.py learn FOLDER     # the model that knows and the one that never saw
     python docs/forgetting_study.py forget FOLDER    # every method and scope, or the first N; what is done is not done again
     python docs/forgetting_study.py attack FOLDER NPO-lora ...     # the whole battery on the models that these runs left
-    python docs/forgetting_study.py memory FOLDER 0  # the peak of a training without measuring: leg 0
+    python docs/forgetting_study.py memory FOLDER 0  # the peak of a training without measuring: run 0 of twelve
     python docs/forgetting_study.py collect FOLDER   # the numbers of all that is there, and no word of the data, into docs/forgetting_study.json
     python docs/forgetting_study.py write            # the page's tables and picture from that file
 
@@ -39,6 +39,10 @@ SCOPES = {"lora": "LoRA", "full": "all weights"}
 STEPS, ROWS = 12, 4
 RELEARNED = 5
 """Steps for which a copy is taught again; the battery's own 20 would take longer than everything else."""
+PLAIN = 2
+"""Attacks that every run had: the question as it was taught, and in TOFU's other words."""
+LOOKED = 4
+"""Steps after which peak memory is read."""
 FILES = {"forget": "forget", "forget_test": "forget-reworded", "retain": "retain", "retain_test": "kept"}
 GOING, STAYING, KEPT, LONGEST = 12, 108, 12, 100
 """Rows that go and that stay, how many of these are kept back, and the characters of the longest answer."""
@@ -193,6 +197,7 @@ def memory(folder: Path, number: int) -> None:
 
     scope, name = legs()[number]
     recipe, arguments = values(folder, scope, name)
+    arguments["training"] = arguments["training"].model_copy(update={"steps": LOOKED})
     train = Experiment.fit
 
     def trained(run: Any, *given: Any, **how: Any) -> Any:
@@ -216,7 +221,8 @@ def collect(folder: Path) -> None:
     from tempering.home import write_atomic
 
     runs = {f"{name}-{scope}": place_of(folder, scope, name) for scope, name in legs()}
-    done = [key for key, place in runs.items() if (place / "after.scores.json").exists()]
+    order = [f"{name}-{scope}" for name in WAYS for scope in SCOPES]
+    done = [key for key in order if (runs[key] / "after.scores.json").exists()]
     every = {key: scores_of(folder, key) for key in ("start", "oracle", *done)}
     start, oracle = every["start"], every["oracle"]
     peaks = json.loads(path.read_text()) if (path := folder / "memory.json").exists() else {}
@@ -230,6 +236,7 @@ def collect(folder: Path) -> None:
         change = [a.score - b.score for a, b in zip(_probe(scores, "retain_loss"), _probe(start, "retain_loss"), strict=True)]
         middle, low, high = interval(change)
         one["kept"] = [math.exp(-x) for x in (middle, high, low)]
+        one["right"] = [sum(item.score == 1 for item in _probe(scores, "retain_answer")), GOING]
         if key in runs:
             one["seconds"] = json.loads((runs[key] / "forgetting.json").read_text())["cost"]["unlearning"]["seconds"]
     write_atomic(RESULT, json.dumps(found, indent=1) + "\n")
@@ -261,21 +268,20 @@ def write() -> None:
     found = json.loads(RESULT.read_text())
     names = {key: title(key) for key in found}
     text = PAGE.read_text(encoding="utf-8")
-    for name, table in (("methods", outcomes(found, names)), ("attacks", attacks(found))):
+    for name, table in (("methods", outcomes(found, names)), ("attacks", attacks(found, names))):
         begin, end = f"<!-- table: {name} -->\n", "\n<!-- end of table -->"
+        assert begin in text and end in text, f"{PAGE} has no place for the table {name}"
         before, _, rest = text.partition(begin)
         text = before + begin + "\n".join(table) + end + rest.partition(end)[2]
     PAGE.write_text(text, encoding="utf-8")
     marks = []
     for key, one in found.items():
-        attack, (out, of) = worst(one)
+        out, of = one["out"]["asked"]
         share = share_interval(of - out, of)
         point, low, high = (min(1.0, end) for end in one["kept"])
-        said = f"{names[key]}: {out} of {of} out under “{attack}”, a kept token {point:.0%} as likely"
+        said = f"{names[key]}: {out} of {of} out, a kept token {point:.0%} as likely"
         marks.append(Mark(names[key], (share.point, share.low, share.high), (point, low, high), said, key in ("start", "oracle")))
-    x, y = (
-        Axis(told, lambda v: f"{v:.0%}", 1.0) for told in ("secrets that stay in under the strongest attack", "a kept token is as likely as before")
-    )
+    x, y = (Axis(told, lambda v: f"{v:.0%}", 1.0) for told in ("secrets that stay in, asked plainly", "a kept token is as likely as before"))
     label = "Kept against secrets that stay in. " + "; ".join(m.said for m in marks)
     PICTURE.write_text(scatter(marks, x, y, label, alone=True) + "\n", encoding="utf-8")
 
@@ -287,40 +293,34 @@ def title(key: str) -> str:
 
 
 def outcomes(found: dict[str, Any], names: dict[str, str]) -> list[str]:
-    """The table of what came out and what was kept."""
-    heads = ("", "asked plainly", "strongest attack", "gets out", "a kept token is as likely", "utility", "forget quality, p", "training")
+    """The table of what every run was asked, and of what was kept."""
+    heads = ("", "asked plainly", "in TOFU's other words", "a kept token is as likely", "kept answers, word for word", "training", "peak")
     table = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for key, one in found.items():
-        attack, (out, of) = worst(one)
         kept = "{:.0%} [{:.0%}, {:.0%}]".format(*one["kept"]) if key != "start" else ""
         cells = [
             names[key],
-            str(one["out"]["asked"][0]),
-            attack,
-            f"{out} of {of}",
+            *("{} of {}".format(*one["out"][attack]) for attack in ("asked", "asked in other words")),
             kept,
-            f"{one['model_utility']:.2f}" if "model_utility" in one else "",
+            "{} of {}".format(*one["right"]),
         ]
-        cells += [f"{one['forget_quality']['p_value']:.2g}" if "forget_quality" in one else "", f"{one['seconds']:.0f} s" if "seconds" in one else ""]
+        cells += [f"{one['seconds']:.0f} s" if "seconds" in one else "", f"{one['peak_gib']:.2f} GiB" if "peak_gib" in one else ""]
         table.append(f"| {' | '.join(cells)} |")
     return table
 
 
-def attacks(found: dict[str, Any]) -> list[str]:
-    """The table of every attack on every model, both scopes of a method in one cell."""
-    every = {key: {**one["out"], **one["beside"]} for key, one in found.items()}
-    columns = {title(key): [key] for key in ("start", "oracle")} | {name: [f"{name}-{scope}" for scope in SCOPES] for name in WAYS}
-    table = [f"| attack | of | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
-    for attack, (_, of) in every["start"].items():
-        counts = [[every.get(key, {}).get(attack, [""])[0] for key in keys] for keys in columns.values()]
-        cells = [" / ".join(map(str, of_both)) for of_both in counts]
-        table.append(f"| {attack}{' (beside)' if attack in found['start']['beside'] else ''} | {of} | {' | '.join(cells)} |")
-    return table
-
-
-def worst(one: dict[str, Any]) -> tuple[str, list[int]]:
-    """The attack that gets out the largest share."""
-    return max(one["out"].items(), key=lambda item: item[1][0] / item[1][1])
+def attacks(found: dict[str, Any], names: dict[str, str]) -> list[str]:
+    """The table of the whole battery, for the models that had more than the plain questions."""
+    some = {key: one for key, one in found.items() if len(one["out"]) > PLAIN}
+    table = [f"| attack | of | {' | '.join(names[key] for key in some)} |", "|---" * (len(some) + 2) + "|"]
+    for kind, said in (("out", ""), ("beside", ", beside")):
+        for attack in dict.fromkeys(attack for one in some.values() for attack in one[kind]):
+            cells = [str(one[kind][attack][0]) if attack in one[kind] else "" for one in some.values()]
+            of = next(one[kind][attack][1] for one in some.values() if attack in one[kind])
+            table.append(f"| {attack}{said} | {of} | {' | '.join(cells)} |")
+    utility = [f"{one['model_utility']:.3f}" if "model_utility" in one else "" for one in some.values()]
+    quality = [f"{one['forget_quality']['p_value']:.2g}" if "forget_quality" in one else "" for one in some.values()]
+    return [*table, f"| TOFU's model utility | | {' | '.join(utility)} |", f"| its forget quality, p | | {' | '.join(quality)} |"]
 
 
 if __name__ == "__main__":

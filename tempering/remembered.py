@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from tempering.sampling.decoder import Decoder
     from tempering.types import Episode, Policy, Probe
 
-WAVES, TOGETHER = 2, 64
-"""How often probes may say what they will ask, by then; answers that are decoded at the same time."""
+TOGETHER = 64
+"""Answers that are decoded at the same time."""
 COPIED = 2**30
 """Bytes of weights up to which a second copy of them is made for decoding."""
 Scored = tuple["Tensor", "Tensor"]
@@ -114,12 +114,14 @@ def ask_together(policy: Policy, probes: Sequence[Probe], progress: Callable[[st
     reads all weights, so that a dozen answers take nearly as long as five times as many."""
     from tempering.sample import sample
 
-    for wave in range(WAVES):
+    kept = remembered(policy)
+    assert kept is not None, "answers that nobody remembers would be asked for again"
+    for answered in (None, kept.answer):
         found: dict[int, list[tuple[int, ...]]] = {}
         for probe in probes:
             asks, most = getattr(probe, "asks", None), getattr(probe, "max_new_tokens", None)
             if asks is not None and most:
-                found.setdefault(most, []).extend(asks(policy, wave))
+                found.setdefault(most, []).extend(asks(policy, answered))
         for most, prompts in found.items():
             if progress is not None and prompts:
                 progress("what several probes ask", 0, len(probes))

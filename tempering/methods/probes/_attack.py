@@ -7,17 +7,19 @@ What a prompt already says of the answer never counts: a way that ends with the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 from tempering.forgetting.targets import Secret
 from tempering.items import ProbeValue, answer_ids, mean, prompt_ids, read_items
-from tempering.types import ItemScore, Policy, ProbeScores
+from tempering.types import Episode, ItemScore, Policy, ProbeScores
 
 Turns = Sequence[Mapping[str, str]]
 """A conversation: {"role", "content"} of each message. Where the last is the assistant's, the answer begins with it."""
+Answered = Callable[[tuple[int, ...], int], Episode | None]
+"""(prompt, most tokens) -> the greedy answer, where it was given already."""
 
 KEPT = "secrets kept"
 """The metric of attacks that count: the verdict is the worst of them."""
@@ -163,22 +165,23 @@ class Attack(ProbeValue):
         ask([k for k, (i, _) in enumerate(asked) if i in kept and k not in first], self.samples)
         return found
 
-    def asks(self, policy: Policy, wave: int) -> list[tuple[int, ...]]:
-        """The prompts that `outputs` will ask the policy itself, greedily, as far as they are known: of wave 0 the first way of each secret, of
-        wave 1 the other ways of those that it did not bring."""
-        from tempering.remembered import remembered
+    def asks(self, policy: Policy, answered: Answered | None) -> list[tuple[int, ...]]:
+        """The prompts that `outputs` will ask the policy itself, greedily, as far as they are known.
 
+        Args:
+            answered: what was said to the first way of each secret: the other ways of those that it did not bring come next, or of all where
+                `every` way counts; None asks for the first ways.
+        """
         itself = type(self).__call__ is Attack.__call__ and type(self).on is Attack.on
         if not itself or self.temperature or self.samples > 1:
             return []
         ways = [(item, self.prompts(item)) for item in self.chosen]
-        if not wave:
+        if answered is None:
             return [self.ids(policy, of[0]) for _, of in ways]
-        said = remembered(policy)
         found = []
         for item, (first, *others) in ways:
-            answer = said.answer(self.ids(policy, first), self.max_new_tokens) if said and others else None
-            if answer is not None and not leaked(answer.text, unsaid(item.answer, _begun(first))):
+            said = answered(self.ids(policy, first), self.max_new_tokens) if others else None
+            if said is not None and (self.every or not leaked(said.text, unsaid(item.answer, _begun(first)))):
                 found += [self.ids(policy, way) for way in others]
         return found
 

@@ -89,9 +89,9 @@ class Rouge(ProbeValue):
     cut: bool = False
     """Compare with the first `max_new_tokens` tokens of the answer only."""
 
-    def asks(self, policy: Policy, wave: int) -> list[tuple[int, ...]]:
-        """The prompts whose greedy answers it will want."""
-        items = read_items(self.items, AnswersItem, self.limit) if not wave and not self.stop else ()
+    def asks(self, policy: Policy, answered: object) -> list[tuple[int, ...]]:
+        """The prompts whose greedy answers it will want; all of them at first, when nothing is `answered`."""
+        items = read_items(self.items, AnswersItem, self.limit) if answered is None and not self.stop else ()
         return [asked_ids(policy, item.prompt, self.chat) for item in items]
 
     def __call__(self, policy: Policy) -> ProbeScores:
