@@ -174,7 +174,7 @@ def test_the_stream_pays_each_turn_what_it_earned_against_its_history() -> None:
     training = Training(batch_size=2, precision="fp32", micro_tokens=4096)
     credit, settings = RewardHistory(least=1), Rollouts(samples=3)
     made = Conversations(policy.tokenizer, ENV, ENV.tasks("train", 4), credit, settings, training=training, max_new_tokens=12, seed=1)
-    played = [one for (groups,) in [made.acting(policy.model, 0)] for group in groups for one in group.played]
+    played = [one for groups in made.acting(policy.model, 0).tries for group in groups for one in group.played]
     batch = made.next(Run({"policy": Live(policy.model)}, 0, 0))["rollout"]
     own = batch.weight_T != 0
     earned = [(one.rewards[:k], reward) for one in played for k, reward in enumerate(one.rewards)]
