@@ -126,11 +126,8 @@ class Cores(nn.Module):
 
     def matrix(self, name: str, layer: int, shape: torch.Size) -> Tensor:
         """A matrix of a block of the larger model."""
-        before = 0
-        for other, (rows, columns) in self.tiles.items():
-            if other == name:
-                break
-            before += rows * columns
+        # Tiles stand in the order of their matrices' names.
+        before = sum(rows * columns for other, (rows, columns) in self.tiles.items() if other < name)
         rows, columns = self.tiles[name]
         return torch.cat(
             [torch.cat([self.tile(before + r * columns + c, layer) for c in range(columns)], 1) for r in range(rows)]
@@ -187,8 +184,9 @@ class Grown:
 
     def attach(self, model: nn.Module) -> GrownHandle:
         """Put what the cores give in the place of every matrix, and copies in that of everything else."""
+        small = taken(self.small)
         with torch.no_grad():
-            return GrownHandle(model, taken(self.small), Cores(taken(self.small), taken(model), self.rank, self.noise, self.seed))
+            return GrownHandle(model, small, Cores(small, taken(model), self.rank, self.noise, self.seed))
 
 
 class GrownHandle:
