@@ -4,11 +4,15 @@ A Llama of SmolLM2's widths with few layers and random weights trains on random 
 sequences of 256 to 4,096; the linear layers' time per token should not change, and attention's share is stated. Along the second the vocabulary grows
 from 8 thousand to 131 thousand; what a step needs beyond the weights and their states should not change. The plain loop's memory, with its whole
 logits of a micro-batch, stands beside it.
+
+    python -m benchmarks.growth vocabulary    # one axis
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks import children, harness, precision
@@ -118,13 +122,24 @@ def attention_share(report: Mapping[str, Any]) -> float:
     return report["groups"].get("attention", 0.0) / sum(report["groups"].values())
 
 
-def measure(*, rounds: int | None = None, quick: bool = False, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
-    """Both axes; the shortest sequence and the smallest vocabulary are what the others are compared with."""
+def measure(
+    *, rounds: int | None = None, quick: bool = False, say: Callable[[str], None] = print, axes: Sequence[str] = ("length", "vocabulary")
+) -> list[dict[str, Any]]:
+    """Along the axes; the shortest sequence and the smallest vocabulary are what the others are compared with."""
     rounds = rounds or (1 if quick else ROUNDS)
     lengths, vocabularies = ((256, 1024), (8192, 32768)) if quick else (LENGTHS, VOCABULARIES)
     size = {"tokens": 1024 if quick else TOKENS}
     command = f"python -m benchmarks growth --rounds {rounds}{precision.flag()}" + (" --quick" if quick else "")
-    about, found = {"command": command, "machine": describe()}, []
+    about = {"command": command, "machine": describe()}
+    found = _lengths(lengths, rounds, size, about, say) if "length" in axes else []
+    return found + (_vocabularies(vocabularies, rounds, size, about, say) if "vocabulary" in axes else [])
+
+
+def _lengths(
+    lengths: tuple[int, ...], rounds: int, size: Mapping[str, int], about: Mapping[str, Any], say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Time and memory for each length of a sequence, against the shortest."""
+    found: list[dict[str, Any]] = []
     profiles: dict[int, list[dict[str, Any]]] = {length: [] for length in lengths}
     bare: dict[int, list[dict[str, Any]]] = {length: [] for length in lengths}
     for seed in range(rounds):
@@ -148,7 +163,6 @@ def measure(*, rounds: int | None = None, quick: bool = False, say: Callable[[st
         )
         memory = [beyond_weights(r) for r in bare[length]], [beyond_weights(r) for r in bare[first]]
         found.append(harness.row("growth", "memory", *memory, peer_name=base, unit="GiB", phase=f"beyond weights, {length} tokens", **about))
-    found += _vocabularies(vocabularies, rounds, size, about, say)
     return found
 
 
@@ -173,3 +187,21 @@ def _vocabularies(
             row = harness.row("growth", "memory", ours[vocabulary], ours[first], peer_name=base, unit="GiB", phase=phase, target=flat, **about)
             found.append(row)
     return found
+
+
+def main() -> None:
+    """Along one axis; what is stored of the other stays. Memory may be measured beside other work, time may not."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=main.__doc__)
+    parser.add_argument("axis", choices=("length", "vocabulary"))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    args = parser.parse_args()
+    rows = measure(rounds=args.rounds, axes=(args.axis,))
+    harness.show(rows)
+    path = harness.RESULTS / f"{(name := 'growth' if precision.name() == 'bf16' else 'growth-fp32')}.json"
+    before = json.loads(path.read_text()) if path.exists() else []
+    about = (lambda row: "vocabulary" in row["phase"]) if args.axis == "vocabulary" else (lambda row: "vocabulary" not in row["phase"])
+    print(harness.store(name, [*(row for row in before if not about(row)), *rows]))
+
+
+if __name__ == "__main__":
+    main()
