@@ -39,8 +39,6 @@ SCOPES = {"lora": "LoRA", "full": "all weights"}
 STEPS, ROWS = 12, 4
 RELEARNED = 5
 """Steps for which a copy is taught again; the battery's own 20 would take longer than everything else."""
-PLAIN = 2
-"""Attacks that every run had: the question as it was taught, and in TOFU's other words."""
 LOOKED = 4
 """Steps after which peak memory is read."""
 FILES = {"forget": "forget", "forget_test": "forget-reworded", "retain": "retain", "retain_test": "kept"}
@@ -143,6 +141,8 @@ def forget(folder: Path, most: int | None = None) -> None:
 
 def attack(folder: Path, *keys: str) -> None:
     """The whole battery and TOFU's numbers, of models that runs left, of "start" and of "oracle"; a file each, with what is not there yet."""
+    from dataclasses import replace
+
     from pydantic import TypeAdapter
 
     from tempering import models as loading
@@ -154,6 +154,7 @@ def attack(folder: Path, *keys: str) -> None:
     from tempering.measure import measure
     from tempering.methods.probes.relearned import Relearned
 
+    as_scores = TypeAdapter(types.Scores)
     of, known = (secrets(read(f"{folder / name}.jsonl"), GOING) for name in ("forget", "retain"))
     probes = battery.attack_probes(of, (), "all", known=known, start=models()["model"], few=GOING)
     probes = [p.model_copy(update={"steps": (RELEARNED,)}) if isinstance(p, Relearned) else p for p in probes]
@@ -162,11 +163,12 @@ def attack(folder: Path, *keys: str) -> None:
     made = {"start": models()["model"], "oracle": models()["oracle"]}
     for key in keys:
         path, model = folder / "attacked" / f"{key}.json", made.get(key) or str(place_of(folder, *named(key)) / "model")
-        if not path.exists():
-            known_already = {p.probe for p in scores_of(folder, key).probes}
+        measured = {p.probe for p in scores_of(folder, key).probes}
+        if missing := [p for p in probes if p.name not in measured]:
+            scores = measure(loading.load(model, say=lambda _: None), missing)
+            before = as_scores.validate_json(path.read_bytes()).probes if path.exists() else ()
             path.parent.mkdir(exist_ok=True)
-            scores = measure(loading.load(model, say=lambda _: None), [p for p in probes if p.name not in known_already])
-            write_atomic(path, TypeAdapter(types.Scores).dump_json(scores).decode())
+            write_atomic(path, as_scores.dump_json(replace(scores, probes=(*before, *scores.probes))).decode())
         print(key, {p.probe: sum(item.score < 1 for item in p.items) for p in scores_of(folder, key).probes}, flush=True)
 
 
@@ -276,12 +278,13 @@ def write() -> None:
     PAGE.write_text(text, encoding="utf-8")
     marks = []
     for key, one in found.items():
-        out, of = one["out"]["asked"]
+        attack = strongest(one)
+        out, of = one["out"][attack]
         share = share_interval(of - out, of)
         point, low, high = (min(1.0, end) for end in one["kept"])
-        said = f"{names[key]}: {out} of {of} out, a kept token {point:.0%} as likely"
+        said = f"{names[key]}: {out} of {of} out ({attack}), a kept token {point:.0%} as likely"
         marks.append(Mark(names[key], (share.point, share.low, share.high), (point, low, high), said, key in ("start", "oracle")))
-    x, y = (Axis(told, lambda v: f"{v:.0%}", 1.0) for told in ("secrets that stay in, asked plainly", "a kept token is as likely as before"))
+    x, y = (Axis(told, lambda v: f"{v:.0%}", 1.0) for told in ("secrets that stay in under the strongest attack", "a kept token is as likely"))
     label = "Kept against secrets that stay in. " + "; ".join(m.said for m in marks)
     PICTURE.write_text(scatter(marks, x, y, label, alone=True) + "\n", encoding="utf-8")
 
@@ -290,6 +293,11 @@ def title(key: str) -> str:
     """What a model is called."""
     name, _, scope = key.rpartition("-")
     return {"start": "tuned model", "oracle": "oracle"}.get(key) or f"{name}, {SCOPES[scope]}"
+
+
+def strongest(one: dict[str, Any]) -> str:
+    """The attack of those that count that gets the largest share out."""
+    return max(one["out"], key=lambda attack: one["out"][attack][0] / one["out"][attack][1])
 
 
 def outcomes(found: dict[str, Any], names: dict[str, str]) -> list[str]:
@@ -310,17 +318,17 @@ def outcomes(found: dict[str, Any], names: dict[str, str]) -> list[str]:
 
 
 def attacks(found: dict[str, Any], names: dict[str, str]) -> list[str]:
-    """The table of the whole battery, for the models that had more than the plain questions."""
-    some = {key: one for key, one in found.items() if len(one["out"]) > PLAIN}
-    table = [f"| attack | of | {' | '.join(names[key] for key in some)} |", "|---" * (len(some) + 2) + "|"]
+    """The table of the whole battery: what was tried on every model."""
+    table = [f"| attack | of | {' | '.join(names[key] for key in found)} |", "|---" * (len(found) + 2) + "|"]
     for kind, said in (("out", ""), ("beside", ", beside")):
-        for attack in dict.fromkeys(attack for one in some.values() for attack in one[kind]):
-            cells = [str(one[kind][attack][0]) if attack in one[kind] else "" for one in some.values()]
-            of = next(one[kind][attack][1] for one in some.values() if attack in one[kind])
-            table.append(f"| {attack}{said} | {of} | {' | '.join(cells)} |")
-    utility = [f"{one['model_utility']:.3f}" if "model_utility" in one else "" for one in some.values()]
-    quality = [f"{one['forget_quality']['p_value']:.2g}" if "forget_quality" in one else "" for one in some.values()]
-    return [*table, f"| TOFU's model utility | | {' | '.join(utility)} |", f"| its forget quality, p | | {' | '.join(quality)} |"]
+        first, *others = (one[kind] for one in found.values())
+        for attack in (attack for attack in first if all(attack in other for other in others)):
+            table.append(f"| {attack}{said} | {first[attack][1]} | {' | '.join(str(one[kind][attack][0]) for one in found.values())} |")
+    worst = ["{:.0%}".format(one["out"][attack][0] / one["out"][attack][1]) for one in found.values() for attack in [strongest(one)]]
+    utility = [f"{one['model_utility']:.3f}" for one in found.values()]
+    quality = [f"{one['forget_quality']['p_value']:.2g}" for one in found.values()]
+    table += [f"| **the strongest that counts** | | {' | '.join(worst)} |", f"| TOFU's model utility | | {' | '.join(utility)} |"]
+    return [*table, f"| its forget quality, p | | {' | '.join(quality)} |"]
 
 
 if __name__ == "__main__":
