@@ -136,11 +136,11 @@ class DecisionTransformer(ValueModel):
         if len(self._rows) > self.table.num_embeddings:
             device = self.table.weight.device
             self.table = nn.Embedding.from_pretrained(torch.tensor(self._rows, device=device), freeze=True).train(self.training)
-        kind_RL, time_RL, numbers = (x.squeeze(-1) for x in self.table(ids).split([1, 1, self.table.embedding_dim - 2], -1))
+        found = self.table(ids)
+        which, time_RL, numbers = found[..., :1], found[..., 1].long(), found[..., 2:]
         made = [layer(numbers[..., : self.embed_numbers(kind)]) for kind, layer in enumerate(self.embed)]
-        which = kind_RL.unsqueeze(-1)
         mixed = torch.where(which == RETURN, made[RETURN], torch.where(which == OBSERVATION, made[OBSERVATION], made[ACTION]))
-        return self.norm(mixed + self.time(time_RL.long()))
+        return self.norm(mixed + self.time(time_RL))
 
     def forward(self, **inputs: Any) -> Tensor:
         """input_ids, position_ids [R, L] -> last hidden states [R, L, D]."""

@@ -115,6 +115,8 @@ def test_layouts_are_tried_on_ids_that_differ_and_all_hold() -> None:
     ids = torch.arange(actor.table.num_embeddings)[None]
     assert len({tuple(row) for row in actor.embedded(ids)[0].tolist()}) == actor.table.num_embeddings == 64
     assert attends_by_segments(actor) and packs(actor)
+    # One number seen and one action there is.
+    assert DecisionTransformer(toy_llama(), 1, 1, 3).every(ids[:, :5]).shape == (1, 2, 1)
 
 
 def test_an_action_does_not_see_itself_or_what_comes_after() -> None:
