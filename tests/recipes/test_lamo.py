@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,8 +15,10 @@ from torch import nn
 
 import tempering as tp
 from tempering import models
-from tempering.errors import UserError
-from tempering.fit import Means, count_terms, total
+from tempering.config import Optimizer, Training
+from tempering.data.streams import Join, Shuffled
+from tempering.errors import Interrupted, UserError
+from tempering.fit import Means, Stopper, count_terms, fit, total
 from tempering.layout import collate
 from tempering.methods.objectives.lamo import LaMo
 from tempering.methods.objectives.nll import NLL
@@ -382,3 +384,26 @@ def test_a_file_that_holds_no_walks_is_refused_by_line(tmp_path: Path, text: str
     with pytest.raises(UserError, match=says):
         tp.run("lamo", out=tmp_path / "run", again=True, **{**SMALL, "recorded": str(tmp_path / "walks.jsonl")})
     assert not (tmp_path / "run").exists()
+
+
+def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    def trained(folder: Path, stop: bool, resume: bool) -> dict[str, torch.Tensor]:
+        model, actor = made()
+        texts = [{"train": row["text"]} for row in toy_rows(9, ("text",))]
+        stream = Join(train=(Shuffled([actor.row(walk) for walk in GRID.walks(9)], 4), "train"), text=(Shuffled(texts, 4), "train"))
+        own, stopper = cast("Any", Full(only=OWN)), Stopper()
+        roles = {"policy": Role(model, cast("Any", LoRA(r=2))), "actor": Role(actor, own)}
+        how: dict[str, Any] = {"steps": 5, "optimizer": Optimizer(lr=1e-2), "training": Training(precision="fp32"), "say": lambda _: None}
+        try:
+            objective = LaMo() + 0.1 * NLL(part="text")
+            at_2 = lambda metrics: stopper("a test") if stop and metrics["step"] == 2 else None  # noqa: E731
+            fit(roles, objective, stream, folder=folder, resume=resume, stopper=stopper, on_metrics=at_2, **how)
+        except Interrupted:
+            assert stop
+        return {**actor.own(), **{name: p for name, p in model.named_parameters() if "lora_" in name}}
+
+    whole = trained(tmp_path / "whole", stop=False, resume=False)
+    part = trained(tmp_path / "part", stop=True, resume=False)
+    assert any(not torch.equal(p, part[name]) for name, p in whole.items())
+    again = trained(tmp_path / "part", stop=False, resume=True)
+    assert len(whole) > 20 and all(torch.equal(p, again[name]) for name, p in whole.items())
