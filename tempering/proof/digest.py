@@ -23,6 +23,7 @@ CORE_NUMERICS = 1
 ROOT = Path(__file__).parent.parent.parent
 _APART = {"CASES", "EQUIVALENT"}
 _PAPERS = ("tempering.data.strength", "tempering.forgetting.codebook", "tempering.forgetting.corrupt", "tempering.forgetting.newton")
+_PAPERS += ("tempering.models.decisions",)
 """Modules outside of tempering.methods that are a paper's method."""
 _FOLLOWED = ("tempering.methods.", "tempering.worlds", "tempering.replications._", "tempering.recipes.", *_PAPERS)
 
