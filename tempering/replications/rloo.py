@@ -5,8 +5,8 @@ answers: the mean of the other answers to the same prompt, against the moving av
 samples, and find the first the best. Questions differ in how often they are answered right, which a mean over all of them does not see. Here a policy
 was shown two ways to answer a sum (`_reinforced.py`), and half of the tasks are sums of one digit, which it mostly gets right, half of two. Both arms
 take 40 steps on 4 samples of each of 8 tasks, with the same loss, log-prob times advantage summed over the answer; only the baseline differs: the
-others of the group (leave one out), or a running mean of rewards that moves a tenth of the way to each step's mean. Accuracy is of the likeliest answer
-to held-out sums of two digits. One pilot on seed 9, which counts in no result (0.42 against 0.435, from 0.345); nothing was changed after it.
+others of the group (leave one out), or a running mean of rewards that moves a tenth of the way to each step's mean. Accuracy is of the likeliest
+answer to held-out sums of two digits. One pilot on seed 9, which counts in no result (0.42 against 0.435, from 0.345); nothing was changed after it.
 """
 
 from __future__ import annotations
