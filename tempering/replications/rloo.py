@@ -58,7 +58,7 @@ def arm(seed: int, arm: str, scale: Scale) -> dict[str, float]:
     start = begun(seed, scale)
     each = TASKS // 2
     easy, hard = Arithmetic(digits=1).tasks("train", each), SUMS.tasks("train", each)
-    tasks = [*hard, *(easy * (each // len(easy) + 1))[:each]]
+    tasks = [*hard, *(easy * (each // len(easy) + 1))[:each]]  # type: ignore[operator]
     objective, credit = (RLOO(), LeaveOneOut()) if arm == "method" else (Reinforce(), RunningMean())
     training = TRAINING.model_copy(update={"batch_size": 8})
     stream = Conversations(start.tokenizer, SUMS, tasks, credit, Rollouts(samples=SAMPLES), training=training, max_new_tokens=TOKENS, seed=seed)
