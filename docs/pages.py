@@ -58,7 +58,9 @@ def prose(doc: str) -> str:
 
 
 def link(entry: index.Entry) -> str:
-    """The page of an entry, from the root of the site."""
+    """The page of an entry, from the root of the site; "" for a module, which has none."""
+    if entry in board.modules():
+        return ""
     return f"recipes/{entry.name}.md" if entry.kind == "recipe" else f"methods/{entry.kind}/{entry.name}.md"
 
 
@@ -302,11 +304,15 @@ def board_page() -> str:
     ]
     table = [
         f"| [{row.paper.id}](literature.html#{row.paper.id}) | {escaped(row.paper.name)} | {row.word}{', stale' if row.stale else ''} "
-        f"| {', '.join(f'[{entry.name}]({link(entry)})' for entry in row.entries)} | {escaped('; '.join(row.missing) or row.paper.outside)} |"
+        f"| {', '.join(map(_linked, row.entries))} | {escaped('; '.join(row.missing) or row.paper.outside)} |"
         for row in rows
         if row.state != "planned"
     ]
     return "\n\n".join([*lines, "\n".join(["| id | paper | state | code | missing, or why not |", "| --- | --- | --- | --- | --- |", *table])]) + "\n"
+
+
+def _linked(entry: index.Entry) -> str:
+    return f"[{entry.name}]({at})" if (at := link(entry)) else f"`{entry.module}`"
 
 
 def overview(title: str, about: str, entries: Iterable[index.Entry], root: str) -> str:
@@ -347,7 +353,7 @@ def write(out: Path) -> dict[str, Any]:
     pages["methods/index.md"] = overview("Methods", "One paper, one file, one public name. This is `temper methods`.", methods, "methods/")
     pages["recipes/index.md"] = overview("Recipes", "Typed functions that put methods together: `temper run NAME`.", recipes, "recipes/")
     pages |= {"cli.md": command_page(), "python.md": python_page(), "board.md": board_page(), "losses.md": objectives_page()}
-    pages["literature.html"] = render(board.rows()[0], lambda entry: link(entry).removesuffix(".md") + ".html")
+    pages["literature.html"] = render(board.rows()[0], lambda entry: link(entry).replace(".md", ".html"))
     for name, text in pages.items():
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tempering import index
-from tempering.board import evidence, reach
+from tempering.board import elsewhere, evidence, reach
 from tempering.board.catalogue import Paper, papers
 from tempering.board.evidence import VERDICTS, Replication
 from tempering.errors import UserError
@@ -28,7 +28,7 @@ class Row:
     verdict: str = ""
     """Of its replications together: that of all, `partly` where they differ, "" where there is none."""
     entries: tuple[Entry, ...] = ()
-    """Methods and recipes that name it in `CATALOGUE`."""
+    """Methods, recipes and other modules that name it in `CATALOGUE`."""
     recipes: tuple[str, ...] = ()
     """Recipes that reach them."""
     missing: tuple[str, ...] = ()
@@ -76,7 +76,7 @@ def row_of(paper: Paper, entries: Sequence[Entry], found: Sequence[Replication],
     mine = tuple(entry for entry in entries if paper.id in entry.catalogue)
     names = {entry.name for entry in mine}
     tried = tuple(one for one in found if paper.id in one.catalogue or (not one.catalogue and one.method in names))
-    reached = tuple(dict.fromkeys(name for entry in mine for name in ((entry.name,) if entry.kind == "recipe" else _running(entry, entries))))
+    reached = tuple(dict.fromkeys(name for entry in mine for name in _run_by(entry, entries)))
     verdicts = {one.verdict for one in tried}
     verdict = verdicts.pop() if len(verdicts) == 1 else "partly" if verdicts else ""
     old = tuple(one.name for one in tried if (is_stale or evidence.stale)(one))
@@ -90,10 +90,14 @@ def row_of(paper: Paper, entries: Sequence[Entry], found: Sequence[Replication],
     return Row(paper, state, verdict, mine, reached, missing if state == "in part" else (), tried, old)
 
 
+def _run_by(entry: Entry, entries: Sequence[Entry]) -> tuple[str, ...]:
+    return (entry.name,) if entry.kind == "recipe" else () if entry.kind == elsewhere.KIND else _running(entry, entries)
+
+
 def _missing(mine: Sequence[Entry], entries: Sequence[Entry], tried: Sequence[Replication]) -> tuple[str, ...]:
     missing = [] if mine else ["no method or recipe names it in CATALOGUE"]
-    # `temper merge` runs every merge, `temper reshape` every reshape.
-    run = [entry for entry in mine if entry.kind not in ("recipe", "merge", "reshape")]
+    # `temper merge` runs every merge, `temper reshape` every reshape; what a module is for is not a recipe's matter.
+    run = [entry for entry in mine if entry.kind not in ("recipe", "merge", "reshape", elsewhere.KIND)]
     missing += [f"no recipe uses {entry.name}" for entry in run if not _running(entry, entries)]
     missing += [f"{entry.name} has no hand-worked cases" for entry in mine if entry.kind in ("objective", "stream", "merge") and not entry.cases]
     return tuple(missing if tried else [*missing, "no replication is stored"])
@@ -120,7 +124,7 @@ def rows(package: Path | None = None, place: Path | None = None) -> tuple[tuple[
         package: a package folder other than this one, with methods/ and recipes/ in it.
         place: a folder of replications other than this package's.
     """
-    entries = index.entries() if package is None else index.scan(package)
+    entries = elsewhere.entries() if package is None else (*index.scan(package), *elsewhere.modules(package))
     found, bad = evidence.replications(place)
     return tuple(row_of(paper, entries, found) for paper in papers()), bad
 

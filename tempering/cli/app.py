@@ -178,6 +178,7 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _recipe_tokens(tokens: list[str]) -> list[str]:
+    from tempering.cli.flags import SweepOptions
     from tempering.cli.plan import PlanOptions
     from tempering.cli.run import Generic, normalise
     from tempering.cli.values import Signature
@@ -186,7 +187,7 @@ def _recipe_tokens(tokens: list[str]) -> list[str]:
         raise UserError(
             f"temper {tokens[0]}: the recipe comes first, for example `temper {tokens[0]} {next(iter(index.recipes()), 'sft')} {tokens[1]} ...`"
         )
-    signature, generic = Signature(index.load_recipe(tokens[1]), tokens[1]), PlanOptions if tokens[0] == "plan" else Generic
+    signature, generic = Signature(index.load_recipe(tokens[1]), tokens[1]), {"plan": PlanOptions, "sweep": SweepOptions}.get(tokens[0], Generic)
     name = tokens[1].replace("-", "_") if tokens[1].replace("-", "_") in {**index.recipes(), **index.aliases()} else tokens[1]
     return [tokens[0], name, *normalise([t for t in tokens[2:] if t != "--debug"], signature, generic)]
 

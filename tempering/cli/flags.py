@@ -56,8 +56,16 @@ class Generic:
     """Show tracebacks."""
 
 
+@dataclass(frozen=True)
+class SweepOptions(Generic):
+    """Options of a sweep: those of its runs, and one of its own."""
+
+    scaling: str | None = None
+    """A swept flag: how the gain grows with it, a table, a power law and a picture at the end. Other swept flags (seeds) repeat it."""
+
+
 METAVARS = {"config": "FILE", "out": "FOLDER", "resume": "[RUN]", "log": "TRACKER", "profile": "[START:STEPS]"}
-METAVARS |= {"processes": "N", "tensor_parallel": "N", "cluster": "ADDRESS"}
+METAVARS |= {"processes": "N", "tensor_parallel": "N", "cluster": "ADDRESS", "scaling": "FLAG"}
 """Options that take a value -> what help calls it."""
 IN_FILES = {"log": "a tracker's name, or a list of them", "profile": "START:STEPS, in quotes"}
 """The run's options that a config file may hold -> what they are."""

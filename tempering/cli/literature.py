@@ -110,7 +110,7 @@ def show(name: str, /) -> int:
         name: as `temper methods` lists it (objective/dpo where a method and a recipe share a name), or an id (S082), name or title of the catalogue.
     """
     entry, found = _resolve(name)
-    rows = [literature.row_of(paper, index.entries(), literature.replications()[0]) for paper in found]
+    rows = [literature.row_of(paper, literature.entries(), literature.replications()[0]) for paper in found]
     for i, row in enumerate(rows):
         say("\n" * (i > 0) + _paper(row))
     if entry is not None:
@@ -129,9 +129,10 @@ def _resolve(name: str) -> tuple[index.Entry | None, tuple[literature.Paper, ...
                 raise
             hint = index.closest(name, [entry.name for entry in index.entries()] + [paper.name for paper in literature.papers()])
             raise UserError(f"there is no method, recipe or paper named {name!r}{hint}; `temper methods` and `temper board` list them") from None
-    mine = [entry for entry in index.entries() if {paper.id for paper in found} & set(entry.catalogue)]
+    mine = [entry for entry in literature.entries() if {paper.id for paper in found} & set(entry.catalogue)]
     mine = [entry for entry in mine if entry.kind != "recipe"] or mine
-    return (mine[0], ()) if len(found) == len(mine) == 1 else (None, found)
+    alone = len(found) == len(mine) == 1 and mine[0] not in literature.modules()
+    return (mine[0], ()) if alone else (None, found)
 
 
 def _paper(row: Row) -> str:
@@ -139,7 +140,8 @@ def _paper(row: Row) -> str:
     lines = [f"{paper.id} {paper.name} ({paper.kind}, {paper.family})", "", paper.title, paper.mechanism, "", f"state    {_state(row)}"]
     lines += [f"why      {paper.outside}"] if paper.outside else []
     lines += [f"missing  {one}" for one in row.missing]
-    lines += [f"see      temper show {entry.kind}/{entry.name}" for entry in row.entries]
+    of = {entry.module for entry in literature.modules()}
+    lines += [f"code     {_short(Path(e.path))}: {e.summary}" if e.module in of else f"see      temper show {e.kind}/{e.name}" for e in row.entries]
     return "\n".join([*lines, *_replication_lines(row.replications)])
 
 
@@ -163,7 +165,7 @@ def _method(entry: index.Entry) -> None:
     stored = literature.replications()[0]
     by_id = {paper.id: paper for paper in literature.papers()}
     for one in entry.catalogue:
-        row = literature.row_of(by_id[one], index.entries(), stored) if one in by_id else None
+        row = literature.row_of(by_id[one], literature.entries(), stored) if one in by_id else None
         about = f"{row.paper.name}: {_state(row)}{''.join(f'; {lack}' for lack in row.missing)}" if row else "not in the catalogue"
         say(f"board    {one} {about}")
     _cases(entry)

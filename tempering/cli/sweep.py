@@ -1,7 +1,8 @@
 """`temper sweep RECIPE --lr 1e-4,3e-4 --seed 0,1,2`: one run for every combination of comma-separated values, in order, and a table at the end.
 
 Every run is a process of its own with a folder of its own, named by its values. A sweep is continued by typing it again: finished runs are not
-run twice, interrupted ones are resumed. A gate that fails does not stop the sweep; wrong input and Ctrl-C do.
+run twice, interrupted ones are resumed. A gate that fails does not stop the sweep; wrong input and Ctrl-C do. `--scaling FLAG` asks how the gain
+grows with one of the swept flags (`powerlaw.py`).
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from tempering.cli.show import say, table
 from tempering.errors import GateFailed, Interrupted, UserError
 
 MAX_RUNS = 1000
+LEAST = 3
+"""Values of a flag that --scaling needs."""
 if TYPE_CHECKING:
-    from tempering.cli.run import Generic
+    from tempering.cli.flags import Generic
     from tempering.cli.values import Given, Signature
 
 Runner = Callable[[Sequence[str]], int]
@@ -33,8 +36,9 @@ Runner = Callable[[Sequence[str]], int]
 def command(spec: str, recipe: Callable[..., Any]) -> Callable[..., int]:
     """The sweep command of one recipe: its flags are those of `temper run`, with commas."""
     from tempering.cli import run as single
+    from tempering.cli.flags import SweepOptions
 
-    return single.command(spec, recipe, lambda signature, given, generic: sweep(spec, signature, given, generic))
+    return single.command(spec, recipe, lambda signature, given, generic: sweep(spec, signature, given, generic), SweepOptions)
 
 
 def split(text: str) -> list[str]:
@@ -84,6 +88,7 @@ def sweep(spec: str, signature: Signature, given: Sequence[Given], generic: Gene
     if generic.resume:
         raise UserError("--resume: a sweep is resumed by typing it again without --resume; finished runs are not run twice")
     varied, every = combinations(signature, given)
+    along = _along(signature, every, varied, wanted) if (wanted := getattr(generic, "scaling", None)) else ""
     for one in every:
         resolve(signature, one, generic)
     folder = Path(generic.out) if generic.out else _folder(spec, given, generic)
@@ -94,9 +99,61 @@ def sweep(spec: str, signature: Signature, given: Sequence[Given], generic: Gene
         return 0
     failed = [path for i, (path, words) in enumerate(plans) if _one(i, len(plans), spec, path, words, generic.again, runner or _process)]
     _summary(plans, every, varied)
+    if along:
+        _scaling(folder, plans, every, varied, along)
     if failed:
         raise GateFailed(f"{len(failed)} of {len(plans)} runs failed a gate: {', '.join(map(str, failed[:5]))}{' ...' if len(failed) > 5 else ''}")
     return 0
+
+
+def _along(signature: Signature, every: Sequence[Sequence[Given]], varied: Sequence[str], wanted: str) -> str:
+    """The swept flag that --scaling names, as the user typed it there; its values are looked at before anything runs.
+
+    Raises:
+        UserError: it is not swept, or its values are no three different numbers above 0.
+    """
+    field = signature.find(wanted.lstrip("-"))
+    found = next((one for one in every[0] if one.origin in varied and (one.path == field.path if field else one.origin == wanted)), None)
+    if found is None:
+        raise UserError(f"--scaling {wanted}: is none of the flags that vary here ({', '.join(varied) or 'none does'}); give it values with commas")
+    values = {str(one.value) for combination in every for one in combination if one.origin == found.origin}
+    if len(values) < LEAST or any(not _positive(value) for value in values):
+        raise UserError(f"--scaling {wanted}: needs {LEAST} or more different numbers above 0, got {', '.join(sorted(values))}")
+    return found.origin
+
+
+def _positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < float("inf")
+    except ValueError:
+        return False
+
+
+def _scaling(folder: Path, plans: Sequence[tuple[Path, Any]], every: Sequence[Sequence[Given]], varied: Sequence[str], along: str) -> None:
+    """How the gain grows with a swept flag: a table, and scaling.json and scaling.svg in the sweep's folder.
+
+    Raises:
+        UserError: a run's ledger has no gain.
+    """
+    from tempering import powerlaw
+    from tempering.home import write_atomic
+
+    found: dict[str, dict[float, float]] = {}
+    for (path, _), combination in zip(plans, every, strict=True):
+        gain = read_run(path).gain
+        if gain is None:
+            raise UserError(f"--scaling: the ledger of {path} has no gain (it has one where a single target is measured)")
+        (x,) = (float(str(one.value)) for one in combination if one.origin == along)
+        others = ", ".join(f"{one.origin}={one.value}" for one in combination if one.origin in varied and one.origin != along)
+        found.setdefault(others, {})[x] = gain
+    grown, name = powerlaw.growth(found), along.lstrip("-")
+    said = powerlaw.sentence(grown, name)
+    write_atomic(folder / "scaling.json", json.dumps({"flag": name, **grown.json(), "runs": found}, indent=1))
+    write_atomic(folder / "scaling.svg", str(powerlaw.picture(grown, name)) + "\n")
+    say()
+    table((name, *powerlaw.HEADINGS[1:]), [powerlaw.cells(level) for level in grown.levels], right=(0, 1, 3))
+    say(said)
+    say(f"scaling {folder / 'scaling.svg'}")
 
 
 def _one(i: int, total: int, spec: str, path: Path, words: Sequence[str], again: bool, runner: Runner) -> bool:

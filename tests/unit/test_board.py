@@ -84,6 +84,28 @@ def test_states_are_read_from_the_files(package: Path) -> None:
     assert any("its verdict is 'true', not one of replicated, partly" in sentence for sentence in bad)
 
 
+def test_a_module_elsewhere_may_carry_a_paper(package: Path) -> None:
+    """Of a folder its __init__.py; nothing under methods/ or recipes/ twice; a name that begins like the constant's says nothing."""
+    (package / "planner").mkdir()
+    (package / "planner" / "__init__.py").write_text('"""Plans. arXiv 2001.00002."""\nCATALOGUE = ("S036",)\n')
+    (package / "planner" / "cost.py").write_text('"""Costs."""\nCATALOGUES = ("S070",)\n')
+    (package / "law.py").write_text('"""A law."""\nCATALOGUE = ("S006", "S040")\n')
+    assert [(entry.kind, entry.name, entry.catalogue) for entry in board.modules(package)] == [
+        ("module", "law", ("S006", "S040")), ("module", "planner", ("S036",)),
+    ]  # fmt: skip
+    by_id = {row.paper.id: row for row in found(package)[0]}
+    assert (by_id["S036"].state, by_id["S036"].missing, by_id["S036"].recipes) == ("in part", ("no replication is stored",), ())
+    assert (by_id["S006"].state, by_id["S006"].recipes) == ("works", ("alone",)) and by_id["S070"].state == "planned"
+
+
+def test_papers_of_modules_stand_on_the_board(capsys: pytest.CaptureFixture[str]) -> None:
+    by_id = {row.paper.id: row for row in board.rows()[0]}
+    for paper, name in (("S036", "placement"), ("S040", "powerlaw"), ("S070", "rollouts")):
+        assert name in [entry.name for entry in by_id[paper].entries] and by_id[paper].state != "planned"
+    assert literature.show("S036") == 0
+    assert "code     tempering/placement/__init__.py: Where the calls" in capsys.readouterr().out
+
+
 def test_what_a_recipe_runs_without_naming_it() -> None:
     """Every run that forgets is attacked, whatever the recipe's file imports; one that teaches is not."""
     attack, known = "tempering.methods.probes.resupplied", index.recipes()
@@ -297,7 +319,7 @@ def test_every_paper_has_what_the_board_shows() -> None:
 
 def test_files_name_papers_that_there_are() -> None:
     known = {paper.id for paper in board.papers()}
-    assert not {entry.path: wrong for entry in index.entries() if (wrong := set(entry.catalogue) - known)}
+    assert not {entry.path: wrong for entry in board.entries() if (wrong := set(entry.catalogue) - known)}
 
 
 @pytest.mark.parametrize(

@@ -450,15 +450,17 @@ class Runner:
 def sweep(line: str, runner: Runner) -> int:
     from tempering.cli import run
     from tempering.cli import sweep as sweeps
+    from tempering.cli.flags import SweepOptions
     from tempering.index import load_recipe
 
     tokens = shlex.split(line)
-    command = run.command("sft", load_recipe("sft"), lambda signature, given, generic: sweeps.sweep("sft", signature, given, generic, runner))
+    act = lambda signature, given, generic: sweeps.sweep("sft", signature, given, generic, runner)  # noqa: E731
+    command = run.command("sft", load_recipe("sft"), act, SweepOptions)
     from cyclopts import App
 
     app = App(result_action="return_value")
     app.default(command)
-    return app(list(run.normalise(tokens, run.Signature(load_recipe("sft")))), exit_on_error=False, print_error=False)
+    return app(list(run.normalise(tokens, run.Signature(load_recipe("sft")), SweepOptions)), exit_on_error=False, print_error=False)
 
 
 LINE = "--lr 1e-4,3e-4 --seed 0,1 --data a\\\\,b.jsonl --gate 'keep >= 0.9' --no-keep-best"
