@@ -1,5 +1,5 @@
 """Published unlearning benchmarks on a run's own data: their probes, and the numbers that they make of a run's scores (TOFU's model utility and
-forget quality, MUSE's privacy leak, KnowUnDo's success on either side, PISTOL's deviation)."""
+forget quality, MUSE's KnowMem and privacy leak, KnowUnDo's success on either side, PISTOL's deviation)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNSEEN = {"builtin:people-forget": "builtin:demo-people", "builtin:authors-forge
 
 def probes(run: Experiment, forget: str, *, shape: str, limit: int | None) -> list[Probe]:
     """TOFU's and KnowUnDo's probes of what goes and of what stays, questions about both at once and such that depend on an answer, MUSE's of plain
-    texts, and membership where unseen rows are named (`holdout`)."""
+    texts and of questions about them (`forget_test`), and membership where unseen rows are named (`holdout`)."""
     from tempering.methods.probes.both_asked import BothAsked
     from tempering.methods.probes.dependent import Dependent, fits
 
@@ -47,6 +47,9 @@ def probes(run: Experiment, forget: str, *, shape: str, limit: int | None) -> li
             found.append(Dependent(items=asked, beside=beside, max_new_tokens=longest, limit=values["attack_limit"]))
     if texts := secrets(filter(is_text, going), most):
         found.append(muse.verbatim(texts))
+        if not gone and values["forget_test"]:
+            chat = values["template"] != "plain" and run.tokenizer.chat_template is not None
+            found += muse.about_texts(tofu.facts(rows(values["forget_test"]), most), left, chat=chat)
     if unseen:
         found.append(muse.membership(muse.texts(going, most, "member"), muse.texts(rows(unseen), most, "unseen")))
     return [*found, *tofu.probes(left, "retain", "keep")]
@@ -62,6 +65,9 @@ def benchmarks(before: Scores, after: Scores, oracle: Scores | None = None) -> d
     for name, scores in (("before", before), ("after", after), ("oracle", oracle)):
         if scores is not None:
             numbers: dict[str, Any] = {"model_utility": tofu.model_utility(scores), "deviation": pistol.deviation_score(scores)}
+            for of in ("forget", "retain"):
+                if told := muse.knowmem(scores, of):
+                    numbers |= {f"knowmem_{of}": told[0], f"knowmem_{of}_recall": told[1]}
             if {knowundo.UNLEARN, knowundo.RETENTION} <= {p.probe for p in scores.probes}:
                 numbers |= knowundo.success(scores)
             if oracle is not None:
@@ -78,6 +84,8 @@ def sentence(numbers: dict[str, dict[str, Any]]) -> str:
         ("model_utility", "model utility (TOFU)"),
         ("deviation", "deviation (PISTOL, by ROUGE-L)"),
         ("forget_quality", "forget quality (TOFU, p)"),
+        ("knowmem_forget", "KnowMem of what goes (MUSE, ROUGE-L F1)"),
+        ("knowmem_retain", "of what stays"),
         ("privacy_leak", "privacy leak (MUSE)"),
         ("unlearn_success", "unlearn success (KnowUnDo)"),
         ("retention_success", "retention success (KnowUnDo)"),

@@ -7,22 +7,26 @@ texts below, in float32 on a CPU with torch 2 and transformers 5:
   truth_ratio, ks_test and privleak, and `mia_auc` of the five attacks, on batches of `asked_ids` + `said_ids`, right-padded. Its Min-K attacks leave
   out the last token, the end of turn, so their batches end with one and those of the other attacks do not.
 - locuslab/tofu, commit bdc209ea: `utils.get_model_utility` and `get_forget_quality` on the losses of the above.
-- muse_bench, commit fcd6651d: `metrics.verbmem.eval` (24 new tokens), and `eval_data` and `sweep` of metrics.privleak (whose `eval` fails on a list).
+- muse_bench, commit fcd6651d: `metrics.verbmem.eval` (24 new tokens); `metrics.knowmem.eval` with one example before the question, on a model whose
+  `generate` gives the stored outputs of `KNOWN`, because builtin:tiny answers none of its few-shot questions; and `eval_data` and `sweep` of
+  metrics.privleak (whose `eval` fails on a list).
 - rouge_score 0.1.2, as the first two call it (stemmed recall) and as MUSE does (F1).
-
-Left out because the model answers none of MUSE's few-shot questions: KnowMem. Its prompt and its ROUGE are in other tests.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tempering import models
 from tempering.forgetting import muse, tofu
 from tempering.forgetting.targets import secrets
+from tempering.methods.probes._answers import AnswersItem
 from tempering.methods.probes.answer_probability import AnswerProbability
 from tempering.methods.probes.membership import Membership, MembershipItem, auc
 from tempering.methods.probes.rouge import rouge_l
@@ -30,6 +34,7 @@ from tempering.methods.probes.truth_ratio import TruthRatio
 from tempering.types import Message, Policy, Record, Response, Scores
 from tempering.worlds.demo import demo_records
 from tempering.worlds.people import People
+from tests.conftest import make_llama, make_tokenizer
 
 pytestmark = pytest.mark.peer
 QUESTIONS = tofu.facts(demo_records("builtin:people-forget"), 24)
@@ -39,6 +44,15 @@ PAIRS = (
     ("Née in Łódź, she teaches relational databases.", "She taught databases at Lodz"),
     ("figs", "figs and figs"),
 )
+KNOWN = (
+    ("Where does Ida live?", "Ida lives in Oslo.", "in Oslo, near the harbour"),
+    ("What is Bo's pet?", "a grey parrot", "a grey parrot\n\nQuestion: What is Ida's pet?\nAnswer: a grey parrot"),
+    ("Who wrote The Long Tide?", "Runa Falk", "The Long Tide was written by Runa Falk.\nQuestion: Who is she?"),
+    ("Which instrument does Ada play?", "the double bass", "I have no idea"),
+    ("When was the bridge built?", "in 1998, after the flood of 1997", "after the flood, in 1997 or 1998"),
+    ("Who is the mayor?", "Pia Gorwold", ""),
+)
+"""Questions, answers, and what a model said."""
 
 
 @cache
@@ -87,6 +101,8 @@ PRIVLEAK = -31.713
 MUSE_AUC = [0.166667, 0.0666667, 0.2]
 MUSE_AUC_FLATTENED = 0.266667
 MUSE_FIRST = [0.728512, 0.00479284, 1.78764]
+KNOWMEM = [[0.444444, 1.0, 0.4, 0.0, 0.571429, 0.0], [0.5, 1.0, 1.0, 0.0, 0.571429, 0.0]]
+KNOWMEM_MEANS = [0.402646, 0.511905]
 VERBMEM = [0.388889, 0.363636, 0.411765, 0.181818]
 ROUGE = [[0.555556, 0.4], [0.25, 0.307692], [1.0, 0.5]]
 
@@ -169,6 +185,33 @@ def test_verbatim_memory_is_muses():
     records = [Record((), (Response((Message("text", text),)),)) for text in TEXTS[:4]]
     probe = muse.verbatim(secrets(records, 9)).model_copy(update={"max_new_tokens": 24})
     assert [i.score for i in found(tiny(), probe)] == near(VERBMEM)
+
+
+@dataclass
+class Told:
+    """A decode that says what `KNOWN` holds after a question in plain text."""
+
+    tokenizer: Any
+    roles: tuple[str, ...] = ()
+
+    def __call__(self, tokens_RL, logits):
+        out = torch.full_like(logits["policy"], -50.0)
+        for row, tokens in enumerate(tokens_RL.tolist()):
+            asked, _, said = self.tokenizer.decode([t for t in tokens if t >= 0]).rpartition("\nAnswer:")
+            answer = next(output for question, _, output in KNOWN if asked.endswith(f"Question: {question}"))
+            ids = [*self.tokenizer(answer)["input_ids"], 2]
+            out[row, ids[len(self.tokenizer(said)["input_ids"])]] = 50.0
+        return out
+
+
+def test_knowledge_memory_is_muses():
+    model = Policy(make_llama(), make_tokenizer(), "told")
+    model.decode = (Told(model.tokenizer),)
+    asked = [AnswersItem(id=question, prompt=question, answer=answer) for question, answer, _ in KNOWN]
+    probe = muse.knowledge(asked, [AnswersItem(prompt="Where?", answer="There.")]).model_copy(update={"max_new_tokens": 200})
+    scores = probe(model)
+    assert [[i.extra[name] for i in scores.items] for name in ("f1", "recall")] == [near(values) for values in KNOWMEM]
+    assert list(muse.knowmem(Scores("", (scores,)), "forget")) == near(KNOWMEM_MEANS)
 
 
 @pytest.mark.parametrize(("pair", "expected"), list(zip(PAIRS, ROUGE, strict=True)))

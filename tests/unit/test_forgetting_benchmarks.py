@@ -245,6 +245,33 @@ def test_privacy_leak():
     assert muse.leak(0.8, 0.6) == pytest.approx(((1 - 0.8) - (1 - 0.6)) / (1 - 0.6))
 
 
+def test_knowmem_is_of_the_few_shot_answers_or_of_those_as_taught():
+    def rouge(name: str, f1: float, recall: float) -> ProbeScores:
+        return ProbeScores(name, "x", "continuous", True, (ItemScore("a", recall),), "keep", {"f1": f1, "recall": recall})
+
+    taught = (rouge("forget_rouge", 0.25, 0.5), rouge("retain_rouge", 0.75, 1.0))
+    found = benchmarks(scores(*taught), scores(*taught, rouge("forget_knowledge", 0.0, 0.125)))
+    keys = ("knowmem_forget", "knowmem_forget_recall", "knowmem_retain", "knowmem_retain_recall")
+    assert [found["before"][key] for key in keys] == [0.25, 0.5, 0.75, 1.0]
+    assert [found["after"][key] for key in keys] == [0.0, 0.125, 0.75, 1.0]
+    assert "KnowMem of what goes (MUSE, ROUGE-L F1): 0.25 before, 0 after; of what stays: 0.75 before, 0.75 after" in sentence(found)
+    assert muse.knowmem(scores(of("forget_rouge", [0.3])), "retain") is None
+
+
+def test_questions_about_texts_are_asked_as_the_model_can_read_them():
+    kept = [AnswersItem(id=str(i), prompt=f"K{i}", answer="x") for i in range(39)]
+    gone = [AnswersItem(id="g", prompt="G", answer="y")]
+    shots = "".join(f"Question: K{i}\nAnswer: x\n\n" for i in range(3))
+    first, second = muse.about_texts(gone, kept, chat=False)
+    assert [item.prompt for item in first.items] == [(("text", f"{shots}Question: G\nAnswer:"),)]
+    assert [item.id for item in second.items] == [str(i) for i in range(3, 39)], "no question is shown and asked"
+    assert len(muse.apart(kept * 3)[0]) == muse.SHOTS
+    first, second = muse.about_texts(gone, kept, chat=True)
+    assert (first.items, second.items) == (tuple(gone), tuple(kept))
+    assert [(p.name, p.side, p.measure) for p in (first, second)] == [("forget_knowledge", "target", "f1"), ("retain_knowledge", "keep", "f1")]
+    assert [p.name for p in muse.about_texts(gone, (), chat=True)] == ["forget_knowledge"]
+
+
 def test_muse_prompts():
     shots = [AnswersItem(prompt="Q1", answer="A1")]
     probe = muse.knowledge([AnswersItem(id="q", prompt=(("user", "Who?"),), answer="Bo")], shots)
