@@ -105,12 +105,14 @@ class Attacked:
             beside: further entries of forgetting.json.
         """
         from tempering import models
+        from tempering.forgetting import benchmarks
         from tempering.forgetting.verdict import tell
 
         if save:
             models.save(tuned, self.run.folder.path / "model")
         after = self._scores("after", tuned, held or self.held)
-        tell(self.run, self._before, after, self._oracle, redacted=self.run.values["redact"], **beside)
+        numbers = benchmarks.write(self.run, self._before, after, self._oracle)
+        tell(self.run, self._before, after, self._oracle, numbers=numbers, redacted=self.run.values["redact"], **beside)
         return self.run.finish(tuned, self._before, after)
 
     def _scores(self, name: str, policy: Policy, held: Sequence[Row]) -> Scores:

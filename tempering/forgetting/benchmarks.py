@@ -20,16 +20,18 @@ UNSEEN = {"builtin:people-forget": "builtin:demo-people", "builtin:authors-forge
 
 
 def probes(run: Experiment, forget: str, *, shape: str, limit: int | None) -> list[Probe]:
-    """TOFU's and KnowUnDo's probes of what goes and of what stays, questions about both at once and such that depend on an answer, MUSE's of plain
-    texts and of questions about them (`forget_test`), and membership where unseen rows are named (`holdout`)."""
+    """TOFU's and KnowUnDo's probes of what goes and of what stays, questions about both at once, such that depend on a forgotten answer or have one
+    among their choices, MUSE's of plain texts and of questions about them (`forget_test`), and membership where unseen rows are named (`holdout`)."""
     from tempering.methods.probes.both_asked import BothAsked
     from tempering.methods.probes.dependent import Dependent, fits
+    from tempering.methods.probes.swapped_choice import SwappedChoice, swapped
 
-    most, values = run.budget.max_test, run.values
+    most, values, of_tiny = run.budget.max_test, run.values, forget.startswith("builtin:")
 
     def rows(data: str, limit: int | None = None) -> list[Record]:
         return list(islice(run.source(data, shape, limit), limit))
 
+    how: dict[str, Any]
     going = rows(forget, limit)
     retain = str(values["retain"])
     stays = values.get("retain_test") or (f"{retain}-test" if retain.startswith("builtin:") else retain)
@@ -40,11 +42,16 @@ def probes(run: Experiment, forget: str, *, shape: str, limit: int | None) -> li
     asked, beside = (secrets((r for r in of if r.prompt and not is_text(r)), most) for of in (going, kept))
     if asked and beside:
         # builtin:tiny takes no instruction around a question: in the words above it would answer neither
-        how: dict[str, Any] = {"form": "{first}\n{second}"} if forget.startswith("builtin:") else {}
+        how = {"form": "{first}\n{second}"} if of_tiny else {}
         longest = min(256, max(len(s.answer) for s in (*asked, *beside)))
         found.append(BothAsked(items=asked, beside=beside, max_new_tokens=longest, **how))
         if fits(asked, beside):
             found.append(Dependent(items=asked, beside=beside, max_new_tokens=longest, limit=values["attack_limit"]))
+    choices, answers = tofu.choices(left), tuple(dict.fromkeys(item.answer for item in gone))
+    if fit := swapped(choices, answers):
+        # builtin:tiny does not know letters either
+        how = {"normalise": "sum" if of_tiny else "letter", "limit": values["attack_limit"]}
+        found.append(SwappedChoice(items=tuple(item for item in choices if item.id in fit), going=answers, **how))
     if texts := secrets(filter(is_text, going), most):
         found.append(muse.verbatim(texts))
         if not gone and values["forget_test"]:
@@ -75,6 +82,14 @@ def benchmarks(before: Scores, after: Scores, oracle: Scores | None = None) -> d
                 numbers |= {"forget_quality": quality and asdict(quality), "privacy_leak": muse.privacy_leak(scores, oracle)}
             found[name] = {key: value for key, value in numbers.items() if value is not None}
     return found
+
+
+def write(run: Experiment, before: Scores, after: Scores, oracle: Scores | None) -> tuple[str, ...]:
+    """benchmarks.json in a run's folder, and what it says; nothing of both where nothing was measured."""
+    if not (told := sentence(numbers := benchmarks(before, after, oracle))):
+        return ()
+    run.folder.write("benchmarks.json", numbers)
+    return (f"{told[0].upper()}{told[1:]}.",)
 
 
 def sentence(numbers: dict[str, dict[str, Any]]) -> str:

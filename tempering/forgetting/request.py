@@ -98,13 +98,12 @@ def _write(run: Experiment, before: Scores, after: Scores, reference: Scores | N
     near = neighbours.bands(before, after, reference, battery.questions(going, run))
     run.folder.write("neighbours.json", [band.plain() for band in near])
     retraining = oracle.cost_of(never) if never else None
-    found = tell(run, before, after, reference, cost={"unlearning": run.cost, "retraining": retraining}, redacted=run.values["redact"])
-    if told := benchmarks.sentence(numbers := benchmarks.benchmarks(before, after, reference)):
-        run.folder.write("benchmarks.json", numbers)
-        run.display.say(told)
+    numbers = [*benchmarks.write(run, before, after, reference)]
     if told := shadows.sentence(ratios := shadows.told(before, after, reference, run.values["shadows"].shadow_models)):
         run.folder.write(shadows.FILE, ratios)
-        run.display.say(told)
+        numbers.append(f"{told}.")
+    cost = {"unlearning": run.cost, "retraining": retraining}
+    found = tell(run, before, after, reference, numbers=numbers, cost=cost, redacted=run.values["redact"])
     if retraining and run.cost.get("seconds"):
         run.display.say(f"unlearning took {run.cost['seconds']:.0f} s of training; making the oracle took {retraining['seconds']:.0f} s")
     return found

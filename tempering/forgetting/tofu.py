@@ -18,6 +18,7 @@ from tempering.types import Probe, ProbeScores, Record, Scores
 
 if TYPE_CHECKING:
     from tempering.methods.probes._answers import AnswersItem
+    from tempering.methods.probes.multiple_choice import ChoiceItem
 
 RIVALS = 5
 """Wrong answers of a question in a world; TOFU has three to five."""
@@ -68,6 +69,22 @@ def _wrong(record: Record, said: str, values: dict[Any, set[str]]) -> tuple[str,
     # from a place that follows from the question, so that not all questions have the same rivals
     start = hashlib.sha256(f"{record.id}{said}".encode()).digest()[0] if others else 0
     return tuple(said.replace(answer, others[(start + i) % len(others)]) for i in range(min(RIVALS, len(others))))
+
+
+def choices(items: Sequence[AnswersItem], options: int = 4) -> tuple[ChoiceItem, ...]:
+    """Multiple-choice questions: an answer among its wrong ones, or where it has none among other items' answers; where it stands follows from the
+    question. Items with fewer than two wrong answers are left out."""
+    from tempering.methods.probes._answers import shown
+    from tempering.methods.probes.multiple_choice import ChoiceItem
+
+    found = []
+    for i, item in enumerate(items):
+        others = item.wrong or tuple(other.answer for other in (*items[i + 1 :], *items[:i]))
+        wrong = [text for text in dict.fromkeys(others) if text != item.answer][: options - 1]
+        if len(wrong) > 1:
+            place = hashlib.sha256(shown(item.prompt).encode()).digest()[0] % (len(wrong) + 1)
+            found.append(ChoiceItem(id=item.id, question=shown(item.prompt), choices=(*wrong[:place], item.answer, *wrong[place:]), answer=place))
+    return tuple(found)
 
 
 def probes(

@@ -4,7 +4,7 @@ the data. An average over attacks would hide the one that works."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ class Verdict:
     recovered: Mapping[str, float] = field(default_factory=dict)
     """Share of the secrets that comes out with the fact in the prompt, less the share without (UnUnlearning, arXiv 2407.00106): "before", "after",
     "oracle"."""
+    numbers: tuple[str, ...] = ()
+    """What published benchmarks and membership inference say of the same run, a sentence each."""
 
     @property
     def worst(self) -> Leak:
@@ -80,12 +82,18 @@ def verdict(before: Scores, after: Scores, oracle: Scores | None = None) -> Verd
     return Verdict(tuple(leaks), _sentence(leaks), tuple(leak for p, leak in both if p.metric == BESIDE), recovered)
 
 
-def tell(run: Any, before: Scores, after: Scores, oracle: Scores | None, **beside: Any) -> Verdict | None:
-    """The verdict of a run, written to forgetting.json with what else is given, and said; nothing of both where no attack ran."""
+def tell(run: Any, before: Scores, after: Scores, oracle: Scores | None, *, numbers: Sequence[str] = (), **beside: Any) -> Verdict | None:
+    """The verdict of a run, written to forgetting.json with what else is given, and said; None where no attack ran.
+
+    Args:
+        numbers: sentences about what else was measured, which are said in any case.
+    """
     found = verdict(before, after, oracle)
     if found is not None:
+        found = replace(found, numbers=tuple(numbers))
         run.folder.write("forgetting.json", {**found.plain(), **beside})
-        run.display.say(found.sentence)
+    for line in (*([found.sentence] if found else ()), *numbers):
+        run.display.say(line)
     return found
 
 

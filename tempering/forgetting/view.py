@@ -28,6 +28,7 @@ def table(verdict: Verdict) -> Group:
         parts += [Text(""), _rows(verdict.beside, "beside, not counted", never)]
     legend = "█ comes out now  · came out before" + ("  │ from a model that never saw it" if never else "")
     parts += [Text(""), Text(legend, style="dim")]
+    parts += [part for line in verdict.numbers for part in (Text(""), Text(plain(line)))]
     return Group(*parts)
 
 

@@ -13,6 +13,7 @@ def section(verdict: Verdict) -> dict[str, Any]:
     """The sentence, the attacks that count and those told beside, and how much of the behaviour a prompt brings back."""
     return {
         "sentence": verdict.sentence,
+        "numbers": verdict.numbers,
         "groups": [
             ("Attacks that count, the strongest first", "", [_row(leak) for leak in verdict.leaks]),
             ("Beside the verdict", "beside", [_row(leak) for leak in verdict.beside]),

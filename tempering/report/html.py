@@ -231,7 +231,10 @@ def _items(ledger: Ledger, which: str) -> dict[str, Any]:
     """The first lost (or gained) items: what was to be kept comes first for losses, what was wanted first for gains."""
     first = "keep" if which == "lost" else "target"
     probes = sorted(ledger.probes, key=lambda probe: probe.side != first)
-    found: list[tuple[str, ItemChange]] = [(probe.name, item) for probe in probes for item in getattr(probe, which)]
+    # Items without words, such as rows of membership inference, are counted and have nothing to show.
+    found: list[tuple[str, ItemChange]] = [
+        (probe.name, item) for probe in probes for item in getattr(probe, which) if item.prompt or item.before_output or item.after_output
+    ]
     counts = [(probe.name, len(getattr(probe, f"{which}_ids"))) for probe in probes if getattr(probe, f"{which}_ids")]
     shown = []
     for name, item in found[:SHOWN_ITEMS]:

@@ -469,11 +469,11 @@ def test_the_verdict_in_a_terminal(tmp_path):
     # One of very many still shows; a model that never saw it stands where its own block would end.
     assert view.bar(leak("a", 3200, 0, 1, 1600)).plain == "▕█" + " " * 7 + "│" + " " * 7 + "▏"
     assert view.bar(leak("a", 8, 8, 8, 8)).plain == "▕" + "█" * 15 + "│▏"
-    told = Verdict((leak("evil\x1b[31m[red]", 8, 8, 2, 1),), "Two came \x1b]0;out\x07.", (leak("lens", 8, 8, 8, 0),))
+    told = Verdict((leak("evil\x1b[31m[red]", 8, 8, 2, 1),), "Two came \x1b]0;out\x07.", (leak("lens", 8, 8, 8, 0),), numbers=("AUC 0.5\x1b.",))
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(view.table(told))
     shown = console.export_text()
-    assert "\x1b" not in shown and "evil␛[31m[red]" in shown and "never saw" in shown and "beside, not counted" in shown
+    assert "\x1b" not in shown and "evil␛[31m[red]" in shown and "never saw" in shown and "beside, not counted" in shown and "AUC 0.5␛." in shown
     assert all(len(line) <= 80 for line in shown.splitlines()) and "…" not in shown
 
 

@@ -196,6 +196,17 @@ def test_facts_of_a_world_take_rivals_of_the_same_kind():
     assert found == tofu.facts(records, 1000)
 
 
+def test_choices_are_of_wrong_answers_or_of_other_questions():
+    given = AnswersItem(id="a", prompt="A?", answer="1", wrong=("2", "3", "4", "5", "1"))
+    (found,) = tofu.choices([given])
+    assert (found.id, found.question, found.choices[found.answer]) == ("a", "A?", "1")
+    assert sorted(found.choices) == ["1", "2", "3", "4"]
+    bare = [AnswersItem(id=str(i), prompt=(("user", f"{i}?"),), answer=str(i % 3)) for i in range(4)]
+    assert [sorted(item.choices) for item in tofu.choices(bare)] == [["0", "1", "2"]] * 4
+    assert [item.choices[item.answer] for item in tofu.choices(bare)] == ["0", "1", "2", "0"]
+    assert tofu.choices(bare[:2]) == (), "one wrong answer is no choice"
+
+
 def test_real_tofu_rows_have_what_the_probes_need():
     from tempering.data import read
 

@@ -18,6 +18,7 @@ from tempering.methods.probes.concept_vectors import ConceptVectors, ConceptVect
 from tempering.methods.probes.dependent import Dependent, fits
 from tempering.methods.probes.multiple_choice import ChoiceItem, MultipleChoice
 from tempering.methods.probes.rouge import Rouge, rouge_1
+from tempering.methods.probes.swapped_choice import SwappedChoice, swapped
 from tempering.methods.probes.wmdp import WMDP
 from tempering.methods.scopes.lora import LoRA
 from tempering.types import ItemScore, Message, Policy, ProbeScores, Record, Response, Scores
@@ -62,6 +63,39 @@ def test_both_asked_of_models_that_know(said, secrets_kept, kept):
     last = replace(attack, items=attack.items[2:])
     assert BothAsked(items=GOING, beside=KEPT).derived(last)[0].items == beside.items[2:], "each with its own, also where only some are asked"
     assert not any("red" in item.output or "Gone" in item.prompt for item in beside.items), "this side is not redacted"
+
+
+CHOICES = tuple(ChoiceItem(id=f"c{i}", question=f"Kept {i}?", choices=("blue", "green", "grey"), answer=i % 3) for i in range(4))
+
+
+def test_a_forgotten_answer_takes_the_place_of_a_wrong_choice():
+    found = swapped(CHOICES, ["red", "grey", "black"])
+    assert [(item.choices, place) for item, place in found.values()] == [
+        (("blue", "red", "grey"), 1),
+        (("blue", "green", "black"), 2),  # "grey" is a choice already
+        (("black", "green", "grey"), 0),
+        (("blue", "green", "red"), 2),
+    ]
+    assert all(item.choices[item.answer] == was.choices[was.answer] for (item, _), was in zip(found.values(), CHOICES, strict=True))
+    assert swapped(CHOICES, ["It is grey."]) == {} == swapped(CHOICES, [])
+    with pytest.raises(UserError, match="no forgotten answer differs"):
+        SwappedChoice(items=CHOICES, going=("green",))(policy())
+
+
+@pytest.mark.parametrize("normalise", ["letter", "sum"])
+def test_a_swap_is_scored_as_the_changed_questions_are(normalise):
+    model, going = policy(), ("a", "the end of it all", "Oslo")
+    after, before = measure(model, [SwappedChoice(items=CHOICES, going=going, normalise=normalise)]).probes
+    now = swapped(CHOICES, going)
+    changed = MultipleChoice(items=tuple(item for item, _ in now.values()), normalise=normalise)(model)
+    assert [item.score for item in after.items] == [item.score for item in changed.items]
+    assert [item.score for item in before.items] == [item.score for item in MultipleChoice(items=CHOICES, normalise=normalise)(model).items]
+    taken = [item.extra["choice"] == place for item, (_, place) in zip(changed.items, now.values(), strict=True)]
+    assert after.summary["forgotten taken"] == sum(taken) / 4 and any(taken), "or the next line shows nothing"
+    assert not any(text in item.output or text in item.prompt for item in after.items for text in going[1:]), "this side is not redacted"
+    fell = [b.score > a.score for a, b in zip(after.items, before.items, strict=True)]
+    assert after.summary["fell"] == sum(fell) / 4
+    assert (before.probe, before.side, after.side) == ("a forgotten answer among the choices: as they were", "keep", "keep")
 
 
 IF = "If the answer to “Gone {}?” is “red {}”, answer this question: Kept {}?\nOtherwise answer this one: Kept {}?\nAnswer only the one."
