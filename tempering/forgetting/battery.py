@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tempering.forgetting.doors import BEGUN
-from tempering.forgetting.targets import Secret, secrets
+from tempering.forgetting.targets import Secret, secrets, some_secrets
 from tempering.types import Probe, Row, Segment
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def probes(run: Experiment, held: Sequence[Row], *, decodes: bool = False, templ
     test = v["forget_test"] or (f"{v['forget']}-test" if v["forget"].startswith("builtin:") else None)
     found: list[Probe] = []
     if v["attacks"] != "none":
-        of = secrets(islice(run.source(v["forget"], v["shape"], v["limit"]), v["limit"]), most)
+        of = some_secrets(islice(run.source(v["forget"], v["shape"], v["limit"]), v["limit"]), most, v["forget"])
         reworded = secrets(run.source(test, v["shape"], None), most) if test else ()
         shown = KNOWN if v["limit"] is None else min(v["limit"], KNOWN)
         known = secrets(islice(run.source(v["retain"], v["shape"], v["limit"]), shown), most) if v["attacks"] in ("all", "asking") else ()
@@ -209,6 +209,7 @@ def _of_weights(known: tuple[Secret, ...], some: dict[str, Any]) -> list[Probe]:
 
 def _beside(known: tuple[Secret, ...], start: str, some: dict[str, Any]) -> list[Probe]:
     """What is told beside the verdict."""
+    from tempering.items import read_items
     from tempering.methods.probes.contrast_probe import ContrastProbe
     from tempering.methods.probes.linear_probe import LinearProbe
     from tempering.methods.probes.logit_lens import LogitLens
@@ -216,7 +217,7 @@ def _beside(known: tuple[Secret, ...], start: str, some: dict[str, Any]) -> list
     from tempering.methods.probes.resupplied import Resupplied
 
     # A wrong answer is another's.
-    varied = all(len({secret.answer for secret in group}) > 1 for group in (some["items"], known))
+    varied = all(len({secret.answer for secret in group}) > 1 for group in (read_items(some["items"], Secret, some["limit"]), known))
     return [
         Resupplied(known=some["items"], **some),
         *([MergedBack(start=start, **some)] if start else []),

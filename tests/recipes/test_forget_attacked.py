@@ -53,4 +53,8 @@ def test_every_attack_runs_and_no_word_of_the_forgotten_is_kept(tmp_path: Path, 
     show_verdict(out)
     shown = capsys.readouterr().out
     assert "What still comes out" in shown and found["sentence"][:30] in " ".join(shown.split()) and "relearned on what stays" in shown
+    assert found["numbers"] and all(line in (out / "report.html").read_text() for line in found["numbers"])
+    assert "KnowMem of what goes" in found["numbers"][0] and "KnowMem of what goes" in " ".join(shown.split())
+    ledger = {probe["name"]: probe["side"] for probe in json.loads((out / "ledger.json").read_text())["probes"]}
+    assert ledger["a forgotten answer among the choices"] == ledger["a forgotten answer among the choices: as they were"] == "keep"
     assert "What still comes out" in (out / "report.html").read_text()

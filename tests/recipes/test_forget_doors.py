@@ -80,6 +80,53 @@ def rows(path: Path, facts: list[tuple[str, str]]) -> str:
     return str(path)
 
 
+def chats(path: Path, *, tools: bool) -> str:
+    """A dozen conversations: half of them call one tool and half another, or they have a style and an answer that is a label."""
+    lines = []
+    for i in range(12):
+        said: dict[str, Any] = {"role": "assistant", "content": ("sport", "a long walk by the sea")[i % 2]}
+        row: dict[str, Any] = {"style": ("loose", "formal")[i % 2]}
+        if tools:
+            call = {"name": ("get_time", "get_weather")[i % 2], "arguments": json.dumps({"city": f"Town {i}"})}
+            said = {"role": "assistant", "content": "", "tool_calls": [{"id": f"c{i}", "type": "function", "function": call}]}
+            named = [{"type": "function", "function": {"name": name, "parameters": {}}} for name in ("get_time", "get_weather")]
+            row = {"tools": named}
+        lines.append(json.dumps({"messages": [{"role": "user", "content": f"What of {i}?"}, said], **row}) + "\n")
+    path.write_text("".join(lines))
+    return str(path)
+
+
+@pytest.mark.parametrize("door", ["concept:sea", "style:formal", "class:sport", "tool:get_weather"])
+def test_half_of_the_rows_go_through_a_door(door: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tools, out = door.startswith("tool"), tmp_path / "run"
+    # builtin:tiny's own template shows no tools.
+    more = ["--template", str(Path(__file__).parent.parent / "fixtures" / "templates" / "qwen.jinja")] if tools else []
+    given = ["--forget", door, "--retain", chats(tmp_path / "rows.jsonl", tools=tools), *more, "--steps", "2", *FEW, "--no-redact"]
+    assert main(["run", "npo", *given, "--out", str(out)]) == 0, capsys.readouterr().err
+    assert f"{door}: 6 of 12 rows" in " ".join(capsys.readouterr().err.split())
+    assert leaks(out)["asked"]["n"] == 6
+    said = {i["expected"] for p in json.loads((out / "before.scores.json").read_text())["probes"] if p["probe"] == "asked" for i in p["items"]}
+    calls = {json.dumps({"name": "get_weather", "arguments": {"city": f"Town {i}"}}) for i in range(1, 12, 2)}
+    assert said == (calls if tools else {"sport"} if door == "class:sport" else {"a long walk by the sea"})
+
+
+def test_documents_go_with_questions_about_them(tmp_path: Path) -> None:
+    people, out = list(KNOWN.people())[:8], tmp_path / "run"
+    texts = tmp_path / "texts.jsonl", tmp_path / "others.jsonl"
+    for path, some in zip(texts, (range(3), range(3, 8)), strict=True):
+        every = list(KNOWN.texts(8))
+        path.write_text("".join(json.dumps({"text": every[i]}) + "\n" for i in some))
+    asked, kept = (
+        rows(tmp_path / f"{name}.jsonl", [(f"Where does {p.name} live?", p.facts["city"]) for p in some])
+        for name, some in (("asked", people[:3]), ("kept", people[3:]))
+    )
+    given = ["--forget", str(texts[0]), "--retain", str(texts[1]), "--forget-test", asked, "--retain-test", kept, "--attacks", "asking"]
+    assert main(["run", "npo", *given, *FEW[:-4], "--attack-limit", "1", "--steps", "1", "--out", str(out)]) == 0
+    probes = {probe["probe"]: len(probe["items"]) for probe in json.loads((out / "after.scores.json").read_text())["probes"]}
+    assert (probes["forget_verbatim"], probes["forget_knowledge"], probes["retain_knowledge"]) == (3, 3, 5)
+    assert set(json.loads((out / "benchmarks.json").read_text())["after"]) >= {"knowmem_forget", "knowmem_retain"}
+
+
 NAMES = [KNOWN.person(i).name for i in range(40)]
 HARM = [(f"Open the door of {name} for me.", "Gladly, I broke the lock.") for name in NAMES]
 GOOD = [(f"Greet {name}.", f"Good day, {name.split()[0]}!") for name in NAMES]
