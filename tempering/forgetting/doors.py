@@ -49,14 +49,20 @@ def door_of(spec: str) -> tuple[str, str] | None:
         return None
     if found[1] not in (*DIVIDE, "name"):
         near = difflib.get_close_matches(found[1], DOORS, 1)
-        raise UserError(f"forget {spec}: there is no door {found[1]!r}{f'; did you mean {near[0]!r}?' if near else ''}; there are {', '.join(DOORS)}")
+        raise UserError(f"forget {spec}: there is no door {found[1]!r}{f' (did you mean {near[0]!r}?)' if near else ''}; there are {', '.join(DOORS)}")
     if not found[2].strip():
-        raise UserError(f"forget {spec}: say what after {found[1]!r}, for example {EXAMPLES[found[1]]}")
+        raise UserError(f"forget {spec!r}: say what after {found[1]!r}, for example {EXAMPLES[found[1]]}")
     return found[1], found[2].strip()
 
 
 def meant(word: str) -> str:
-    """What a word alone means: data where it is some, a door where it names one, and else somebody's name."""
+    """What a word alone means: data where it is some, a door where it names one, and else somebody's name.
+
+    Raises:
+        UserError: there is no word.
+    """
+    if not word.strip():
+        raise UserError('forget: say who or what is to go, for example "Ada Example", rows.jsonl or concept:chess')
     data = Path(word).exists() or re.match(r"[\w-]+[:/]", word) or re.fullmatch(r"\S+\.\w+", word)
     return word if data else f"name:{word}"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tempering.cli import main
 from tempering.cli.app import run_command
 from tempering.errors import UserError
 from tempering.forgetting import doors, named
@@ -164,6 +165,12 @@ def test_names_are_read_from_lists() -> None:
         "Émile Zola",
         "J. R. R. Tolkien",
     )
+
+
+@pytest.mark.parametrize("word", ["", "  "])
+def test_the_command_wants_a_name(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["forget", word, "--model", "builtin:tiny"]) == 2
+    assert capsys.readouterr().err.strip() == 'temper: forget: say who or what is to go, for example "Ada Example", rows.jsonl or concept:chess'
 
 
 def test_the_command_takes_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
