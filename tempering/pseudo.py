@@ -15,13 +15,14 @@ import numpy as np
 import torch
 
 from tempering import late
+from tempering.config import Training
 from tempering.data.rendering import has_template, prompt_ids
 from tempering.errors import UserError
 from tempering.layout import collate, to
 from tempering.methods.objectives.forward_kl import ForwardKL
 from tempering.reduce import segment_sum, segment_weight
 from tempering.sample import sample
-from tempering.signals import Engine, compute
+from tempering.signals import Engine, compute, engine_for
 from tempering.types import Context, Message, Parts, Policy, Row, Run, Segment
 
 _MARK = "zzqx"
@@ -49,7 +50,7 @@ class Pseudo:
     Args:
         tokenizer: of student and teacher.
         writer: the role that writes; "policy" is the student.
-        engine: what differences are computed with.
+        training: its precision and layout are those of the differences.
         batch_size: pseudo-inputs of a step, and as many of the memory.
         candidates: how many are written for each that is learned; 1 is no adversary.
         memory: most that are remembered; 0 remembers nothing, and there is no part "memory".
@@ -63,7 +64,7 @@ class Pseudo:
         tokenizer: Any,
         *,
         writer: str = "teacher",
-        engine: Engine | None = None,
+        training: Training | None = None,
         batch_size: int = 16,
         candidates: int = 4,
         memory: int = 512,
@@ -71,7 +72,8 @@ class Pseudo:
         temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
-        self.tokenizer, self.writer, self.engine = tokenizer, writer, engine or Engine()
+        self.tokenizer, self.writer = tokenizer, writer
+        self.engine = engine_for(training) if training else Engine()
         self.batch_size, self.candidates, self.memory, self.length = batch_size, candidates, memory, length
         self.temperature, self.seed, self.taken = temperature, seed, 0
         self.opening, self.chats = opening(tokenizer), has_template(tokenizer)

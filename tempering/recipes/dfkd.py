@@ -75,7 +75,6 @@ def dfkd(
     from tempering.data import sft_row
     from tempering.methods.objectives.forward_kl import ForwardKL
     from tempering.pseudo import Pseudo
-    from tempering.signals import engine_for
     from tempering.types import Role
 
     refuse(training)
@@ -93,7 +92,7 @@ def dfkd(
     stream = Pseudo(
         student.tokenizer,
         writer="policy" if writer == "student" else "teacher",
-        engine=engine_for(training),
+        training=training,
         batch_size=training.batch_size,
         candidates=candidates,
         memory=memory if remembers else 0,

@@ -40,11 +40,11 @@ class DFKD(Distil):
         return kl(teacher_TV, student_TV)
 
 
-_LN2, _LN3 = math.log(2), math.log(3)
+_LN3 = math.log(3)
 
 CASES = (
     Case(
-        "two remembered tokens of unequal weight and one without",
+        "two remembered tokens of unequal weight, of which the likeliest differ, and one without",
         DFKD(),
         {
             "memory": {
@@ -55,7 +55,7 @@ CASES = (
         weights={"memory": [[1.0, 2.0, 0.0]]},
         loss=(0.5 * math.log(4 / 3) + 2 * (0.25 * math.log(0.5) + 0.75 * math.log(1.5))) / 3,
         gradient={"memory/logits": [[[-0.25 / 3, 0.25 / 3], [2 * 0.25 / 3, -2 * 0.25 / 3], [0, 0]]]},
-        logs={"agreement": 0.5},
+        logs={"agreement": 0.0},
     ),
     Case(
         "twice as warm: odds of 1:9 look like 1:3",
