@@ -30,6 +30,7 @@ from tempering.stages import content_key, content_of
 from tempering.watch import watching
 
 if TYPE_CHECKING:
+    from tempering.ahead import Meta
     from tempering.types import Objective, Policy, Probe, Role, Row, Scores, Stream
 
 
@@ -244,7 +245,7 @@ class Experiment(Feed):
         ending: Callable[[Policy], Policy] | None = None,
         offset: int = 0,
         to: str | None = None,
-        ahead: tuple[float, Objective] | None = None,
+        ahead: tuple[float, Objective] | Meta | None = None,
         scope: Any = None,
         optimizer: Any = None,
     ) -> Policy:

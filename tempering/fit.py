@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from tempering import attention, curvature, fused, late, optim
+from tempering.ahead import Meta, standing
 from tempering.config import Optimizer, Schedule, Training
 from tempering.coupling import Memory, apart, couple
 from tempering.distributed.shares import same, share
@@ -144,42 +144,18 @@ def count_terms(objective: Objective, batches: Iterable[Parts]) -> list[float]:
 
 
 def _backward(
-    live: Mapping[str, Live], parts: Parts, micros: list[Callable[[], Parts]], step: int, engine: Engine, world: World, objective: Objective
-) -> None:
-    """Leave the gradients of some objective on the parts of a step."""
-    total(live, objective, micros, count_terms(objective, [parts]), step, engine, Means(), world)
-
-
-@contextmanager
-def _ahead(
-    ahead: tuple[float, Objective] | None,
     live: Mapping[str, Live],
     parts: Parts,
     micros: list[Callable[[], Parts]],
     step: int,
     engine: Engine,
-    log: Means,
     world: World,
-) -> Iterator[None]:
-    """Inside it the weights stand where one plain step up another objective takes them; after it, where they stood, to the bit."""
-    if ahead is None:
-        yield
-        return
-    rate, objective = ahead
-    params = [p for role in live.values() if role.handle is not None for p in role.handle.params.values()]
-    total(live, objective, micros, count_terms(objective, [parts]), step, engine, log, world)
-    with torch.no_grad():
-        kept = [p.detach().clone() for p in params]
-        for p in params:
-            if p.grad is not None:
-                p.add_(p.grad, alpha=rate)
-                p.grad = None
-        try:
-            with torch.enable_grad():
-                yield
-        finally:
-            for p, was in zip(params, kept, strict=True):
-                p.copy_(was)
+    log: Means,
+    objective: Objective,
+    logged: bool = False,
+) -> float:
+    """The loss of some objective on the parts of a step, with its gradients left on the parameters."""
+    return total(live, objective, micros, count_terms(objective, [parts]), step, engine, log if logged else Means(), world)
 
 
 @dataclass
@@ -234,7 +210,7 @@ def fit(
     on_metrics: Callable[[Mapping[str, Any]], None] | None = None,
     stopper: Stopper | None = None,
     world: World | None = None,
-    ahead: tuple[float, Objective] | None = None,
+    ahead: tuple[float, Objective] | Meta | None = None,
     columns: Collection[str] = (),
 ) -> Fitted:
     """Move the weights of the trainable roles by the gradient of `objective` on the parts of `stream`.
@@ -249,7 +225,7 @@ def fit(
         world: the processes that train together, each of which calls this with the same arguments; None takes those this one was started with.
             They share the weights and each step; the first writes, and alone has whole weights at the end.
         ahead: (rate, another objective of the same parts): the gradient is taken not at the weights but `rate` times this one's gradient away from
-            them, uphill, and moves the weights themselves.
+            them, uphill, and moves the weights themselves. Or an inner objective that is minimised too (ahead.py).
         columns: signals that every part of the stream and of the evaluation brings as columns, so that no reference need be kept for them.
 
     Raises:
@@ -297,6 +273,7 @@ def fit(
     settings = {name: roles[name].optimizer or optimizer for name in trainable}
     optimizers = {name: optim.build(settings[name], role.handle.params) for name, role in trainable.items()}  # type: ignore[union-attr]
     memory = Memory(objective, engine.device)
+    moving = [p for role in live.values() if role.handle is not None for p in role.handle.params.values()]
     progress = Progress(live, optimizers, stream, folder, training.save_every, training.keep_checkpoints, say, world, memory)
     try:
         progress.begin(resume)
@@ -312,11 +289,12 @@ def fit(
                 parts = to(parts, engine.device)
             divisors = count_terms(objective, [parts])
             micros = [(lambda m=micro: m) for micro in share(parts, training.micro_tokens, world)]
-            backward = partial(_backward, live, parts, micros, progress.step, engine, world)
+            backward = partial(_backward, live, parts, micros, progress.step, engine, world, log)
             with record_function("curvature"):
                 curvature.take(optimizers, objective, parts, progress.step, backward)
-            with record_function("forward+backward"), _ahead(ahead, live, parts, micros, progress.step, engine, log, world):
+            with record_function("forward+backward"), standing(ahead, moving, backward) as beside:
                 loss = total(live, objective, micros, divisors, progress.step, engine, log, world, memory)
+            loss += sum(beside)
             if not math.isfinite(loss):
                 raise UserError(
                     f"the loss is {loss} at step {progress.step + 1}; lower the learning rate (--lr), or look for NaN in the data with temper check"

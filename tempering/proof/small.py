@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from tempering.ahead import Meta
 from tempering.config import Optimizer, Schedule, Training
 from tempering.data import pair_row, sft_row, unpaired_row
 from tempering.data.streams import Shuffled
@@ -143,7 +144,7 @@ def train(
     schedule: Schedule | None = None,
     roles: Mapping[str, Role] | None = None,
     look: Callable[[int, Policy], None] | None = None,
-    ahead: tuple[float, Objective] | None = None,
+    ahead: tuple[float, Objective] | Meta | None = None,
 ) -> Policy:
     """A tuned copy of `policy`; the one given stays as it is. The order of rows and everything drawn follow from `seed`.
 

@@ -28,17 +28,17 @@ class Distil(Objective):
 
     @property
     def needs(self) -> Mapping[str, frozenset[str]]:
-        return {"train": frozenset({"logits", "teacher.logits"})}
+        return {self.part: frozenset({"logits", "teacher.logits"})}
 
     def divergence(self, teacher_TV: Tensor, student_TV: Tensor) -> Tensor:
         """A number for each token [T] of log-probs [T, V]."""
         raise NotImplementedError
 
     def __call__(self, parts: Parts, signals: Signals, ctx: Context) -> Tensor:
-        student_TV = (signals["train"]["logits"] / self.temperature).log_softmax(-1)
-        teacher_TV = (signals["train"]["teacher.logits"] / self.temperature).log_softmax(-1)
+        student_TV = (signals[self.part]["logits"] / self.temperature).log_softmax(-1)
+        teacher_TV = (signals[self.part]["teacher.logits"] / self.temperature).log_softmax(-1)
         agree_T = (student_TV.argmax(-1) == teacher_TV.argmax(-1)).float()
-        ctx.log(agreement=agree_T[scored(parts["train"])])
+        ctx.log(agreement=agree_T[scored(parts[self.part])])
         return self.temperature**2 * self.divergence(teacher_TV, student_TV)
 
 
