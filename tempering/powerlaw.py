@@ -102,7 +102,8 @@ def fitted(x: Sequence[float], y: Sequence[float]) -> Law:
     grid = np.linspace(-STEEPEST, STEEPEST, 321)
     best = int(np.argmin([left(c) for c in grid]))
     ends = grid[max(0, best - 1)], grid[min(len(grid) - 1, best + 1)]
-    exponent = float(minimize_scalar(left, bounds=ends, method="bounded", options={"xatol": 1e-12}).x)
+    least: Any = minimize_scalar(left, bounds=ends, method="bounded", options={"xatol": 1e-12})
+    exponent = float(least.x)
     (at, slope), rest = np.linalg.lstsq(basis(exponent), y_N)[0].tolist(), float(np.sqrt(left(exponent) / len(y_N)))
     if abs(exponent) <= 1e-9:
         return Law(at - slope * float(np.log(middle)), slope, 0.0, rest)

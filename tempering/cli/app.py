@@ -177,6 +177,16 @@ def _dispatch(argv: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
+def _named_in_file(tokens: list[str]) -> list[str]:
+    """`temper run FILE.yaml`: the recipe that the file names, with the file as its settings."""
+    from tempering.cli.files import read_config
+
+    path, _, recipe = read_config(tokens[1])
+    if recipe is None:
+        raise UserError(f"{path}: says no recipe; write a line `recipe: NAME` in it, or `temper {tokens[0]} RECIPE --config {path}`")
+    return [tokens[0], recipe, "--config", tokens[1], *tokens[2:]]
+
+
 def _recipe_tokens(tokens: list[str]) -> list[str]:
     from tempering.cli.flags import SweepOptions
     from tempering.cli.plan import PlanOptions
@@ -187,6 +197,8 @@ def _recipe_tokens(tokens: list[str]) -> list[str]:
         raise UserError(
             f"temper {tokens[0]}: the recipe comes first, for example `temper {tokens[0]} {next(iter(index.recipes()), 'sft')} {tokens[1]} ...`"
         )
+    if tokens[1].lower().endswith((".yaml", ".yml", ".json")):
+        tokens = _named_in_file(tokens)
     signature, generic = Signature(index.load_recipe(tokens[1]), tokens[1]), {"plan": PlanOptions, "sweep": SweepOptions}.get(tokens[0], Generic)
     name = tokens[1].replace("-", "_") if tokens[1].replace("-", "_") in {**index.recipes(), **index.aliases()} else tokens[1]
     return [tokens[0], name, *normalise([t for t in tokens[2:] if t != "--debug"], signature, generic)]

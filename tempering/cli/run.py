@@ -155,7 +155,8 @@ def resolve(signature: Signature, given: Sequence[Given], generic: Generic) -> t
     resume = _resumed(signature, generic.resume) if generic.resume else None
     if generic.config:
         path, values, recipe = read_config(generic.config)
-        if recipe is not None and recipe != signature.name:
+        # A loss that runs by its own name is that name here, and its family's recipe in the config.json of a run.
+        if recipe is not None and recipe not in (signature.name, signature.typed):
             raise UserError(f"--config {path}: holds values of recipe {recipe}, not of {signature.name}; run `temper run {recipe} --config {path}`")
         base = signature.from_config(path, _recipe_values(signature, values))
     if resume is None:
