@@ -102,11 +102,12 @@ class Experiment(Feed):
             self.folder.status(state, message)
             report.write(self.folder.path)
 
-    def load(self, spec: str, new_tokens: Sequence[str] = (), template: str | None = None, outputs: int = 0) -> Policy:
+    def load(self, spec: str, new_tokens: Sequence[str] = (), template: str | None = None, outputs: int = 0, whole: bool = False) -> Policy:
         """The model to start from, with `new_tokens` added to its vocabulary and perhaps another chat template.
 
         Args:
             outputs: how many numbers a reward model gives an answer; 0 is a language model.
+            whole: that copies will be made of it, so that every process needs its weights at once.
         """
         import torch
 
@@ -117,7 +118,7 @@ class Experiment(Feed):
         self.model_spec, self.new_tokens = spec, tuple(new_tokens)
         with self.display.phase("loading the model"):
             # The first process measures the whole model; the others only train pieces of it.
-            later = word.several() and not world_of_run().first and not new_tokens
+            later = word.several() and not world_of_run().first and not new_tokens and not whole
             policy = (self.options.start or models).load(spec, quantise=self._quantise, later=later, say=self.display.say)
             if template is not None:
                 policy.tokenizer = with_template(policy.tokenizer, template)

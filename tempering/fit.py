@@ -307,7 +307,7 @@ def fit(
                 raise Interrupted(f"stopped by {reason} at step {progress.step} of {steps}")
             began, log = time.perf_counter(), Means()
             with record_function("data"):
-                parts = stream.next(Run(live, progress.step, seed, log))
+                parts = stream.next(Run(live, progress.step, seed, log, sharded))
                 same(parts, progress.step, world)
                 parts = to(parts, engine.device)
             divisors = count_terms(objective, [parts])

@@ -66,7 +66,7 @@ class Sharded:
     """
 
     def __init__(self, live: Mapping[str, Live], frozen: Iterable[nn.Module], world: World, device: torch.device, dtype: torch.dtype) -> None:
-        self._live, self._world = live, world
+        self._live, self.world = live, world
         self._device = device
         mesh = init_device_mesh(device.type, (world.hands, world.tensor), mesh_dim_names=("hands", "tensor"))
         self._hands, self._sides = mesh["hands"], mesh["tensor"]
@@ -74,6 +74,7 @@ class Sharded:
         self._dtype = dtype
         self._roots: dict[int, _Root] = {}
         self._whole: dict[str, nn.Module] = {}
+        self._filled: set[tuple[str, bool]] = set()
         for name, role in sorted(live.items()):
             names = {id(p): n for n, p in role.model.named_parameters()}
             if role.handle is not None:
@@ -83,8 +84,9 @@ class Sharded:
                             f"role {name}: its scope trains {n!r}, which is {'a single number' if p.ndim == 0 else 'no weight of its model'} and "
                             "cannot be shared between processes; run it with --processes 1"
                         )
-                if world.first:
-                    self._whole[name] = _skeleton(role.model)
+            # The first has whole weights of what has trained at the end; all may sample with the policy before.
+            if (role.handle is not None and world.first) or name == "policy":
+                self._whole[name] = _skeleton(role.model)
             with role.replacing():
                 self._shard(role.model)
         for model in frozen:
@@ -96,7 +98,7 @@ class Sharded:
         waiting = later.waits(model)
         # The verdicts about a model and its modules are found with whole weights, and kept; all must come to the same.
         # Where the weights of one are still in files, all try things on the same small model.
-        small = any(self._world.gather(waiting))
+        small = any(self.world.gather(waiting))
         known = later.stand_in(model) if small else model
         if known is not None:
             for verdict in (body_and_head, packs, attends_by_segments):
@@ -104,8 +106,8 @@ class Sharded:
             with lighter(known):
                 pass
         for name in VERDICTS:
-            model.__dict__[name] = all(self._world.gather(known is not None and known.__dict__.get(name, False)))
-        if self._world.tensor > 1:
+            model.__dict__[name] = all(self.world.gather(known is not None and known.__dict__.get(name, False)))
+        if self.world.tensor > 1:
             if small and known is None:
                 raise UserError("tensor parallelism: no small model of this kind can be made to try the cut on; load it without `later`")
             if small:
@@ -124,7 +126,7 @@ class Sharded:
         # Without resharding after the forward pass, an evaluation would leave whole weights where the optimizer expects pieces.
         units.append(fully_shard(root, mesh=self._all, reshard_after_forward=True, mp_policy=plain))
         for unit in units:
-            unit.set_gradient_divide_factor(float(self._world.tensor) if unit is units[-1] else 1.0)
+            unit.set_gradient_divide_factor(float(self.world.tensor) if unit is units[-1] else 1.0)
             # gloo cannot scale while it sums.
             unit.set_force_sum_reduction_for_comms(True)
             # Experts that saw no token on one process have a gradient on another.
@@ -148,7 +150,7 @@ class Sharded:
                 mine = grad.to_local()
                 holders = math.prod(n for n, placed in zip(grad.device_mesh.shape, grad.placements, strict=True) if not placed.is_replicate())
             # What other processes hold too counts once.
-            total += mine.float().square().sum() * (holders / self._world.size)
+            total += mine.float().square().sum() * (holders / self.world.size)
         dist.all_reduce(total)
         norm = float(total.sqrt())
         if norm > limit:
@@ -156,17 +158,27 @@ class Sharded:
                 grad.mul_(limit / (norm + 1e-6))
         return norm
 
+    def whole(self, name: str, everywhere: bool = True) -> nn.Module | None:
+        """A role's model with whole weights as they are now, beside the one in pieces: on the first process, and of the policy everywhere if that
+        is asked for; else None. What never moves is gathered once. Every process calls it at once.
+        """
+        known = (name, True) in self._filled or (name, everywhere) in self._filled
+        self._filled.add((name, everywhere))
+        model, role = self._whole[name] if everywhere or self.world.first else None, self._live[name]
+        moving = {id(p) for p in role.handle.params.values()} if role.handle is not None else set[int]()
+        for n, p in role.model.named_parameters():
+            if id(p) in moving or not known:
+                full = p.full_tensor() if isinstance(p, DTensor) else p
+                if model is not None:
+                    _fill(model, n, full.detach().clone())
+        return model
+
     def gather(self) -> None:
         """Put whole weights back into the trained roles of the first process; elsewhere they stay in pieces. Every process calls it at once."""
         for name, role in sorted(self._live.items()):
             if role.handle is None:
                 continue
-            whole = self._whole.get(name)
-            for n, p in list(role.model.named_parameters()):
-                full = p.full_tensor() if isinstance(p, DTensor) else p
-                if whole is not None:
-                    _fill(whole, n, full.detach().clone())
-            if whole is not None:
+            if (whole := self.whole(name, everywhere=False)) is not None:
                 names = {id(p): n for n, p in role.model.named_parameters()}
                 now = dict(whole.named_parameters())
                 role.handle.params = {n: now[names[id(p)]] for n, p in role.handle.params.items()}

@@ -22,6 +22,7 @@ from tempering.distributed.launch import end_with_launcher
 from tempering.errors import UserError
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 RENDEZVOUS = "TEMPERING_RENDEZVOUS"
 """Where the processes of a run find each other, as torch.distributed's init_method; by default MASTER_ADDR and MASTER_PORT, as torchrun sets them."""
@@ -94,6 +95,16 @@ class World:
         """The first process does something that leaves its result in the store, then each of the others does it and finds that result there."""
         result: Any = self.together(lambda: action() if self.first else None)
         return result if self.first else action()
+
+    def spread(self, items: Sequence[T], work: Callable[[Sequence[T]], Sequence[U]]) -> list[U]:
+        """What some work gives for items, one value for each: every process does it for its share of them, and all get all of it, in their order.
+
+        Raises:
+            UserError: it failed on another process, with its sentence.
+        """
+        mine = items[self.rank :: self.size]
+        shares = self.gather(self.together(lambda: list(work(mine)) if mine else []))
+        return [shares[i % self.size][i // self.size] for i in range(len(items))]
 
     def together(self, action: Callable[[], T]) -> T:
         """Do something on every process.

@@ -74,7 +74,7 @@ class Rehearsal(Experiment):
         self.display, self.budget, self.lock = options.display, values.get("budget") or Budget(keep="none"), {}
         self.wanted: int | None = values.get("limit")
 
-    def load(self, spec: str, new_tokens: Sequence[str] = (), template: str | None = None, outputs: int = 0) -> Policy:
+    def load(self, spec: str, new_tokens: Sequence[str] = (), template: str | None = None, outputs: int = 0, whole: bool = False) -> Policy:
         """The model's shapes, and its real tokenizer.
 
         Raises:

@@ -75,18 +75,22 @@ def rl(
         critic_lr: learning rate of the critic, where the credit asks for one; all its weights train.
         seed: of the order of tasks, sampling, dropout and initialisation.
     """
-    refuse(training)
+    refuse(training, several=True)
     algorithm = choices.value(algorithm)
     run = Experiment.begin(rl, {**locals(), "algorithm": algorithm})
     return act(run, algorithm.build())
 
 
-def refuse(training: Training) -> None:
-    """Raises `UserError` for what no run with rollouts can do."""
+def refuse(training: Training, several: bool = False) -> None:
+    """Raises `UserError` for what a run with rollouts cannot do.
+
+    Args:
+        several: whether this one may be several processes.
+    """
     from tempering.distributed import word
 
-    if word.several():
-        raise UserError("the policy is sampled while it trains, which one process can do only so far; run it without --processes")
+    if word.several() and not several:
+        raise UserError("this recipe goes on from an earlier training or sampling of its own, which one process has so far; leave out --processes")
     if training.eval_every or training.patience:
         raise UserError("--training.eval-every and --training.patience need held-out rows, and rollouts have none; leave them at 0")
 
@@ -99,12 +103,13 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
         given: tasks, instead of the environment's.
     """
     from tempering.data.streams import Shuffled
+    from tempering.distributed.world import current
     from tempering.methods.probes.episode_reward import EpisodeReward
     from tempering.methods.probes.pass_at_k import PassAtK
     from tempering.methods.probes.thinking_budget import ThinkingBudget
     from tempering.models import with_outputs
     from tempering.rollouts.anchored import Anchored, Following
-    from tempering.rollouts.samplers import Beside, Here
+    from tempering.rollouts.samplers import Beside, Here, Led
     from tempering.rollouts.stream import Conversations, longest
     from tempering.types import Role, Stream
 
@@ -112,7 +117,11 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
     env, rollouts, new = v["env"], v["rollouts"], v["max_new_tokens"]
     if "budget" in {field.name for field in fields(objective)}:
         objective = replace(objective, budget=new)
-    policy = run.load(v["model"], template=v["template"])
+    critic, priced = "value" in v["credit"].asks, bool(rollouts.kl_cost)
+    anchored = bool(rollouts.anchor) and (priced or "reference.logp" in objective.needs.get(objective.part, ()))
+    # Rewards are priced before the loss, which has a reference of its own only if it asks for one.
+    kept = priced and not anchored and v["scope"].kind != "lora"
+    policy = run.load(v["model"], template=v["template"], whole=critic or anchored or kept)
     tasks: Any = env.tasks("train", v["tasks"]) if given is None else given
     asked: dict[str, Any] = {"environment": env, "n": v["budget"].max_test, "max_new_tokens": new, "side": "target"}
     probes: tuple[Any, ...] = (EpisodeReward(name=env.name, **asked),)
@@ -123,18 +132,15 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
         probes += (ThinkingBudget(name=f"{env.name}, answer after {b}", budget=b, cue=v["cue"], **forced),)
     before = run.measure("before", policy, (), probes=probes)
     policy, roles, whole = warm(policy), dict[str, Role](), cast("Any", Full())
-    if "value" in v["credit"].asks:
+    if critic:
         # A plan makes one of the policy's configuration.
-        critic = policy if run.rehearses else with_outputs(copy.deepcopy(policy), 1)
-        roles["critic"] = Role(critic.model, whole, v["optimizer"].model_copy(update={"lr": v["critic_lr"]}))
-    anchored = bool(rollouts.anchor) and (bool(rollouts.kl_cost) or "reference.logp" in objective.needs.get(objective.part, ()))
-    if anchored:
-        roles["reference"] = Role(copy.deepcopy(policy.model), Following(v["scope"]))
-    elif rollouts.kl_cost and v["scope"].kind != "lora":
-        # Rewards are priced before the loss, which has a reference of its own only if it asks for one.
-        roles["reference"] = Role(copy.deepcopy(policy.model))
+        valued = policy if run.rehearses else with_outputs(copy.deepcopy(policy), 1)
+        roles["critic"] = Role(valued.model, whole, v["optimizer"].model_copy(update={"lr": v["critic_lr"]}))
+    if anchored or kept:
+        roles["reference"] = Role(copy.deepcopy(policy.model), Following(v["scope"]) if anchored else None)
     steps = training.steps or max(1, math.ceil(training.epochs * rollouts.epochs * len(tasks) / training.batch_size))
-    samplers = Beside(rollouts.samplers) if rollouts.samplers else Here()
+    world = current()
+    samplers = Led(Beside(rollouts.samplers), world) if rollouts.samplers else Here(world)
     stream: Stream = Conversations(
         policy.tokenizer, env, tasks, v["credit"], rollouts, training=training, max_new_tokens=new, seed=v["seed"], samplers=samplers,
         rounds=math.ceil(steps / (rollouts.updates * rollouts.epochs)),

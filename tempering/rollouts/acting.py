@@ -2,6 +2,8 @@
 
 Noise is keyed by (seed, visit), so a round is a function of its first visit, of the weights and of what earlier rounds left open: whoever samples it,
 and however often, it is the same (in float32, with as many threads).
+
+Of several processes each plays its share of a round's tasks, and all get the whole round.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from tempering.data.streams import Order
+from tempering.distributed.world import ALONE, World
 from tempering.rollouts.health import silent
 from tempering.rollouts.play import Begun, How, go_on, opened, play
 from tempering.rollouts.rows import rewards
@@ -89,20 +92,28 @@ class Acting:
         """Visits that a round takes at most, where so much is open already."""
         return self.wanted * (self.settings.tries if self.settings.dynamic else 1) + self.settings.partial - len({game.key for game in begun})
 
-    def __call__(self, model: torch.nn.Module, begin: int, begun: Sequence[Begun] = ()) -> Round:
+    def __call__(self, model: torch.nn.Module, begin: int, begun: Sequence[Begun] = (), world: World = ALONE) -> Round:
         policy, tries, at, missing = Policy(model, self.tokenizer), list[list[Group]](), begin, self.wanted
         if self.settings.partial:
-            games = [*begun, *opened([self._visit(i) for i in range(begin, begin + self.span(begun))], self.settings.samples)]
-            whole, left = go_on(policy, self.environment, games, self._how, self.wanted)
-            return Round([self._grouped(policy, list(whole.values()))], left, sum(key < begin for key in whole))
+            # Which groups are whole first is known to who plays all of them.
+            return world.lead(lambda: self._partly(policy, begin, begun))
+
+        def played(visits: Sequence[tuple[int, Record]]) -> list[Group]:
+            return self._grouped(policy, play(policy, self.environment, visits, self.settings.samples, self._how))
+
         for _ in range(self.settings.tries if self.settings.dynamic else 1):
-            groups = play(policy, self.environment, [self._visit(i) for i in range(at, at + missing)], self.settings.samples, self._how)
-            tries.append(self._grouped(policy, groups))
+            tries.append(world.spread([self._visit(i) for i in range(at, at + missing)], played))
             at += missing
             missing -= sum(not (self.settings.dynamic and silent(group.score_N)) for group in tries[-1])
             if not missing:
                 break
         return Round(tries)
+
+    def _partly(self, policy: Policy, begin: int, begun: Sequence[Begun]) -> Round:
+        """A round that ends with enough whole groups."""
+        games = [*begun, *opened([self._visit(i) for i in range(begin, begin + self.span(begun))], self.settings.samples)]
+        whole, left = go_on(policy, self.environment, games, self._how, self.wanted)
+        return Round([self._grouped(policy, list(whole.values()))], left, sum(key < begin for key in whole))
 
     def chosen(self, tries: Tries) -> list[Group]:
         """What of a round is learned from: groups that teach something first, where others were to be replaced."""

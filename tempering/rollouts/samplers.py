@@ -1,5 +1,7 @@
 """Who samples a round: the trainer itself when it is asked to, or processes beside it under Ray, to which its weights are pushed by version.
 
+Of several processes that train, each samples its share of a round, or the first asks those beside it and hands on what they say.
+
 Both do the same with the same weights, so a run is the same whoever samples. A sampler that dies is replaced by Ray, which gives it the base model
 again and asks it once more for what it had not answered; weights come with every question, so none is ever answered by others than it was asked of.
 """
@@ -14,6 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
+from tempering.distributed.world import ALONE, World
 from tempering.errors import UserError
 from tempering.rollouts.acting import Acting, Round
 from tempering.rollouts.play import Begun
@@ -45,18 +48,43 @@ class Samplers(Protocol):
 
 
 class Here:
-    """The trainer samples, at once."""
+    """The trainer samples, at once; where it is several processes, all of them."""
 
-    waited = 0.0
+    def __init__(self, world: World = ALONE) -> None:
+        self.world, self.waited = world, 0.0
 
     def submit(self, acting: Acting, model: torch.nn.Module, version: int, begin: int, begun: Sequence[Begun] = ()) -> Wait:
         began = time.perf_counter()
-        made = acting(model, begin, begun)
+        made = acting(model, begin, begun, self.world)
         self.waited += time.perf_counter() - began
         return lambda: made
 
     def close(self) -> None:
         """Nothing to end."""
+
+
+class Led:
+    """The first of several processes that train asks samplers; all get what these give."""
+
+    def __init__(self, samplers: Samplers, world: World) -> None:
+        self.samplers, self.world, self.waited = samplers, world, 0.0
+
+    def submit(self, acting: Acting, model: torch.nn.Module, version: int, begin: int, begun: Sequence[Begun] = ()) -> Wait:
+        # What goes wrong here is told by all.
+        asked = self.world.together(lambda: self.samplers.submit(acting, model, version, begin, begun) if self.world.first else None)
+        found = list[Round]()
+
+        def wait() -> Round:
+            if not found:
+                began = time.perf_counter()
+                found.append(self.world.lead(lambda: asked()))  # type: ignore[misc]
+                self.waited += time.perf_counter() - began
+            return found[0]
+
+        return wait
+
+    def close(self) -> None:
+        self.samplers.close()
 
 
 class _Sampler:

@@ -8,6 +8,8 @@ With a staleness of N a round is asked for N rounds before it is learned from, a
 at the beginning), samplers that are ahead wait, and the run is the same whoever samples and however fast. A checkpoint waits for what was asked for.
 What a round leaves open (`partial`) goes on in the next one that is asked for.
 
+Where several processes train, the policy's whole weights are put together for each round, and all processes have the same rounds and columns.
+
 Columns, on sampled tokens (all others have weight 0): "sampled_logp", the sampler's; "old_logp", what ratios are taken to; "advantage"; "turn", the
 turn's number in its conversation; of a credit with a critic also "return" and "old_value"; "reference.logp" where it was asked for its price.
 """
@@ -24,6 +26,7 @@ import torch
 
 from tempering.config import Training
 from tempering.data.rendering import prompt_ids
+from tempering.distributed.world import ALONE
 from tempering.errors import UserError
 from tempering.layout import collate, to
 from tempering.rollouts import acting
@@ -136,10 +139,11 @@ class Conversations:
     # ------------------------------------------------------------------------------------------------------------------------------ sampling
 
     def _round(self, run: Run) -> list[tuple[Segment, ...]]:
-        ahead, settings, model = self._ahead, self.settings, run.roles["policy"].model
+        ahead, settings, model = self._ahead, self.settings, None
         left = settings.staleness + 1 if self.rounds is None else self.rounds - self.version
         while len(ahead) < max(1, min(settings.staleness + 1, left)):
             begin, (begun, self._open) = ahead[-1].end if ahead else self.taken, (self._open, ())
+            model = self._sampled(run) if model is None else model
             wait = self.samplers.submit(self.acting, model, self.version, begin, begun)
             ahead.append(_Asked(begin, begin + self.acting.span(begun), self.version, wait))
         asked = ahead.pop(0)
@@ -160,6 +164,11 @@ class Conversations:
         if settings.drop:
             return [_unheard(row) if silent(group.score_N) else row for row, group in zip(rows, chosen, strict=True)]
         return rows
+
+    def _sampled(self, run: Run) -> torch.nn.Module:
+        """The policy with whole weights, where this process samples with it."""
+        whole = None if run.pieces is None else run.pieces.whole("policy", everywhere=not (self.settings.samplers or self.settings.partial))
+        return run.roles["policy"].model if whole is None else whole
 
     # -------------------------------------------------------------------------------------------------------------------------------- credit
 
@@ -214,19 +223,30 @@ class Conversations:
         if not needs[PART]:
             return rows
         found: list[tuple[Segment, ...]] = []
-        with evaluating(*(role.model for role in run.roles.values())):
-            for some in _chunks(rows, self.training.micro_tokens):
-                parts = to(collate([{PART: row} for row in some]), self.engine.device)
-                signals = {name: x.float().cpu().numpy() for name, x in compute(run.roles, parts, needs, self.engine)[PART].items()}
-                at = 0
-                for row in some:
-                    made = []
-                    for s in row:
-                        mine = {name: x_T[at : at + len(s.ids)] for name, x_T in signals.items()}
-                        made.append(replace(s, extras={**s.extras, **mine}))
-                        at += len(s.ids)
-                    found.append(tuple(made))
+        chunks = _chunks(rows, self.training.micro_tokens)
+        for some, signals in zip(chunks, self._signals(run, chunks, needs), strict=True):
+            at = 0
+            for row in some:
+                made = []
+                for s in row:
+                    mine = {name: x_T[at : at + len(s.ids)] for name, x_T in signals.items()}
+                    made.append(replace(s, extras={**s.extras, **mine}))
+                    at += len(s.ids)
+                found.append(tuple(made))
         return found
+
+    def _signals(self, run: Run, chunks: Sequence[Sequence[tuple[Segment, ...]]], needs: Mapping[str, frozenset[str]]) -> list[dict[str, np.ndarray]]:
+        """Signals of each chunk's tokens; of several processes each computes its share of the chunks, all as many at once."""
+        pieces = run.pieces
+        world, engine = (ALONE, self.engine) if pieces is None else (pieces.world, replace(self.engine, run=pieces.run, late=False))
+        found: list[dict[str, np.ndarray]] = []
+        with evaluating(*(role.model for role in run.roles.values())):
+            for at in range(0, len(chunks), world.hands):
+                some = chunks[min(at + world.hand, len(chunks) - 1)]
+                parts = to(collate([{PART: row} for row in some]), self.engine.device)
+                mine = {name: x.float().cpu().numpy() for name, x in compute(run.roles, parts, needs, engine)[PART].items()}
+                found += world.gather(mine)[:: world.tensor]
+        return found[: len(chunks)]
 
 
 def _chunks(rows: Sequence[tuple[Segment, ...]], most: int) -> list[list[tuple[Segment, ...]]]:

@@ -106,6 +106,31 @@ def test_sigterm_stops_all_with_a_checkpoint_and_one_process_goes_on(tmp_path: P
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
 
 
+RL = ["--model", "builtin:tiny", "--tasks", "8", "--batch-size", "3", "--samples", "3", "--max-new-tokens", "12", "--max-test", "4"]
+RL += ["--keep", "none", "--precision", "fp32", "--again"]
+
+
+@pytest.mark.parametrize("more", ["grpo --r 4 --kl 0.1 --old trainer", "ppo --scope full --kl-cost 0.1"])
+def test_reinforcement_in_two_processes_is_that_of_one(tmp_path: Path, more: str) -> None:
+    words = ["run", *more.split(), *RL, "--lr", "1e-4", "--steps", "4"]
+    for out, how in (("one", ()), ("two", ("--processes", "2"))):
+        code, told, err = temper(tmp_path, *words, "--out", out, *how)
+        assert code == 0, err
+        assert told.count("p adj: Holm") == 1 and err.count("saving the model") == 1
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    rewards = [[json.loads(line).get("reward") for line in (tmp_path / out / "metrics.jsonl").read_text().splitlines()] for out in ("one", "two")]
+    assert rewards[0] == rewards[1] and rewards[0][0] is not None, "the same conversations"
+    after = [json.loads((tmp_path / out / "after.scores.json").read_text())["probes"][0]["items"] for out in ("one", "two")]
+    assert [item["score"] for item in after[0]] == [item["score"] for item in after[1]]
+
+
+def test_recipes_that_sample_outside_of_their_trainings_are_refused(tmp_path: Path) -> None:
+    code, _, err = temper(tmp_path, "run", "reft", *RL, "--steps", "2", "--processes", "2")
+    assert code == 2
+    (sentence,) = [line for line in err.splitlines() if line.startswith("temper:")]
+    assert "leave out --processes" in sentence and not (tmp_path / "runs").exists()
+
+
 def test_a_local_ray_cluster_runs_the_same(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     words = [*SFT, "--steps", "4"]

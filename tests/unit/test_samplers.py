@@ -42,6 +42,7 @@ class Watched(Here):
     """Samples here, and notes what it was asked."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.asked: list[tuple[int, int]] = []
 
     def submit(self, acting: Acting, model: torch.nn.Module, version: int, begin: int, begun: Sequence[Begun] = ()) -> Wait:
