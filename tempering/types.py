@@ -278,7 +278,7 @@ class Run:
     """What a stream may see of a run: the live policy, the step, the seed, and where to log. On-policy data is a stream like any other."""
 
     roles: Mapping[str, Any]
-    """name -> live role (`fit.Live`): `.model`, `.handle`. Of several processes, `pieces` (`shard.Sharded`) computes with them or makes them whole."""
+    """name -> live role (`fit.Live`): `.model`, `.handle`. Of several processes `pieces` (`shard.Sharded`) computes with them, makes them whole."""
     step: int
     seed: int
     log: Log = lambda **values: None

@@ -131,13 +131,22 @@ def start_here(flag: str, cores: int) -> Any:
     return ray
 
 
-def _reached(address: str) -> Any:
-    ray = _ray("--cluster")
+def reached(flag: str, address: str) -> Any:
+    """The Ray of a cluster that runs already.
+
+    Args:
+        flag: what asked for it.
+        address: "ray://host:port", or anything else that `ray.init` takes.
+
+    Raises:
+        UserError: Ray is not installed, or the cluster cannot be reached.
+    """
+    ray = _ray(flag)
     try:
         _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError, ImportError, ray.exceptions.RayError) as error:
-        raise UserError(f"--cluster {address}: no Ray cluster can be reached there ({' '.join(str(error).split())[:200]})") from None
+        raise UserError(f"{flag} {address}: no Ray cluster can be reached there ({' '.join(str(error).split())[:200]})") from None
     return ray
 
 
@@ -150,7 +159,7 @@ def launch_on(address: str, command: Sequence[str], processes: int) -> tuple[int
     Raises:
         UserError: Ray is not installed, the cluster cannot be reached, or it has no room.
     """
-    ray = start_here("--cluster local", processes) if address == "local" else _reached(address)
+    ray = start_here("--cluster local", processes) if address == "local" else reached("--cluster", address)
     try:
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         actor: Any = ray.remote(num_cpus=1, num_gpus=gpus)(Starter)

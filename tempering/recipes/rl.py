@@ -140,7 +140,7 @@ def act(run: Experiment, objective: Any, warm: Callable[[Policy], Policy] = lamb
         roles["reference"] = Role(copy.deepcopy(policy.model), Following(v["scope"]) if anchored else None)
     steps = training.steps or max(1, math.ceil(training.epochs * rollouts.epochs * len(tasks) / training.batch_size))
     world = current()
-    samplers = Led(Beside(rollouts.samplers), world) if rollouts.samplers else Here(world)
+    samplers = Led(Beside(rollouts.samplers, rollouts.samplers_at), world) if rollouts.samplers else Here(world)
     stream: Stream = Conversations(
         policy.tokenizer, env, tasks, v["credit"], rollouts, training=training, max_new_tokens=new, seed=v["seed"], samplers=samplers,
         rounds=math.ceil(steps / (rollouts.updates * rollouts.epochs)),

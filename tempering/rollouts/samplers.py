@@ -95,6 +95,9 @@ class _Sampler:
         self.acting, model = import_module("ray").get(list(given))
         self.model, self.version = model.to("cuda" if torch.cuda.is_available() else "cpu"), -1
 
+    def ready(self) -> None:
+        """It answers as soon as it is there."""
+
     def round(self, version: int, weights: dict[str, torch.Tensor], begin: int, begun: Sequence[Begun]) -> Round:
         """The round that begins at a visit, sampled with these weights."""
         if version != self.version:
@@ -107,14 +110,17 @@ class _Sampler:
 
 
 class Beside:
-    """So many processes of this machine, started under Ray when the first round is asked for.
+    """So many processes, started under Ray when the first round is asked for.
+
+    Args:
+        at: the address of a Ray cluster that they run on; this machine by default.
 
     Raises:
-        UserError: Ray is not installed or does not start, or a sampler died too often.
+        UserError: Ray is not installed or does not start, the cluster cannot be reached or has no room, or a sampler died too often.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count, self.waited = count, 0.0
+    def __init__(self, count: int, at: str = "") -> None:
+        self.count, self.at, self.waited = count, at, 0.0
         self.actors, self._given = list[Any](), list[Any]()
         self._ray: Any = None
         self._version, self._weights, self._asked = -1, None, 0
@@ -145,15 +151,25 @@ class Beside:
         self.actors, self._given, self._ray, self._version = [], [], None, -1
 
     def _start(self, acting: Acting, model: torch.nn.Module) -> None:
-        from tempering.distributed.ray import start_here
+        from tempering.distributed.ray import START_S, reached, start_here
 
-        self._ray = start_here("--samplers", self.count)
+        self._ray = reached("--samplers-at", self.at) if self.at else start_here("--samplers", self.count)
         gpus = min(1.0, self._ray.cluster_resources().get("GPU", 0) / self.count)
         kind = self._ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=REPLACED, max_task_retries=-1)(_Sampler)
         # Kept here, so that one that is started again finds them.
         there = model if next(model.parameters()).device.type == "cpu" else copy.deepcopy(model).cpu()
         self._given = [self._ray.put(acting), self._ray.put(there)]
         self.actors = [kind.remote(self._given, max(1, torch.get_num_threads() // self.count)) for _ in range(self.count)]
+        try:
+            self._ray.get([actor.ready.remote() for actor in self.actors] if self.at else [], timeout=START_S)
+        except self._ray.exceptions.GetTimeoutError:
+            raise UserError(
+                f"--samplers-at {self.at}: it has no room for {self.count} samplers (each takes a core{' and a share of a GPU' if gpus else ''}); "
+                "take fewer --samplers, or wait until it is free"
+            ) from None
+        except self._ray.exceptions.RayError as error:
+            said = " ".join(str(error).split())[-200:]
+            raise UserError(f"--samplers-at {self.at}: no sampler starts there; do all its machines have tempering? ({said})") from None
 
     def _get(self, asked: Any) -> Round:
         try:

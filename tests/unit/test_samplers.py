@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Sequence
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tempering.config import Optimizer, Schedule
 from tempering.errors import UserError
@@ -30,7 +35,8 @@ from tempering.rollouts.stream import Conversations
 from tempering.rollouts.types import Environment, Trajectory
 from tempering.signals import Engine, Live, compute
 from tempering.types import Role, Run
-from tests.conftest import make_llama, make_tokenizer
+from tests.conftest import ROOT, make_llama, make_tokenizer
+from tests.nursery import Nursery, nursery
 from tests.unit.test_rollouts import TRAINING, Echo
 
 TOKENIZER = make_tokenizer()
@@ -205,3 +211,69 @@ def test_without_staleness_it_is_the_synchronous_run(beside: Beside) -> None:
 def test_what_goes_wrong_while_sampling_elsewhere_is_told_in_its_own_words(beside: Beside) -> None:
     with pytest.raises(UserError, match="nobody can judge this"):
         stream(beside, environment=Broken(turns=1)).next(Run({"policy": Live(make_llama())}, 0, 0))
+
+
+def act_on(path: str, at: str, broken: bool, count: int) -> int:
+    """A run whose samplers are on a cluster, in a process of its own: its weights in a file, or what it said."""
+    made, environment = Beside(count, at), Broken(turns=1) if broken else ECHO
+    try:
+        save_file(trained(stream(made, rounds=3, environment=environment, staleness=1, samplers=count), 3, LoRA(r=2))[0], path)
+    except UserError as error:
+        Path(path).write_text(str(error))
+    finally:
+        made.close()
+    return 0
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[tuple[Nursery, str]]:
+    """A Ray cluster of two cores that no run started: who may act on it, and its address."""
+    pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        # Ray asks for a token of those who come from elsewhere.
+        for name, value in {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid4().hex, "RAY_USAGE_STATS_ENABLED": "0"}.items():
+            patch.setenv(name, value)
+        command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus", "2", f"--port={port}"]
+        command += ["--include-dashboard=false", "--min-worker-port=0", "--max-worker-port=0"]
+        head = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+        assert head.stdout is not None
+        assert any("This command will now block" in line for line in head.stdout), "Ray does not start"
+        with nursery() as children:
+            yield children, f"127.0.0.1:{port}"
+        head.terminate()
+        head.communicate()
+
+
+@pytest.mark.slow
+def test_samplers_on_a_cluster_give_the_same_run(cluster: tuple[Nursery, str], tmp_path: Path) -> None:
+    children, at = cluster
+    children.run(f"{__name__}:act_on", str(tmp_path / "weights"), at, False, 2)
+    assert same(load_file(tmp_path / "weights"), trained(stream(rounds=3, staleness=1), 3, LoRA(r=2))[0])
+    children.run(f"{__name__}:act_on", str(tmp_path / "said"), at, True, 1)
+    assert (tmp_path / "said").read_text() == "nobody can judge this"
+
+
+@pytest.mark.slow
+def test_a_cluster_without_room_is_told(cluster: tuple[Nursery, str], tmp_path: Path) -> None:
+    children, at = cluster
+    children.run(f"{__name__}:crowded", str(tmp_path / "said"), at)
+    assert "it has no room for 3 samplers (each takes a core); take fewer --samplers" in (tmp_path / "said").read_text()
+
+
+def crowded(path: str, at: str) -> int:
+    """More samplers than the cluster has cores."""
+    from tempering.distributed import ray
+
+    ray.START_S = 5.0
+    return act_on(path, at, False, 3)
+
+
+def test_where_samplers_run_is_checked_before_anything_else() -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(ValueError, match="say how many with samplers"):
+        Rollouts(samplers_at="ray://head:10001")
+    with pytest.raises(UserError, match=r"--samplers-at 127.0.0.1:1: no Ray cluster can be reached there"):
+        stream(Beside(1, "127.0.0.1:1")).next(Run({"policy": Live(make_llama())}, 0, 0))
