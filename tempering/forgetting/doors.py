@@ -49,8 +49,9 @@ def door_of(spec: str) -> tuple[str, str] | None:
         return None
     if found[1] not in (*DIVIDE, "name"):
         near = difflib.get_close_matches(found[1], DOORS, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise UserError(f"forget {spec}: there is no door {found[1]!r}{hint}; there are {', '.join(DOORS)}")
+        raise UserError(
+            f"forget {spec}: there is no door {found[1]!r}{f' (did you mean {near[0]!r}?)' if near else ''}; there are {', '.join(DOORS)}"
+        )
     if not found[2].strip():
         raise UserError(f"forget {spec!r}: say what after {found[1]!r}, for example {EXAMPLES[found[1]]}")
     return found[1], found[2].strip()
