@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from benchmarks import harness
+from benchmarks import harness, precision
 from benchmarks.flops import SMOLLM2, Work, forward, full
 from benchmarks.harness import Benchmark, Contender, Target
 from benchmarks.roofline import Roofline
@@ -18,7 +18,7 @@ from benchmarks.roofline import Roofline
 def limit(facts: Mapping[str, Any], best: Mapping[str, Any]) -> float:
     """Tokens a second if a step were its matrix products with each prompt computed once; tokens count the prompt of both answers, as for the peer."""
     work = Work(**facts["work"])
-    return facts["tokens"] / Roofline(**best["bfloat16"]).seconds(full(SMOLLM2, work) + forward(SMOLLM2, work))
+    return facts["tokens"] / Roofline(**best[precision.dtype()]).seconds(full(SMOLLM2, work) + forward(SMOLLM2, work))
 
 
 BENCHMARK = Benchmark(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from benchmarks import children, harness
+from benchmarks import children, harness, precision
 from benchmarks.harness import Target
 from benchmarks.machine import describe
 
@@ -94,7 +94,7 @@ def plain(length: int, vocabulary: int, seed: int, tokens: int = TOKENS, steps: 
     labels = torch.where(torch.stack([torch.from_numpy(mask) for _, mask in rows]) > 0, ids, -100)
     meter.start()
     for _ in range(steps):
-        with torch.autocast("cpu", torch.bfloat16):
+        with precision.autocast():
             loss = model(input_ids=ids, labels=labels, use_cache=False).loss
         loss.backward()
         optimizer.step()
@@ -123,7 +123,7 @@ def measure(*, rounds: int | None = None, quick: bool = False, say: Callable[[st
     rounds = rounds or (1 if quick else ROUNDS)
     lengths, vocabularies = ((256, 1024), (8192, 32768)) if quick else (LENGTHS, VOCABULARIES)
     size = {"tokens": 1024 if quick else TOKENS}
-    command = f"python -m benchmarks growth --rounds {rounds}" + (" --quick" if quick else "")
+    command = f"python -m benchmarks growth --rounds {rounds}{precision.flag()}" + (" --quick" if quick else "")
     about, found = {"command": command, "machine": describe()}, []
     profiles: dict[int, list[dict[str, Any]]] = {length: [] for length in lengths}
     bare: dict[int, list[dict[str, Any]]] = {length: [] for length in lengths}

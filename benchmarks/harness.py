@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import children
+from benchmarks import children, precision
 from benchmarks.machine import commit, describe
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -222,6 +222,7 @@ def row(
         "command": command,
         "commit": commit(),
         "machine": dict(machine),
+        "precision": precision.name(),
         "ours_range": [_short(min(ours)), _short(max(ours))],
         "peer_range": [_short(min(peer)), _short(max(peer))] if peer else None,
         "ratio_range": [_short(min(paired)), _short(max(paired))] if paired else None,
@@ -297,7 +298,7 @@ def faster(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
 def measure(benchmark: Benchmark, *, rounds: int | None = None, quick: bool = False, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
     """Run a benchmark and return its results; nothing is stored."""
     rounds = rounds or (QUICK_ROUNDS if quick else ROUNDS)
-    command = f"python -m benchmarks {benchmark.name} --rounds {rounds}" + (" --quick" if quick else "")
+    command = f"python -m benchmarks {benchmark.name} --rounds {rounds}{precision.flag()}" + (" --quick" if quick else "")
     with tempfile.TemporaryDirectory(prefix=f"bench-{benchmark.name}-") as folder:
         inputs = {"path": folder, **(benchmark.quick_inputs if quick else benchmark.inputs)}
         say(f"== {benchmark.name}: preparing")

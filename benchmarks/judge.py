@@ -6,14 +6,16 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks import precision
+
 
 def nll(model: Any, rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """(mean NLL of the scored tokens, seconds it took): a row at a time in bfloat16, so that it never sets the peak of memory."""
+    """(mean NLL of the scored tokens, seconds it took): a row at a time, so that it never sets the peak of memory."""
     import torch
 
     began, total, count = time.perf_counter(), 0.0, 0
     model.eval()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), precision.autocast():
         for row in rows:
             ids, mask = torch.tensor([row["ids"]]), torch.tensor(row["mask"][1:], dtype=torch.bool)
             logits = model(input_ids=ids, use_cache=False).logits[0, :-1][mask].float()

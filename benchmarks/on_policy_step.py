@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from benchmarks import flops, harness
+from benchmarks import flops, harness, precision
 from benchmarks.flops import SMOLLM2, Work
 from benchmarks.harness import Benchmark, Contender, Target
 from benchmarks.roofline import Roofline
@@ -19,7 +19,7 @@ from benchmarks.settings import SAMPLES
 
 def limit(facts: Mapping[str, Any], best: Mapping[str, Any]) -> float:
     """Sampled tokens a second if every sample had all its tokens, prompts were computed once, and the rest were matrix products."""
-    roof, work = Roofline(**best["bfloat16"]), Work()
+    roof, work = Roofline(**best[precision.dtype()]), Work()
     for prompt, new in zip(facts["prompts"], facts["new"], strict=True):
         work += flops.shared(prompt, [new] * SAMPLES, new * SAMPLES)
     prefill, _ = flops.sample(SMOLLM2, facts["prompts"], [])

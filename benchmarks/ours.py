@@ -6,9 +6,9 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
-from benchmarks import inputs, judge
+from benchmarks import inputs, judge, precision
 from benchmarks.child import Meter
 from benchmarks.settings import CLIP, LR, LR_DPO, LR_LORA, LR_POLICY, SAMPLES, reward
 from tempering.types import Message, Parts, Policy, Record, Role, Row, Run, Segment
@@ -161,13 +161,13 @@ def _train(
     on_step: Callable[[int], None] = lambda step: None,
     columns: Sequence[str] = (),
 ) -> Any:
-    """(live policy, loss of the last step) after `steps` steps of AdamW at a constant rate, bf16 matmuls over float32 weights."""
+    """(live policy, loss of the last step) after `steps` steps of AdamW at a constant rate, float32 weights."""
     from tempering.config import Optimizer, Schedule, Training
     from tempering.fit import fit
     from tempering.methods.scopes.full import Full
     from tempering.methods.scopes.lora import LoRA
 
-    training = Training(micro_tokens=micro_tokens, precision="bf16", clip=CLIP)
+    training = Training(micro_tokens=micro_tokens, precision=cast("Any", precision.name()), clip=CLIP)
     losses: list[float] = []
 
     def on_metrics(metrics: Mapping[str, Any]) -> None:
@@ -222,7 +222,6 @@ def dpo(
     """DPO of all weights, the reference run beside the policy or its log-probs computed before the first step (and charged to all steps)."""
     meter = Meter()
     import numpy as np
-    import torch
 
     from tempering import models
     from tempering.methods.objectives.dpo import DPO
@@ -243,7 +242,7 @@ def dpo(
     made: list[list[Row]] = [[{part: (segment(row, part),) for part in ("chosen", "rejected")} for row in step] for step in plan]
     if cached:
         # What a recipe keeps in the store, made anew each time.
-        extended = iter(columns(policy, [row for step in made for row in step], Engine(dtype=torch.bfloat16), micro_tokens))
+        extended = iter(columns(policy, [row for step in made for row in step], Engine(dtype=precision.torch_dtype()), micro_tokens))
         made = [[next(extended) for _ in step] for step in made]
     ahead_s = time.perf_counter() - began
     how: dict[str, Any] = {"lr": LR_DPO, "micro_tokens": micro_tokens, "rank": 0, "meter": meter, "seed": seed}
@@ -256,10 +255,8 @@ def dpo(
 
 
 def sampling(path: str, prompts: int, shortest: int, longest: int, seed: int, max_rows: int = 64) -> dict[str, Any]:
-    """Greedy decoding in bfloat16 with requests of mixed lengths, admitted as others end."""
+    """Greedy decoding of requests of mixed lengths, admitted as others end."""
     meter = Meter()
-    import torch
-
     from tempering import models
     from tempering.sampling.decoder import Decoder
     from tempering.sampling.types import Request
@@ -267,11 +264,11 @@ def sampling(path: str, prompts: int, shortest: int, longest: int, seed: int, ma
 
     meter.imported()
     data = inputs.read(path, seed)
-    loaded = models.load(MODEL, dtype="bfloat16", say=_quiet)
+    loaded = models.load(MODEL, dtype=precision.dtype(), say=_quiet)
     # No end token: every request makes exactly the tokens it asks for, whoever decodes.
     loaded.model.generation_config.eos_token_id = None  # type: ignore[union-attr]
     # As `temper serve` does it: who only samples keeps the copy that decodes and nothing else.
-    policy = for_decoding(Policy(loaded.model, None), torch.bfloat16)
+    policy = for_decoding(Policy(loaded.model, None), precision.torch_dtype())
     del loaded
     gc.collect()
 
@@ -325,7 +322,7 @@ def on_policy(path: str, prompts: int, shortest: int, longest: int, seed: int, m
     data, sampled = inputs.read(path, seed), list[int]()
     policy = models.load(MODEL, say=_quiet)
     environment, tasks = _vowels(data["rows"], sampled)
-    training = Training(batch_size=prompts, micro_tokens=micro_tokens, precision="bf16")
+    training = Training(batch_size=prompts, micro_tokens=micro_tokens, precision=cast("Any", precision.name()))
     settings, budget = Rollouts(samples=SAMPLES, concurrent=SAMPLES * prompts), longest
     stream = Conversations(policy.tokenizer, environment, tasks, GroupRelative(), settings, training=training, max_new_tokens=budget, seed=seed)
     _train(policy.model, DAPO(clip_high=0.2), stream, 1, lr=LR_POLICY, micro_tokens=micro_tokens, rank=0, meter=meter, seed=seed)

@@ -104,11 +104,11 @@ def comparisons(rows: Sequence[Row]) -> str:
         shares = f"{row['ours_share']:.0%}, {row['peer_share']:.0%}" if row.get("ours_share") is not None else ""
         what = f"{row['metric']}, {row['phase']}"
         peer = f"{_number(row['peer'])} ({row['peer_name']})"
-        cells = (TITLES[row["benchmark"]], what, f"{_number(row['ours'])} {row['unit']}", peer, _ratio(row), _target(row), shares, str(row["runs"]))
+        cells = (_title(row), what, f"{_number(row['ours'])} {row['unit']}", peer, _ratio(row), _target(row), shares, str(row["runs"]))
         lines.append("| " + " | ".join(cells) + " |")
     for row in rows:
         if row["peer_name"] == "roofline":
-            lines += ["", f"{TITLES[row['benchmark']]}: {row['ours_share']:.0%} of the roofline; {_target(row)}."]
+            lines += ["", f"{_title(row)}: {row['ours_share']:.0%} of the roofline; {_target(row)}."]
     return "\n".join(lines) + "\n" if picked else ""
 
 
@@ -119,7 +119,7 @@ def startup(rows: Sequence[Row]) -> str:
     for row in picked:
         spread = f"{_number(row['ours'])} [{_number(row['ours_range'][0])}, {_number(row['ours_range'][1])}]"
         beside = f"{row['peer_name']}: {_number(row['peer'])}" if row["peer"] is not None else ""
-        lines.append(f"| {row['phase']} | {spread} | {beside} | {_target(row)} | {row['runs']} |")
+        lines.append(f"| {row['phase']}{_kind(row)} | {spread} | {beside} | {_target(row)} | {row['runs']} |")
     return "\n".join(lines) + "\n" if picked else ""
 
 
@@ -143,7 +143,7 @@ def growth(rows: Sequence[Row]) -> str:
     for row in picked:
         share = f"{row['attention_share']:.0%}" if "attention_share" in row else ""
         value, base = f"{_number(row['ours'])} {row['unit']}", f"{_number(row['peer'])} ({row['peer_name']})"
-        lines.append(f"| {row['phase']} | {value} | {base} | {_ratio(row)} | {_target(row)} | {share} |")
+        lines.append(f"| {row['phase']}{_kind(row)} | {value} | {base} | {_ratio(row)} | {_target(row)} | {share} |")
     return "\n".join(lines) + "\n" if picked else ""
 
 
@@ -179,14 +179,14 @@ def losses(rows: Sequence[Row], profiles: Sequence[Mapping[str, Any]]) -> str:
             continue
         verdict = f"target {_bound(row)} missed" if missed else "the peer is better"
         value = f"ratio {row['ratio']:.2f}" if row["ratio"] is not None else f"{_number(row['ours'])} {row['unit']}"
-        text = f"- {row['benchmark']}, {row['metric']}, {row.get('phase', '')}, beside {row['peer_name']}: {value}; {verdict}."
+        text = f"- {row['benchmark']}{_kind(row)}, {row['metric']}, {row.get('phase', '')}, beside {row['peer_name']}: {value}; {verdict}."
         if row["metric"] == "speed" and row.get("ours_share") is not None:
             alone = "disk" if row["benchmark"].startswith("merge ") else "matrix products"
             text += f" The {alone} alone would allow {_number(row['limit'])} {row['unit']}; we reach {row['ours_share']:.0%} of that."
         if row.get("phase") == "above imports" and row["benchmark"] in ALL_WEIGHTS:
             text += f" Weights, gradients and Adam's states alone are {FLOOR_GIB:.2f} GiB, {FLOOR_GIB / row['peer']:.2f} of the peer's."
         for profile in profiles:
-            if profile["benchmark"] == row["benchmark"] and row["metric"] == "speed":
+            if profile["benchmark"] == row["benchmark"] and _kind(profile) == _kind(row) and row["metric"] == "speed":
                 rest = [(name, share) for name, share in profile["shares"].items() if name != "linear"][:3]
                 text += " Beside the linear layers a step spends its time on " + ", ".join(f"{name} ({share:.0%})" for name, share in rest) + "."
         lines.append(text)
@@ -198,9 +198,7 @@ def where(profiles: Sequence[Mapping[str, Any]]) -> str:
     lines = ["## Where a step's time goes", ""]
     for profile in profiles:
         found = ", ".join(f"{name} {share:.0%}" for name, share in profile["shares"].items() if share >= 0.005)
-        lines.append(
-            f"- {TITLES.get(profile['benchmark'], profile['benchmark'])}: {found} ({profile['threads']} threads, commit {profile['commit']})."
-        )
+        lines.append(f"- {_title(profile)}: {found} ({profile['threads']} threads, commit {profile['commit']}).")
     return "\n".join(lines) + "\n" if profiles else ""
 
 
@@ -213,9 +211,19 @@ def tried(rows: Sequence[Row]) -> str:
         for who, setting, others in (("ours", "ours_setting", "ours_tried"), (row["peer_name"], "peer_setting", "peer_tried")):
             rest = "; ".join(f"{_setting(o['setting'])}: {o['failed'] if 'failed' in o else _number(o['steady'])}" for o in row[others])
             note = f" ({row['peer_note']})" if who != "ours" and row["peer_note"] else ""
-            kept = f"- {row['benchmark']}, {who}{note}: {_setting(row[setting])}"
+            kept = f"- {row['benchmark']}{_kind(row)}, {who}{note}: {_setting(row[setting])}"
             found[kept + (f"; tried, {'tokens/s' if row['unit'] == 'tokens/s' else row['unit']}: {rest}" if rest else "")] = None
     return "## Settings\n\nKept, and what else was tried in the first round:\n\n" + "\n".join(found) + "\n" if found else ""
+
+
+def _title(row: Row) -> str:
+    """What a benchmark is called in tables."""
+    return TITLES.get(row["benchmark"], row["benchmark"]) + _kind(row)
+
+
+def _kind(row: Row) -> str:
+    """Of results that are not in bfloat16, those that would be in bfloat16 elsewhere."""
+    return ", float32" if row.get("precision") == "fp32" and row["benchmark"] in (*ORDER, "growth", "startup") else ""
 
 
 def _setting(setting: Mapping[str, Any]) -> str:

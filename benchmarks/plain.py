@@ -1,14 +1,14 @@
 """What a careful user writes without a training library: a plain PyTorch loop, and transformers' `generate`.
 
 The loop does what costs nothing to do well: the rows of a step sorted by length and cut into micro-batches by their padded size, the output head on
-scored tokens only, no attention mask (padding stands on the right, where causal attention never looks), bf16 autocast, fused AdamW.
+scored tokens only, no attention mask (padding stands on the right, where causal attention never looks), autocast, fused AdamW.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import inputs, judge
+from benchmarks import inputs, judge, precision
 from benchmarks.child import Meter
 from benchmarks.settings import CLIP, LR
 
@@ -33,7 +33,7 @@ def sft(path: str, rows: int, per_step: int, max_length: int, seed: int, micro_t
             width = max(len(row["ids"]) for row in batch)
             ids = torch.tensor([row["ids"] + [0] * (width - len(row["ids"])) for row in batch])
             mask = torch.tensor([row["mask"] + [0] * (width - len(row["mask"])) for row in batch], dtype=torch.bool)
-            with torch.autocast("cpu", torch.bfloat16):
+            with precision.autocast():
                 hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][mask[:, 1:]]
                 logits = model.lm_head(hidden)
             loss = cross_entropy(logits.float(), ids[:, 1:][mask[:, 1:]], reduction="sum") / scored
@@ -59,14 +59,14 @@ def _micro_batches(rows: list[dict[str, Any]], micro_tokens: int) -> list[list[d
 
 
 def sampling(path: str, prompts: int, shortest: int, longest: int, seed: int, batch: int = 16) -> dict[str, Any]:
-    """Greedy `generate` in bfloat16, requests sorted by how many tokens they want; only the tokens that were asked for count."""
+    """Greedy `generate`, requests sorted by how many tokens they want; only the tokens that were asked for count."""
     meter = Meter()
     import torch
     import transformers
 
     meter.imported()
     data = inputs.read(path, seed)
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(data["model"], dtype=torch.bfloat16).eval()
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(data["model"], dtype=precision.torch_dtype()).eval()
     # No end token: every request makes exactly the tokens it asks for, whoever decodes.
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
     requests = sorted(data["rows"], key=lambda row: -row["new"])

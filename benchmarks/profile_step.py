@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from benchmarks import children, dpo, harness, sampling, sft_full
+from benchmarks import children, dpo, harness, precision, sampling, sft_full
 from benchmarks.machine import commit, describe
 
 RULES: tuple[tuple[str, str], ...] = (
@@ -141,10 +141,12 @@ def measure(benchmark: harness.Benchmark, contender: str, changed: Mapping[str, 
         "command": f"python -m benchmarks.profile_step --only {benchmark.name}",
         "commit": commit(),
         "machine": describe(),
+        "precision": precision.name(),
     }
     harness.RESULTS.mkdir(exist_ok=True)
-    (harness.RESULTS / f"profile-{benchmark.name}.json").write_text(json.dumps(content, indent=1) + "\n")
-    (harness.RESULTS / f"profile-{benchmark.name}.txt").write_text(report["table"].rstrip() + "\n")
+    stem = f"profile-{benchmark.name}" + ("" if precision.name() == "bf16" else "-fp32")
+    (harness.RESULTS / f"{stem}.json").write_text(json.dumps(content, indent=1) + "\n")
+    (harness.RESULTS / f"{stem}.txt").write_text(report["table"].rstrip() + "\n")
     say(f"{benchmark.name}: " + ", ".join(f"{name} {share:.0%}" for name, share in content["shares"].items()))
 
 

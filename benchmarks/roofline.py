@@ -16,10 +16,11 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from benchmarks import precision
 from benchmarks.flops import SMOLLM2, Flops, Shape
 from benchmarks.machine import commit, cores, describe
 
@@ -27,6 +28,7 @@ TOKENS = (256, 512, 1024, 2048)
 CHUNKS = (128, 256, 512, 1024)
 ROWS = (1, 8, 16, 32, 64, 128)
 DTYPES = ("bfloat16", "float32")
+"""Of the table; around a benchmark only what its contenders multiply in."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def bandwidth(repeats: int, megabytes: int = 256) -> dict[str, float]:
     }
 
 
-def measured(shape: Shape = SMOLLM2, *, quick: bool = False, repeats: int = 7) -> dict[str, Any]:
+def measured(shape: Shape = SMOLLM2, *, quick: bool = False, repeats: int = 7, dtypes: Sequence[str] = DTYPES) -> dict[str, Any]:
     """All speeds: {"linear": [...], "head": [...], "decode": [...], "memory": [...], "best": {dtype: Roofline}}, a row for each size and threads."""
     import torch
 
@@ -117,7 +119,7 @@ def measured(shape: Shape = SMOLLM2, *, quick: bool = False, repeats: int = 7) -
         if quick and 1 < threads < cores():
             continue
         torch.set_num_threads(threads)
-        for name in DTYPES:
+        for name in dtypes:
             dtype, where, few = getattr(torch, name), {"dtype": name, "threads": threads}, max(2, repeats // 2)
             for tokens in (512, 1024) if quick else TOKENS:
                 found["linear"].append(where | {"tokens": tokens} | _rounded(training_speed(blocks, tokens, dtype, repeats)))
@@ -126,7 +128,7 @@ def measured(shape: Shape = SMOLLM2, *, quick: bool = False, repeats: int = 7) -
             for rows in (64,) if quick else ROWS:
                 found["decode"].append(where | {"rows": rows} | _rounded({"tokens_per_s": decoding_speed(shape, rows, dtype, few)}))
         found["memory"].append({"threads": threads} | _rounded(bandwidth(repeats)))
-    found["best"] = {name: asdict(best(found, name)) for name in DTYPES}
+    found["best"] = {name: asdict(best(found, name)) for name in dtypes}
     return found
 
 
@@ -162,7 +164,7 @@ def show(found: dict[str, Any]) -> None:
 
 def now() -> dict[str, Any]:
     """In a child: the quick measurement that the harness takes around every benchmark."""
-    return {"best": measured(quick=True)["best"]}
+    return {"best": measured(quick=True, dtypes=(precision.dtype(),))["best"]}
 
 
 def full() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Sampling for 64 prompts that want 16 to 256 new tokens each, greedy, bfloat16 weights, against transformers' `generate`.
+"""Sampling for 64 prompts that want 16 to 256 new tokens each, greedy, against transformers' `generate`.
 
 `generate` runs a batch until its longest request ends. It gets the requests sorted by how much they want and the batch size that suits it best;
 only the tokens that were asked for count.
@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from benchmarks import flops, harness
+from benchmarks import flops, harness, precision
 from benchmarks.harness import Benchmark, Contender, Target
 from benchmarks.roofline import Roofline
 
 
 def limit(facts: Mapping[str, Any], best: Mapping[str, Any]) -> float:
     """New tokens a second if prefill were its products, and a decoding step its linear layers and head at the best number of rows."""
-    roof = Roofline(**best["bfloat16"])
+    roof = Roofline(**best[precision.dtype()])
     prefill, _ = flops.sample(flops.SMOLLM2, facts["prompts"], facts["new"])
     return sum(facts["new"]) / (roof.seconds(prefill) + sum(facts["new"]) / roof.decode)
 

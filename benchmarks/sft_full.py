@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of all weights on real rows of mixed lengths (Alpaca and GSM8K), bfloat16 over float32 weights.
+"""Supervised fine-tuning of all weights on real rows of mixed lengths (Alpaca and GSM8K), float32 weights.
 
 Against TRL padded, TRL packed, and a plain loop that sorts by length and scores only trained tokens. Rows a step, scored tokens and length limit are
 the same; a packed step of TRL's has as many rows on average, because packs are built over all rows.
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from benchmarks import harness
+from benchmarks import harness, precision
 from benchmarks.flops import SMOLLM2, Work, full
 from benchmarks.harness import Benchmark, Contender, Target
 from benchmarks.roofline import Roofline
@@ -19,7 +19,7 @@ from benchmarks.roofline import Roofline
 def limit(facts: Mapping[str, Any], best: Mapping[str, Any]) -> float:
     """Tokens a second if a step were its matrix products."""
     work = Work(**facts["work"])
-    return work.tokens / Roofline(**best["bfloat16"]).seconds(full(SMOLLM2, work))
+    return work.tokens / Roofline(**best[precision.dtype()]).seconds(full(SMOLLM2, work))
 
 
 def share_wanted() -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from benchmarks import harness
+from benchmarks import harness, precision
 from benchmarks.flops import SMOLLM2, Work, lora
 from benchmarks.harness import Benchmark, Contender, Target
 from benchmarks.roofline import Roofline
@@ -16,7 +16,7 @@ from benchmarks.settings import RANK
 def limit(facts: Mapping[str, Any], best: Mapping[str, Any]) -> float:
     """Tokens a second if a step were its matrix products; the adapters' thin products are counted at the speed of the others."""
     work = Work(**facts["work"])
-    return work.tokens / Roofline(**best["bfloat16"]).seconds(lora(SMOLLM2, work, RANK))
+    return work.tokens / Roofline(**best[precision.dtype()]).seconds(lora(SMOLLM2, work, RANK))
 
 
 BENCHMARK = Benchmark(

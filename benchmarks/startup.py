@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import children, harness
+from benchmarks import children, harness, precision
 from benchmarks.harness import Target
 from benchmarks.machine import describe
 
@@ -39,7 +39,7 @@ def _first_step(target: str, path: str, home: str | None = None) -> float:
 def measure(*, rounds: int | None = None, quick: bool = False, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
     """Seconds of each, ours and TRL's in turn."""
     rounds = rounds or (harness.QUICK_ROUNDS if quick else harness.ROUNDS)
-    command = f"python -m benchmarks startup --rounds {rounds}" + (" --quick" if quick else "")
+    command = f"python -m benchmarks startup --rounds {rounds}{precision.flag()}" + (" --quick" if quick else "")
     scripts, python = Path(sys.executable).parent, sys.executable
     machine, found = describe(), []
     with tempfile.TemporaryDirectory(prefix="bench-startup-") as path:

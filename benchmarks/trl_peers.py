@@ -2,7 +2,8 @@
 
 What was chosen for it, and why:
 
-- `use_cpu`, `bf16=True`: autocast over float32 weights, as ours; `optim="adamw_torch_fused"`, the fastest AdamW of torch on a CPU too.
+- `use_cpu`, `bf16=True` where the processor has instructions for it: autocast over float32 weights, as ours.
+- `optim="adamw_torch_fused"`, the fastest AdamW of torch on a CPU too.
 - `gradient_checkpointing=False`: TRL's default recomputes activations, which costs a fifth to a third of the time.
 - The data loader in the main process and without pinned memory: the rows are tokenised already, workers would take a core from the matrix products.
 - `train_sampling_strategy="sequential"`: the rows arrive in the order of the round's seed, the same for every contender.
@@ -20,7 +21,7 @@ import tempfile
 import time
 from typing import Any
 
-from benchmarks import inputs, judge
+from benchmarks import inputs, judge, precision
 from benchmarks.child import Meter
 from benchmarks.settings import CLIP, LR, LR_DPO, LR_LORA, LR_POLICY, SAMPLES, reward
 
@@ -30,7 +31,7 @@ def _common(**more: Any) -> dict[str, Any]:
     return {
         "output_dir": tempfile.gettempdir(),
         "use_cpu": True,
-        "bf16": True,
+        "bf16": precision.name() == "bf16",
         "optim": "adamw_torch_fused",
         "weight_decay": 0.0,
         "max_grad_norm": CLIP,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import children, flops, harness, page
+from benchmarks import children, flops, harness, machine, page, precision
 from benchmarks.flops import Flops, Shape, Work
 from benchmarks.harness import Benchmark, Contender, Target
 from benchmarks.profile_step import group_of, seconds_by_group
@@ -22,6 +22,12 @@ from tests.toy import toy_llama
 
 SCHEMA = {"benchmark", "metric", "ours", "peer", "peer_name", "unit", "ratio", "runs", "command", "commit", "machine"}
 BEST = {"bfloat16": {"dtype": "bfloat16", "linear": 100.0, "head": 50.0, "decode": 10.0}}
+
+
+@pytest.fixture(autouse=True)
+def in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever processor the tests run on."""
+    monkeypatch.setenv(precision.VARIABLE, "bf16")
 
 
 def report(speed: float, **more: Any) -> dict[str, Any]:
@@ -274,3 +280,27 @@ def test_the_page_shows_seconds_without_a_peer_and_what_is_flat(tmp_path: Path) 
     assert "| first | 2 [2, 2] |  | ≤ 1: **missed** | 1 |" in text
     assert "| at 9 | 1.05 GiB | 1 (ours at 8) | 1.05 [1.05, 1.05] | 0.9 to 1.1: met |  |" in text
     assert "- startup, startup, first, beside no peer: 2 s; target ≤ 1 missed." in text and "beside ours at 8" not in text
+
+
+def test_the_processor_chooses_the_precision_and_a_user_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(precision.VARIABLE)
+    for flags, name, dtype in ((["avx2"], "fp32", torch.float32), (["avx2", "amx_bf16"], "bf16", torch.bfloat16)):
+        monkeypatch.setattr(precision, "describe", lambda flags=flags: {**machine.describe(), "flags": flags})
+        assert (precision.name(), precision.torch_dtype()) == (name, dtype)
+        with precision.autocast():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is dtype
+    monkeypatch.setenv(precision.VARIABLE, "fp32")
+    assert precision.name() == "fp32" and precision.flag() == " --precision fp32"
+    monkeypatch.setenv(precision.VARIABLE, "half")
+    with pytest.raises(ValueError, match="expected bf16 or fp32, got 'half'"):
+        precision.name()
+
+
+def test_results_of_both_precisions_stand_side_by_side_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    b = benchmark()
+    for name in precision.CHOICES:
+        monkeypatch.setenv(precision.VARIABLE, name)
+        turns = turns_of(lambda target, a: report(100 if target == "m:ours" else 50), 2)
+        harness.store(f"dpo-{name}", [row | {"benchmark": "dpo"} for row in harness.rows_of(b, turns, {}, BEST, "c")], tmp_path)
+    text = page.page(tmp_path)
+    assert text.count("| DPO with reference | speed, steady |") == text.count("| DPO with reference, float32 | speed, steady |") == 1
