@@ -118,7 +118,7 @@ def test_an_unknown_name_gets_the_closest_one() -> None:
 def test_recipes_of_a_method_and_of_a_union() -> None:
     assert index.recipes_of(index.find("nll")) != ()
     assert {"dpo", "sft"} <= set(index.recipes_of(index.find("full", "scope")))
-    assert index.recipes_of(index.find("objective/dpo")) == ("dpo", "prefer")
+    assert index.recipes_of(index.find("objective/dpo")) == ("dpo", "roads", "prefer")
 
 
 def test_search_wants_every_word() -> None:
