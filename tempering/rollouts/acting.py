@@ -76,6 +76,7 @@ class Acting:
         wanted: tasks of a round.
         greedy: whether the likeliest answer to each task is wanted too.
         dtype: of sampling.
+        engine: who decodes where it is not our own decoder; a sampler that has one sets it.
     """
 
     tokenizer: Any
@@ -87,6 +88,7 @@ class Acting:
     wanted: int
     greedy: bool
     dtype: torch.dtype | None
+    engine: Any = None
 
     def span(self, begun: Sequence[Begun] = ()) -> int:
         """Visits that a round takes at most, where so much is open already."""
@@ -132,7 +134,7 @@ class Acting:
 
     @property
     def _how(self) -> How:
-        return How(self.max_new_tokens, self.settings.temperature, self.seed, self.settings.concurrent, self.dtype)
+        return How(self.max_new_tokens, self.settings.temperature, self.seed, self.settings.concurrent, self.dtype, self.engine)
 
     def _grouped(self, policy: Policy, groups: Sequence[Sequence[Trajectory]]) -> list[Group]:
         """Conversations by task, with what they earned."""

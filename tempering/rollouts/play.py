@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ from tempering.types import Policy, Record
 
 if TYPE_CHECKING:
     import torch
+
+    from tempering.rollouts.engine import Decodes
 
 IDLE = 0.001
 """Seconds between two looks at whether a tool has answered, when nobody waits for the policy."""
@@ -36,6 +38,8 @@ class How:
     seed: int = 0
     concurrent: int = 64
     dtype: torch.dtype | None = None
+    engine: Callable[[Policy, How], Decodes] | None = None
+    """Who decodes; None is our own decoder."""
 
 
 def play(policy: Policy, environment: Environment, visits: Sequence[tuple[int, Record]], samples: int, how: How) -> list[list[Trajectory]]:
@@ -107,7 +111,8 @@ class _Players:
 
     def __init__(self, policy: Policy, how: How, begun: Sequence[Begun]) -> None:
         self.how, self.tokenizer, self.games = how, policy.tokenizer, begun
-        self.decoder = Decoder(policy, max_rows=how.concurrent, dtype=how.dtype)
+        own = None if how.engine else Decoder(policy, max_rows=how.concurrent, dtype=how.dtype)
+        self.decoder: Decodes = own or how.engine(policy, how)  # type: ignore[misc]
         self.limit, self.ends = max_positions(models_of(policy)), stop_ids(policy)
         self.samples = Counter(game.key for game in begun)
         self.missing, self.whole = Counter(self.samples), 0

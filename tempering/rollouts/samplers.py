@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -19,7 +20,9 @@ import torch
 from tempering.distributed.world import ALONE, World
 from tempering.errors import UserError
 from tempering.rollouts.acting import Acting, Round
+from tempering.rollouts.engine import installed
 from tempering.rollouts.play import Begun
+from tempering.types import Policy
 
 Wait = Callable[[], Round]
 """Gives a round as soon as it is there; the same one however often it is called."""
@@ -93,7 +96,16 @@ class _Sampler:
     def __init__(self, given: Sequence[Any], threads: int) -> None:
         torch.set_num_threads(threads)
         self.acting, model = import_module("ray").get(list(given))
-        self.model, self.version = model.to("cuda" if torch.cuda.is_available() else "cpu"), -1
+        self.engine, self.version = None, -1
+        if self.acting.settings.engine == "vllm":
+            from tempering.rollouts.engine import Engine
+
+            # The GPU is vLLM's: here the policy only tells what it is and is written to folders.
+            self.model, dtype = model, str(self.acting.dtype or next(model.parameters()).dtype).removeprefix("torch.")
+            self.engine = Engine(Policy(model, self.acting.tokenizer), self.acting.settings.concurrent, dtype)
+            self.acting = replace(self.acting, engine=self.engine.decoder)
+        else:
+            self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def ready(self) -> None:
         """It answers as soon as it is there."""
@@ -105,6 +117,8 @@ class _Sampler:
                 own = dict(self.model.named_parameters())
                 for name, weight in weights.items():
                     own[name].copy_(weight)
+            if self.engine is not None:
+                self.engine.load(Policy(self.model, self.acting.tokenizer))
             self.version = version
         return self.acting(self.model, begin, begun)
 
@@ -153,6 +167,8 @@ class Beside:
     def _start(self, acting: Acting, model: torch.nn.Module) -> None:
         from tempering.distributed.ray import START_S, reached, start_here
 
+        if acting.settings.engine == "vllm" and not self.at:
+            installed()
         self._ray = reached("--samplers-at", self.at) if self.at else start_here("--samplers", self.count)
         gpus = min(1.0, self._ray.cluster_resources().get("GPU", 0) / self.count)
         kind = self._ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=REPLACED, max_task_retries=-1)(_Sampler)

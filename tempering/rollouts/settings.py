@@ -53,6 +53,8 @@ class Rollouts(Value):
     samplers_at: str = ""
     """A Ray cluster that samplers run on (ray://host:port, or host:port on one of its machines), and which needs tempering; "" is this machine. It
     changes no result either."""
+    engine: Literal["own", "vllm"] = "own"
+    """What decodes for samplers: our own decoder, or vLLM, whose noise is another (`rollouts/engine.py`)."""
     correction: float = Field(default=0.0, ge=0)
     """Above 0, advantages are multiplied by how much likelier the trainer makes a token than its sampler did, at most this much (the truncated weight
     of Espeholt et al. 2018, arXiv 1802.01561, for each token by itself); ratios are then taken to the trainer's log-probs."""
@@ -63,4 +65,6 @@ class Rollouts(Value):
             raise ValueError("partial and dynamic: silent groups are replaced within a round, which partial ends early; switch one of them off")
         if self.samplers_at and not self.samplers:
             raise ValueError("samplers_at: says where samplers run, and there are none; say how many with samplers")
+        if self.engine != "own" and not self.samplers:
+            raise ValueError("engine: vllm decodes in processes beside the trainer, and there are none; say how many with samplers")
         return self
