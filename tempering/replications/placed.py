@@ -5,7 +5,8 @@ and report iterations 26% faster on average than heuristic plans, on clusters. H
 data sheet's figures of an H100. A seed draws a cluster (8 or 16 GPUs), sizes of actor and critic (1b or 8b), the tokens of prompts and answers, and
 how many updates a batch is divided among. Both arms are told as a share of the baseline's seconds. What this can show is that the search finds what
 a heuristic does not, as far as the cost model is right. The command's own two examples were seen before (5% and 2% with two 8b models), and seed 9,
-which counts in no result (1%).
+which counts in no result (1%). The range was 0 to 1 at first, at whose end the baseline stands by its making, so that the rule called every outcome
+inconclusive; it was widened after all seeds were seen, and nothing else was changed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ CLAIM = Claim(
     metric="seconds as a share of the baseline's",
     smallest_effect=0.1,
     higher_is_better=False,
-    range=(0.0, 1.0),
+    range=(0.0, 2.0),
 )
 TRIES = 20_000
 
