@@ -40,7 +40,8 @@ def content_key(inputs: Mapping[str, Any], code: Callable[..., Any] | None = Non
 def content_of(value: str) -> str:
     """A digest of what a value points at: a file's content, a folder's files; "" for anything else."""
     path = Path(value)
-    if len(value) > 4096 or "\n" in value or not path.exists():
+    # As a path nothing is the working folder, and a setting that is empty names none.
+    if not value or len(value) > 4096 or "\n" in value or not path.exists():
         return ""
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     return content_key({str(p.relative_to(path)) if p != path else "": sha256_file(p) for p in files})
