@@ -44,7 +44,7 @@ def main() -> int:
             continue
         harness.show(rows)
         if not args.quick:
-            print(harness.store(name if name in ALIKE or precision.name() == "bf16" else f"{name}-fp32", rows))
+            print(harness.store(name if name in ALIKE else precision.stem(name), rows))
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return bool(failed)

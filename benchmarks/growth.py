@@ -197,7 +197,8 @@ def main() -> None:
     args = parser.parse_args()
     rows = measure(rounds=args.rounds, axes=(args.axis,))
     harness.show(rows)
-    path = harness.RESULTS / f"{(name := 'growth' if precision.name() == 'bf16' else 'growth-fp32')}.json"
+    name = precision.stem("growth")
+    path = harness.RESULTS / f"{name}.json"
     before = json.loads(path.read_text()) if path.exists() else []
     about = (lambda row: "vocabulary" in row["phase"]) if args.axis == "vocabulary" else (lambda row: "vocabulary" not in row["phase"])
     print(harness.store(name, [*(row for row in before if not about(row)), *rows]))

@@ -33,6 +33,11 @@ def flag() -> str:
     return "" if name() == "bf16" else " --precision fp32"
 
 
+def stem(benchmark: str) -> str:
+    """What a file with its results is called: float32 stands in files of its own."""
+    return benchmark if name() == "bf16" else f"{benchmark}-fp32"
+
+
 def torch_dtype() -> Any:
     """The same as torch's own value."""
     import torch

@@ -144,7 +144,7 @@ def measure(benchmark: harness.Benchmark, contender: str, changed: Mapping[str, 
         "precision": precision.name(),
     }
     harness.RESULTS.mkdir(exist_ok=True)
-    stem = f"profile-{benchmark.name}" + ("" if precision.name() == "bf16" else "-fp32")
+    stem = precision.stem(f"profile-{benchmark.name}")
     (harness.RESULTS / f"{stem}.json").write_text(json.dumps(content, indent=1) + "\n")
     (harness.RESULTS / f"{stem}.txt").write_text(report["table"].rstrip() + "\n")
     say(f"{benchmark.name}: " + ", ".join(f"{name} {share:.0%}" for name, share in content["shares"].items()))

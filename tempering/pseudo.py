@@ -21,7 +21,7 @@ from tempering.errors import UserError
 from tempering.layout import collate, to
 from tempering.methods.objectives.forward_kl import ForwardKL
 from tempering.reduce import segment_sum, segment_weight
-from tempering.sample import sample
+from tempering.sample import evaluating, sample
 from tempering.signals import Engine, compute, engine_for
 from tempering.types import Context, Message, Parts, Policy, Row, Run, Segment
 
@@ -134,18 +134,13 @@ class Pseudo:
 def differences(run: Run, rows: Sequence[Row], engine: Engine, micro: int = 32) -> np.ndarray:
     """KL(teacher || student) per scored token of each row with one segment "train" [N]."""
     term, found = ForwardKL(), []
-    modes = {name: role.model.training for name, role in run.roles.items()}
-    for role in run.roles.values():
-        role.model.eval()
-    with torch.no_grad():
+    with evaluating(*(role.model for role in run.roles.values())):
         for start in range(0, len(rows), micro):
             parts = to(collate(rows[start : start + micro]), engine.device)
             signals = compute(run.roles, parts, late.needs([term], engine), engine)
             losses_T = late.losses(term, parts, signals, Context(run.step, {}, lambda **values: None), run.roles, engine)
             batch = parts["train"]
             found.append((segment_sum(losses_T, batch) / segment_weight(batch).clamp(min=1)).cpu().double().numpy())
-    for name, role in run.roles.items():
-        role.model.train(modes[name])
     return np.concatenate(found)
 
 

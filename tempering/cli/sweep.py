@@ -24,8 +24,6 @@ from tempering.cli.show import say, table
 from tempering.errors import GateFailed, Interrupted, UserError
 
 MAX_RUNS = 1000
-LEAST = 3
-"""Values of a flag that --scaling needs."""
 if TYPE_CHECKING:
     from tempering.cli.flags import Generic
     from tempering.cli.values import Given, Signature
@@ -112,6 +110,8 @@ def _along(signature: Signature, every: Sequence[Sequence[Given]], varied: Seque
     Raises:
         UserError: it is not swept, or its values are no three different numbers above 0.
     """
+    from tempering.powerlaw import LEAST
+
     field = signature.find(wanted.lstrip("-"))
     found = next((one for one in every[0] if one.origin in varied and (one.path == field.path if field else one.origin == wanted)), None)
     if found is None:

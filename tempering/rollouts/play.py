@@ -111,8 +111,7 @@ class _Players:
 
     def __init__(self, policy: Policy, how: How, begun: Sequence[Begun]) -> None:
         self.how, self.tokenizer, self.games = how, policy.tokenizer, begun
-        own = None if how.engine else Decoder(policy, max_rows=how.concurrent, dtype=how.dtype)
-        self.decoder: Decodes = own or how.engine(policy, how)  # type: ignore[misc]
+        self.decoder: Decodes = how.engine(policy, how) if how.engine else Decoder(policy, max_rows=how.concurrent, dtype=how.dtype)
         self.limit, self.ends = max_positions(models_of(policy)), stop_ids(policy)
         self.samples = Counter(game.key for game in begun)
         self.missing, self.whole = Counter(self.samples), 0
