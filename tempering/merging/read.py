@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,7 +60,8 @@ class Meta:
 class _Buffers:
     """Memory to read into, used again once no tensor lies in it: a page's first touch costs more than reading it from a file that is in memory.
 
-    A tensor made of an array refers to it, so an array that only this list refers to is free.
+    A tensor made of an array refers to it, so an array that only this list refers to is free. NumPy's own large arrays ask the system for
+    large pages; where its memory is full of files, it moves those out of the way first, which takes longer than merging what is then read.
     """
 
     def __init__(self) -> None:
@@ -72,7 +74,8 @@ class _Buffers:
             fits = [i for i in free if self.held[i].nbytes >= size]
             if not fits:
                 # What is too small is let go, so that there are never more than were needed at one time.
-                self.held = [array for i, array in enumerate(self.held) if i not in free] + [np.empty(size, np.uint8)]
+                self.held = [array for i, array in enumerate(self.held) if i not in free]
+                self.held.append(np.frombuffer(mmap(-1, max(1, size)), np.uint8))
                 fits = [len(self.held) - 1]
             return self.held[min(fits, key=lambda i: self.held[i].nbytes)][:size]
 

@@ -135,7 +135,7 @@ def _side_by_side(make: Callable[[str], Tensor], names: Sequence[str]) -> Iterat
         with ThreadPoolExecutor(makers) as pool:
             for name in names:
                 running.append(pool.submit(make, name))
-                if len(running) == makers:
+                if len(running) > makers:
                     yield running.popleft().result()
             while running:
                 yield running.popleft().result()

@@ -19,7 +19,7 @@ from torch import Tensor
 from tempering.cases import MergeCase
 from tempering.errors import UserError
 from tempering.merges import Base, Draw, Each
-from tempering.methods.merges._vectors import blocks, each, wide
+from tempering.methods.merges._vectors import BLOCK, blocks, each
 
 CATALOGUE = ("S071",)
 
@@ -38,14 +38,16 @@ class Linear:
         weights = each(self.weight, len(tensors), "weight")
         if self.normalize and sum(weights) == 0:
             raise UserError("linear: the weights sum to 0, so they cannot be normalised; change one, or set normalize to false")
+        kind = torch.promote_types(tensors[0].dtype, torch.float32)
+        divisor = torch.tensor(weights, dtype=kind).sum() if self.normalize else torch.ones((), dtype=kind)
+        # One room for all sums: memory that is new costs more than what is done in it.
+        room = torch.empty(BLOCK, dtype=kind)
         for tensors_N in blocks(*tensors):
-            total_N = torch.zeros_like(wide(tensors_N[0]))
+            total_N = room[: len(tensors_N[0])].zero_()
             for tensor_N, weight in zip(tensors_N, weights, strict=True):
                 # Of a shape, not a plain number: then the product is rounded as mergekit's is.
-                total_N.addcmul_(tensor_N, torch.full((1,), weight, dtype=total_N.dtype))
-            if self.normalize:
-                total_N.div_(torch.tensor(weights, dtype=total_N.dtype).sum())
-            tensors_N[0].copy_(total_N)
+                total_N.addcmul_(tensor_N, torch.full((1,), weight, dtype=kind))
+            tensors_N[0].copy_(total_N if divisor == 1 else total_N.div_(divisor))
         return tensors[0]
 
 
@@ -54,4 +56,4 @@ CASES = (
     MergeCase("weights count by their share", Linear(weight=(3, 1)), [[1, -2], [3, 4]], [1.5, -0.5]),
     MergeCase("without division, three models", Linear(weight=(2, -1, 0.5), normalize=False), [[1, -2], [3, 4], [6, 8]], [2, -4]),
 )
-EQUIVALENT = {"__call__:constant:1": "all tensors are of one shape and type"}
+EQUIVALENT = dict.fromkeys(("__call__:constant:1", "__call__:constant:2"), "all tensors are of one shape and type")
