@@ -182,7 +182,8 @@ def losses(rows: Sequence[Row], profiles: Sequence[Mapping[str, Any]]) -> str:
         text = f"- {row['benchmark']}{_kind(row)}, {row['metric']}, {row.get('phase', '')}, beside {row['peer_name']}: {value}; {verdict}."
         if row["metric"] == "speed" and row.get("ours_share") is not None:
             alone = "disk" if row["benchmark"].startswith("merge ") else "matrix products"
-            text += f" The {alone} alone would allow {_number(row['limit'])} {row['unit']}; we reach {row['ours_share']:.0%} of that."
+            text += f" The {alone} alone would allow {_number(row['limit'])} {row['unit']}; we reach {row['ours_share']:.0%} of that"
+            text += f", the target takes {row['target']['least'] * row['peer'] / row['limit']:.0%}." if missed and row["target"]["least"] else "."
         if row.get("phase") == "above imports" and row["benchmark"] in ALL_WEIGHTS:
             text += f" Weights, gradients and Adam's states alone are {FLOOR_GIB:.2f} GiB, {FLOOR_GIB / row['peer']:.2f} of the peer's."
         for profile in profiles:

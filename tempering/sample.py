@@ -24,8 +24,8 @@ from tempering.sampling.chain import (
     vocabulary_size,
 )
 from tempering.sampling.choose import behaviour_logps
-from tempering.sampling.decoder import Decoder, check_prompt
-from tempering.sampling.types import Request
+from tempering.sampling.decoder import Decoder
+from tempering.sampling.types import Request, check_prompt
 from tempering.types import Episode, Policy
 
 if TYPE_CHECKING:

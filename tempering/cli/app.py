@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from importlib.util import find_spec
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 from cyclopts import App, CoercionError, CycloptsError, MissingArgumentError, RepeatArgumentError, UnknownOptionError, UnusedCliTokensError
@@ -18,6 +19,35 @@ from tempering.cli.show import say
 from tempering.errors import UserError
 
 _WITH_RECIPES = ("run", "plan", "sweep")
+COMMANDS: Mapping[str, str] = {
+    "demo": "tempering.demo:demo",
+    "measure": "tempering.cli.models:measure_command",
+    "compare": "tempering.cli.models:compare_command",
+    "check": "tempering.cli.models:check",
+    "export": "tempering.cli.models:export",
+    "chat": "tempering.cli.chat:chat",
+    "serve": "tempering.cli.serve:serve",
+    "merge": "tempering.cli.merge:merge",
+    "reshape": "tempering.cli.reshape:reshape",
+    "judge": "tempering.cli.judge:judge",
+    "race": "tempering.cli.race:race",
+    "place": "tempering.cli.place:place",
+    "replicate": "tempering.cli.replicate:replicate",
+    "trade": "tempering.cli.forgetting:trade",
+    "requests": "tempering.cli.forgetting:requests",
+    "audit": "tempering.cli.forgetting:audit",
+    "purge": "tempering.cli.forgetting:purge",
+    "runs": "tempering.cli.runs:runs",
+    "report": "tempering.cli.runs:report",
+    "lost": "tempering.cli.runs:lost",
+    "methods": "tempering.cli.methods:methods",
+    "show": "tempering.cli.literature:show",
+    "board": "tempering.cli.literature:board",
+    "schema": "tempering.cli.methods:schema",
+    "new": "tempering.cli.methods:new",
+    "doctor": "tempering.doctor:doctor",
+}
+"""Every plain command, and the function that is it."""
 WELCOME = """temper: change what a model does, and know what it cost.
 
   temper run sft --model builtin:tiny --data my.jsonl     fine-tune, with a ledger of what was gained and lost
@@ -43,79 +73,41 @@ def version() -> str:
 
 def build(tokens: Sequence[str] = (), *, everything: bool = False) -> App:
     """The program's commands. Recipes are imported only where `tokens` name them; `everything` imports all, for shell completion."""
-    from tempering import doctor
-    from tempering.cli import (
-        chat,
-        forgetting,
-        judge,
-        literature,
-        merge,
-        methods,
-        models,
-        place,
-        plan,
-        race,
-        replicate,
-        reshape,
-        reward,
-        runs,
-        serve,
-        sweep,
-    )
-
     app = App(
         name="temper", help="Change what a model does, and know what it cost.", version=version, result_action="return_value", help_format="plaintext"
     )
     app.register_install_completion_command(add_to_startup=False)
-    app.command(_recipes("run", "Run a recipe: temper run RECIPE [flags].", tokens, everything, _run_command))
-    app.command(
-        _recipes("plan", "What a run will need: parameters, memory, whether it fits and what would make it.", tokens, everything, plan.command)
-    )
-    app.command(_recipes("sweep", "Run a recipe for every combination of comma-separated values.", tokens, everything, sweep.command))
-    if find_spec("tempering.demo") is not None:
-        app.command("tempering.demo:demo", name="demo", help="Tune a tiny and a real model on a small set, and show what came of it.")
-    for function in (
-        models.measure_command,
-        models.compare_command,
-        chat.chat,
-        serve.serve,
-        models.check,
-        models.export,
-        merge.merge,
-        reshape.reshape,
-        judge.judge,
-        race.race,
-        place.place,
-        replicate.replicate,
-        forgetting.trade,
-        forgetting.requests,
-        forgetting.audit,
-        forgetting.purge,
-        runs.runs,
-        runs.report,
-        runs.lost,
-        methods.methods,
-        literature.show,
-        literature.board,
-        methods.schema,
-        methods.new,
-        doctor.doctor,
-    ):
-        app.command(function, name=function.__name__.removesuffix("_command"))
-    app.command(reward.app())
+    app.command(_recipes("run", "Run a recipe: temper run RECIPE [flags].", tokens, everything))
+    app.command(_recipes("plan", "What a run will need: parameters, memory, whether it fits and what would make it.", tokens, everything))
+    app.command(_recipes("sweep", "Run a recipe for every combination of comma-separated values.", tokens, everything))
+    named = tokens[0] if tokens else ""
+    for name, place in COMMANDS.items():
+        # One that is asked for says itself what it is about; of the others a list says it, and none is imported for that.
+        about = {} if everything or name == named else {"help": _summary(place) if named.startswith("-") else ""}
+        app.command(place, name=name, **about)
+    reward = App(name="reward", help="Try a reward on answers: temper reward try REWARD FILE.", help_format="plaintext")
+    reward.command("tempering.cli.reward:attempt", name="try")
+    app.command(reward)
     return app
 
 
-def _run_command(spec: str, recipe: Callable[..., Any]) -> Callable[..., int]:
-    from tempering.cli.run import command
+def _summary(place: str) -> str:
+    """The first paragraph of what a command says of itself, by its syntax tree."""
+    module, _, function = place.partition(":")
+    path = index.PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py")
+    nodes = ast.parse(path.read_text(encoding="utf-8")).body
+    doc = next((ast.get_docstring(node) for node in nodes if isinstance(node, ast.FunctionDef) and node.name == function), None)
+    return (doc or "").split("\n\n")[0]
 
-    return command(spec, recipe)
 
-
-def _recipes(name: str, about: str, tokens: Sequence[str], everything: bool, make: Callable[..., Any]) -> App:
+def _recipes(name: str, about: str, tokens: Sequence[str], everything: bool) -> App:
     group = App(name=name, help=about, help_format="plaintext", help_epilogue="RECIPE may also be path/to/file.py:function.")
     asked = tokens[1] if tokens[:1] == [name] and len(tokens) > 1 and not tokens[1].startswith("-") else None
     wanted = asked.replace("-", "_") if asked else None
+
+    def make(spec: str, recipe: Callable[..., Any]) -> Callable[..., int]:
+        return import_module(f"tempering.cli.{name}").command(spec, recipe)
+
     for entry in index.recipes().values():
         if everything or entry.name == wanted:
             group.command(make(entry.name, index.load(entry)), name=entry.name, help=_help(entry.doc, entry.detail))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cyclopts import App
-
 from tempering import index
 from tempering.cli.models import Json, write_json
 from tempering.cli.show import one_line, say, table
@@ -17,13 +15,6 @@ if TYPE_CHECKING:
 
 _PROMPTS = ("prompt", "question", "instruction", "query")
 _SHOWN = 20
-
-
-def app() -> App:
-    """The commands about rewards."""
-    found = App(name="reward", help="Try a reward on answers: temper reward try REWARD FILE.", help_format="plaintext")
-    found.command(attempt, name="try")
-    return found
 
 
 def attempt(reward: str, file: str, /, *, column: str = "answer", limit: int | None = None, json_: Json = None) -> int:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tempering.errors import UserError
 from tempering.sampling.server import derived_seed
-from tempering.sampling.types import Request, Token
+from tempering.sampling.types import Request, Token, check_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -86,14 +86,16 @@ class Engine:
 
     def decoder(self, policy: Policy, how: How) -> Decodes:
         """What conversations with these weights ask."""
-        from tempering.sample import max_positions, models_of, stop_ids
+        from tempering.sampling.chain import max_positions, models_of, stop_ids, vocabulary_size
 
-        return _Asked(self._llm.llm_engine, self._vllm.SamplingParams, stop_ids(policy), max_positions(models_of(policy)))
+        models = models_of(policy)
+        return _Asked(self._llm.llm_engine, self._vllm.SamplingParams, stop_ids(policy), max_positions(models), vocabulary_size(models))
 
 
 class _Asked:
-    def __init__(self, engine: Any, params: Any, ends: Collection[int], limit: int | None) -> None:
-        self._engine, self._params, self._ends, self._limit = engine, params, sorted(ends), limit
+    def __init__(self, engine: Any, params: Any, ends: Collection[int], limit: int | None, vocabulary: int) -> None:
+        self._engine, self._params, self._ends = engine, params, sorted(ends)
+        self._limit, self._vocabulary = limit, vocabulary
         self._tickets, self._told = 0, dict[str, int]()
 
     @property
@@ -102,11 +104,7 @@ class _Asked:
 
     def submit(self, request: Request) -> int:
         request.check()
-        if self._limit is not None and len(request.prompt_ids) + request.max_new_tokens > self._limit:
-            raise UserError(
-                f"a prompt of {len(request.prompt_ids)} tokens and {request.max_new_tokens} new ones are more than the model's {self._limit} "
-                "positions; take shorter tasks or a smaller --max-new-tokens"
-            )
+        check_prompt(request.prompt_ids, request.max_new_tokens, self._limit, self._vocabulary)
         seed = derived_seed(request.seed, request.key, request.sample)
         params = self._params(
             temperature=request.temperature, top_p=request.top_p, top_k=request.top_k, max_tokens=request.max_new_tokens, logprobs=0,

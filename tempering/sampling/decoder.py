@@ -24,11 +24,11 @@ from torch import Tensor
 
 from tempering.errors import UserError
 from tempering.sampling.cache import PAGE, Plan, Run, SlotCache
-from tempering.sampling.chain import apply_decode, config_of, evaluating, max_positions, models_of, pad_left, stop_ids
+from tempering.sampling.chain import apply_decode, evaluating, max_positions, models_of, pad_left, stop_ids, vocabulary_size
 from tempering.sampling.choose import choose, tops
 from tempering.sampling.noise import stream
 from tempering.sampling.passes import Runner, Slots, States, runner_for
-from tempering.sampling.types import PromptLogps, Request, Token, Top
+from tempering.sampling.types import PromptLogps, Request, Token, Top, check_prompt
 from tempering.sampling.weights import decoding_copy
 from tempering.types import Policy
 
@@ -73,7 +73,7 @@ class Decoder:
         self.policy, self.max_rows = policy, max_rows
         self.device = next(policy.model.parameters()).device
         self._limit = max_positions(models)
-        self._vocabulary = min(config_of(model).get_text_config().vocab_size for model in models.values())
+        self._vocabulary = vocabulary_size(models)
         self._ends = stop_ids(policy)
         self._models = models if dtype is None else {role: decoding_copy(model, dtype) for role, model in models.items()}
         self._originals = [model for role, model in models.items() if self._models[role] is model]
@@ -272,19 +272,6 @@ class Decoder:
         tail = row.tokens[len(row.request.prompt_ids) :][-(max(len(s.encode()) for s in stop) + 4) :]
         text = self.policy.tokenizer.decode(tail, skip_special_tokens=True)
         return any(s in text for s in stop)
-
-
-def check_prompt(prompt: Sequence[int], max_new_tokens: int, limit: int | None, vocabulary: int, name: str = "the prompt") -> None:
-    """Raises `UserError` for a prompt that is empty, too long for the model's positions, or has ids outside of the vocabulary."""
-    if len(prompt) == 0:
-        raise UserError(f"{name} has no tokens: give at least one, for example the tokenizer's bos token")
-    if limit is not None and len(prompt) + max_new_tokens > limit:
-        raise UserError(
-            f"{name} has {len(prompt)} tokens and {max_new_tokens} new ones are asked for, the model has {limit} positions: "
-            "shorten the prompt or lower max_new_tokens"
-        )
-    if min(prompt) < 0 or max(prompt) >= vocabulary:
-        raise UserError(f"{name} has token id {min(prompt) if min(prompt) < 0 else max(prompt)}, the model knows 0 to {vocabulary - 1}")
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

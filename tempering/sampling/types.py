@@ -63,6 +63,19 @@ class Request:
                 raise UserError(f"sampling option {name}={getattr(self, name)!r}: must be {wanted}")
 
 
+def check_prompt(prompt: Sequence[int], max_new_tokens: int, limit: int | None, vocabulary: int, name: str = "the prompt") -> None:
+    """Raises `UserError` for a prompt that is empty, too long for the model's positions, or has ids outside of the vocabulary."""
+    if len(prompt) == 0:
+        raise UserError(f"{name} has no tokens: give at least one, for example the tokenizer's bos token")
+    if limit is not None and len(prompt) + max_new_tokens > limit:
+        raise UserError(
+            f"{name} has {len(prompt)} tokens and {max_new_tokens} new ones are asked for, the model has {limit} positions: "
+            "shorten the prompt or lower max_new_tokens"
+        )
+    if min(prompt) < 0 or max(prompt) >= vocabulary:
+        raise UserError(f"{name} has token id {min(prompt) if min(prompt) < 0 else max(prompt)}, the model knows 0 to {vocabulary - 1}")
+
+
 @dataclass(frozen=True)
 class Token:
     """What one step gave one request."""

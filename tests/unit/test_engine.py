@@ -221,6 +221,8 @@ def test_what_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(UserError, match="the package vllm is not installed"):
         engines.installed()
-    decoder: Any = engines._Asked(None, SimpleNamespace, (), 8)
-    with pytest.raises(UserError, match="a prompt of 5 tokens and 6 new ones are more than the model's 8 positions"):
-        decoder.submit(Request((1, 2, 3, 4, 5), 6))
+    decoder: Any = engines._Asked(None, SimpleNamespace, (), 8, 10)
+    long = "5 tokens and 6 new ones are asked for, the model has 8 positions"
+    for prompt, says in (((1, 2, 3, 4, 5), long), ((), "no tokens"), ((10,), "token id 10")):
+        with pytest.raises(UserError, match=says):
+            decoder.submit(Request(prompt, 6))
