@@ -132,7 +132,7 @@ def plan(rows: Sequence[Row]) -> str:
         "| run | foretold, GiB | taken, GiB | ratio (0.85 to 1.15 is promised) |",
         "|---|---|---|---|",
     ]
-    lines += [f"| {row['phase']} | {row['ours'] / 2**30:.2f} | {row['peer'] / 2**30:.2f} | {row['ratio']:.2f} |" for row in picked]
+    lines += [f"| {row['phase']}{_kind(row)} | {row['ours'] / 2**30:.2f} | {row['peer'] / 2**30:.2f} | {row['ratio']:.2f} |" for row in picked]
     return "\n".join(lines) + "\n" if picked else ""
 
 
@@ -224,7 +224,7 @@ def _title(row: Row) -> str:
 
 def _kind(row: Row) -> str:
     """Of results that are not in bfloat16, those that would be in bfloat16 elsewhere."""
-    return ", float32" if row.get("precision") == "fp32" and row["benchmark"] in (*ORDER, "growth", "startup") else ""
+    return ", float32" if row.get("precision") == "fp32" and row["benchmark"] in (*ORDER, "growth", "startup", "plan") else ""
 
 
 def _setting(setting: Mapping[str, Any]) -> str:

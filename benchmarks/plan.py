@@ -3,9 +3,9 @@
     python -m benchmarks.plan [NAME...] [--model MODEL]
 
 Each run is two optimizer steps of `temper run`, without the keep battery; its peak is the child's maximum resident set size as the system reports it.
-The ratio is predicted / measured; within 0.85 to 1.15 is what is promised. Written to benchmarks/results/plan.json. Run it again after the engine
-changed: the terms follow by themselves, the share that the C library's heap adds (`planning.terms.HEAP`) is measured here. `heap` is the value that
-would have made the prediction exact.
+The ratio is predicted / measured; within 0.85 to 1.15 is what is promised. Written to benchmarks/results/plan.json, in float32 to plan-fp32.json. Run
+it again after the engine changed: the terms follow by themselves, the share that the C library's heap adds (`planning.terms.HEAP`) is measured here.
+`heap` is the value that would have made the prediction exact.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
+from benchmarks import harness, precision
 from benchmarks.machine import commit, describe
 
 GIB = 2**30
@@ -59,7 +59,7 @@ def measure(words: list[str]) -> int:
 
 def compare(name: str, model: str) -> dict[str, Any]:
     """One row of the result."""
-    words = [*CONFIGURATIONS[name], "--model", model, "--steps", "2", "--keep", "none", "--max-test", "4"]
+    words = [*CONFIGURATIONS[name], "--model", model, "--steps", "2", "--keep", "none", "--max-test", "4", "--precision", precision.name()]
     plan, measured = predict(words), measure(words)
     heap = sum(term["bytes"] for term in plan["terms"] if term["name"] == "heap" and term["at_peak"])
     from tempering.planning.terms import HEAP
@@ -69,7 +69,7 @@ def compare(name: str, model: str) -> dict[str, Any]:
         "benchmark": "plan", "phase": name, "metric": "memory", "ours": plan["peak"], "peer": measured, "peer_name": "the run's own peak", "unit":
         "bytes", "ratio": plan["peak"] / measured, "runs": 1, "command": " ".join(["temper", "plan", *words]), "moment": plan["moment"], "heap":
         (measured - plan["peak"] + heap) / churn if churn else None, "terms": {t["name"]: t["bytes"] for t in plan["terms"]}, "commit": commit(),
-        "machine": describe(), }  # fmt: skip
+        "machine": describe(), "precision": precision.name(), }  # fmt: skip
 
 
 def main() -> None:
@@ -85,10 +85,7 @@ def main() -> None:
         rows.append(row)
         heap = f"{row['heap']:.2f}" if row["heap"] is not None else ""
         print(f"{name:<30}{row['ours'] / GIB:>14.2f}{row['peer'] / GIB:>14.2f}{row['ratio']:>8.3f}{heap:>7}  {row['moment']}", flush=True)
-    out = Path(__file__).parent / "results" / "plan.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(rows, indent=1) + "\n")
-    print(out)
+    print(harness.store(precision.stem("plan"), rows))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from tempering.errors import UserError
 from tempering.experiment import Experiment
 from tempering.held import Rows
 from tempering.options import OPTIONS, Options
+from tempering.runs import RunFolder
 from tempering.types import Message, Policy, Row, Scores, Segment, Stream
 
 if TYPE_CHECKING:
@@ -73,6 +75,11 @@ class Rehearsal(Experiment):
         self.recipe, self.values, self.options, self.say = recipe, values, options, say
         self.display, self.budget, self.lock = options.display, values.get("budget") or Budget(keep="none"), {}
         self.wanted: int | None = values.get("limit")
+
+    @cached_property
+    def folder(self) -> RunFolder:
+        """What a recipe writes before it trains goes where the system cleans."""
+        return RunFolder(Path(tempfile.mkdtemp(prefix="tempering-plan-")))
 
     def load(self, spec: str, new_tokens: Sequence[str] = (), template: str | None = None, outputs: int = 0, whole: bool = False) -> Policy:
         """The model's shapes, and its real tokenizer.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tempering.config import Budget, Optimizer, Schedule, Training
+from tempering.errors import UserError
 from tempering.experiment import Experiment, Report
 from tempering.methods.scopes import AnyScope
 from tempering.methods.scopes.full import Full
@@ -77,6 +78,8 @@ def tiny(
     from tempering.methods.objectives.nll import NLL
 
     run = Experiment.begin(tiny, locals())
+    if run.rehearses:
+        raise UserError("there is no plan for tiny: it makes a model of 1.26 million weights, which takes less than half a GiB beside the libraries")
     start = run.folder.path / "start"
     if not (start / "config.json").is_file():
         with run.display.phase("training the tokenizer"):

@@ -20,6 +20,7 @@ from tempering import fused
 from tempering.cli import main
 from tempering.config import Optimizer, Training
 from tempering.errors import UserError
+from tempering.experiment import Experiment
 from tempering.fit import fit
 from tempering.layout import collate
 from tempering.methods.objectives.dpo import DPO
@@ -32,7 +33,7 @@ from tempering.models import lighter
 from tempering.models.value import ValueModel
 from tempering.planning import experts, terms, trace
 from tempering.planning.meter import Meter
-from tempering.planning.rehearse import Rehearsed
+from tempering.planning.rehearse import Rehearsed, rehearse
 from tempering.planning.terms import Plan, Switch, add_up
 from tempering.planning.trace import Counts, Work
 from tempering.types import Role
@@ -358,6 +359,17 @@ def test_a_model_that_cannot_be_traced_is_refused_in_a_sentence(caplog: pytest.L
     with pytest.raises(UserError, match=r"MixtralForCausalLM with this optimizer cannot be planned.*--steps 1") as caught:
         trace.trace(mixture())
     assert "\n" not in str(caught.value) and not caplog.records
+
+
+def test_a_recipe_may_write_into_its_folder_before_it_trains() -> None:
+    def early(model: str = "builtin:tiny", seed: int = 0) -> Any:
+        """Writes, and trains nothing."""
+        run = Experiment.begin(early, locals())
+        run.folder.write("told.json", {"seed": seed})
+        assert run.folder.read("told.json") == {"seed": seed} and run.folder.path.name.startswith("tempering-plan-")
+
+    with pytest.raises(UserError, match="early ended without training anything"):
+        rehearse(early, {}, lambda text: None)
 
 
 @pytest.mark.slow
