@@ -49,6 +49,16 @@ READING = """## How to read this
 - Machines differ by a factor of ten in matrix products. Compare ratios and shares, not seconds, and only on a machine like this one.
 """
 
+REMAINS = """## What remains
+
+- A **GPU** has run none of this; `make gpu-check` is what to run on one.
+- **Speed** whose target takes most of what the matrix products alone allow (above) is out of reach while attention, norms and the head take any
+  time; what is left to gain on a processor is attention's backward pass and the head.
+- **Memory** of training all weights has a floor (above), the libraries and a copy of the weights in half precision; micro-batches of fewer tokens
+  (`--micro-tokens`) take some of the rest for a little time. Giving freed memory back at every pass was tried and gains a twentieth.
+- **Vocabulary**: what grows with it is the half-precision copy of the head and one chunk of logits, where the smallest does not fill one.
+"""
+
 
 def page(folder: Path = RESULTS) -> str:
     """The page for the results in a folder."""
@@ -67,6 +77,7 @@ def page(folder: Path = RESULTS) -> str:
         READING,
         losses(rows, profiles),
         where(profiles),
+        REMAINS,
         tried(rows),
     ]
     return "\n".join(part for part in parts if part)
