@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -92,12 +93,17 @@ def build(tokens: Sequence[str] = (), *, everything: bool = False) -> App:
 
 
 def _summary(place: str) -> str:
-    """The first paragraph of what a command says of itself, by its syntax tree."""
+    """The first paragraph of what a command says of itself."""
     module, _, function = place.partition(":")
+    return _docs(module)[function].split("\n\n")[0]
+
+
+@cache
+def _docs(module: str) -> Mapping[str, str]:
+    """What a module's functions say of themselves, by its syntax tree: several commands stand in one."""
     path = index.PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py")
     nodes = ast.parse(path.read_text(encoding="utf-8")).body
-    doc = next((ast.get_docstring(node) for node in nodes if isinstance(node, ast.FunctionDef) and node.name == function), None)
-    return (doc or "").split("\n\n")[0]
+    return {node.name: ast.get_docstring(node) or "" for node in nodes if isinstance(node, ast.FunctionDef)}
 
 
 def _recipes(name: str, about: str, tokens: Sequence[str], everything: bool) -> App:

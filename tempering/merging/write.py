@@ -135,6 +135,7 @@ def _side_by_side(make: Callable[[str], Tensor], names: Sequence[str]) -> Iterat
         with ThreadPoolExecutor(makers) as pool:
             for name in names:
                 running.append(pool.submit(make, name))
+                # One more than are made at a time: nobody waits for work while a finished one waits to be hashed.
                 if len(running) > makers:
                     yield running.popleft().result()
             while running:

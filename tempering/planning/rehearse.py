@@ -132,8 +132,8 @@ class Rehearsal(Experiment):
         return super().source(data, shape, min(limit or SAMPLE, SAMPLE))
 
     def stage(self, name: str, inputs: Mapping[str, Any], work: Callable[[Path], None]) -> Path:
-        """Done in a folder that is left to the system's cleaning."""
-        folder = Path(tempfile.mkdtemp(prefix="tempering-plan-"))
+        """Done each time, in the rehearsal's folder."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder.path))
         work(folder)
         return folder
 

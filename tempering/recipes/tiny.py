@@ -79,7 +79,7 @@ def tiny(
 
     run = Experiment.begin(tiny, locals())
     if run.rehearses:
-        raise UserError("there is no plan for tiny: it makes a model of 1.26 million weights, which takes less than half a GiB beside the libraries")
+        raise UserError("there is no plan for tiny: the model that it trains does not exist before it runs; it has about a million weights")
     start = run.folder.path / "start"
     if not (start / "config.json").is_file():
         with run.display.phase("training the tokenizer"):
