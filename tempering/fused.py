@@ -152,15 +152,17 @@ class _Scores(torch.autograd.Function):
                 logp_N[here] = z.gather(-1, target_N[here, None])[:, 0] - lse
                 if entropy:
                     entropy_N[here] = lse - ((z - lse[:, None]).exp_() * z).sum(-1)
-        ctx.save_for_backward(hidden_ND, weight_VD, target_N, logsumexp_N, entropy_N)
-        ctx.kept, ctx.half, ctx.entropy = kept, half_VD, entropy
+        ctx.save_for_backward(hidden_ND, target_N, logsumexp_N, entropy_N)
+        # The parameter itself, whose gradient may be added to: what is saved comes back as another tensor where hooks watch what is saved.
+        ctx.weight, ctx.kept, ctx.half, ctx.entropy = weight_VD, kept, half_VD, entropy
         if not (grad and (hidden_ND.requires_grad or weight_VD.requires_grad)):
             _release(ctx, weight_VD)
         return logp_N, logsumexp_N, entropy_N
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        hidden_ND, weight_VD, target_N, logsumexp_N, entropy_N = ctx.saved_tensors
+        hidden_ND, target_N, logsumexp_N, entropy_N = ctx.saved_tensors
+        weight_VD = ctx.weight
         size, vocabulary = hidden_ND.shape[0], weight_VD.shape[0]
         half_VD = ctx.half if ctx.half is not None else _in_dtype(weight_VD, hidden_ND.dtype)
         d_hidden = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None

@@ -32,6 +32,7 @@ from tempering.errors import UserError
 from tempering.models import later
 from tempering.models.heads import VERDICTS, attends_by_segments, body_and_head, packs
 from tempering.models.lighter import lighter
+from tempering.models.quantise import Half
 from tempering.signals import Live
 
 T = TypeVar("T")
@@ -114,6 +115,10 @@ class Sharded:
                 cut(known.to(self._device), self._sides)  # type: ignore[union-attr]
             cut(model, self._sides, check=not small)
         del known
+        for module in model.modules():
+            if isinstance(module, Half):
+                # As numbers, which is what travels: bits in whole numbers would be cast as these.
+                module.weight = nn.Parameter(module.numbers(), requires_grad=False)
         low = self._dtype if self._dtype != torch.float32 else None
         policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None, cast_forward_inputs=False)
         plain = MixedPrecisionPolicy(cast_forward_inputs=False)
@@ -209,7 +214,7 @@ def _skeleton(model: nn.Module) -> nn.Module:
 def _fill(model: nn.Module, name: str, value: Tensor) -> None:
     """Replace a parameter, wherever it is tied to."""
     old = dict(model.named_parameters())[name]
-    new = nn.Parameter(value, old.requires_grad)
+    new = nn.Parameter(value if old.is_floating_point() else value.view(old.dtype), old.requires_grad)
     for module in model.modules():
         for attribute, p in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             if p is old:

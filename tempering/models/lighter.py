@@ -2,7 +2,8 @@
 
 Written in separate operations, a norm keeps three float32 copies of its input for the backward pass, and PEFT's LoRA layer passes over its output
 four times. Here each is one autograd function that keeps only what it cannot recompute for next to nothing. `lighter(model)` switches them on for the
-duration of a step; the modules, their parameters and names stay, so whatever else looks at the model sees no difference.
+duration of a step; the modules, their parameters and names stay, so whatever else looks at the model sees no difference. Outputs of norms and gates,
+which the layers behind them would keep, are made again (again.py).
 
 A module is taken only if it is the kind of thing it looks like, found out by comparing its output and gradients with the original's, once per class.
 On a GPU these are not used: there the memory passes are cheap and the kernels many (FSDP, compile and Liger bring their own).
@@ -22,6 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tempering.fused import accumulates
+from tempering.models.again import again, made_by
+from tempering.models.quantise import Half
 
 
 @contextmanager
@@ -34,7 +37,8 @@ def lighter(*models: nn.Module) -> Iterator[None]:
                 module.__dict__["forward"] = MethodType(forward, module)
                 switched.append(module)
     try:
-        yield
+        with again():
+            yield
     finally:
         for module in switched:
             del module.__dict__["forward"]
@@ -66,7 +70,8 @@ def judging_apart() -> Iterator[None]:
 
 def _judge(module: nn.Module) -> Callable[..., Tensor] | None:
     kind, verdict = type(module), None
-    weight = next(module.parameters(), None)
+    # Not the first one: packed weights of a base are whole numbers.
+    weight = next((p for p in module.parameters() if p.is_floating_point()), None)
     if weight is None or weight.device.type != "cpu" or weight.dtype != torch.float32:
         return None
     if kind.__name__.endswith("RMSNorm") and list(dict(module.named_parameters())) == ["weight"] and weight.ndim == 1:
@@ -118,32 +123,39 @@ def _plain(module: Any, *tensors: Tensor) -> bool:
     return not any(hasattr(t, "device_mesh") for t in (*tensors, *module.parameters(recurse=False)))
 
 
-def _norm(self: Any, hidden_states: Tensor) -> Tensor:
+def _norm(self: Any, hidden_states: Tensor, start: float = 0.0) -> Tensor:
     if not _plain(self, hidden_states):
         return type(self).forward(self, hidden_states)
-    return _Norm.apply(hidden_states, self.weight, _eps(self), 0.0, _half(hidden_states) or hidden_states.dtype)
+    x, weight, eps, dtype = hidden_states, self.weight, _eps(self), _half(hidden_states) or hidden_states.dtype
+    out, scale = _Norm.apply(x, weight, eps, start, dtype)
+    # Without the graph, which would keep itself alive.
+    x, weight = x.detach(), weight.detach()
+    return made_by(out, lambda: _normed(x, scale, weight, start, dtype))
 
 
 def _norm_from_one(self: Any, hidden_states: Tensor) -> Tensor:
-    if not _plain(self, hidden_states):
-        return type(self).forward(self, hidden_states)
-    return _Norm.apply(hidden_states, self.weight, _eps(self), 1.0, _half(hidden_states) or hidden_states.dtype)
+    return _norm(self, hidden_states, 1.0)
 
 
 def _eps(module: Any) -> float:
     return module.variance_epsilon if "variance_epsilon" in module.__dict__ else module.eps
 
 
+def _normed(x: Tensor, scale: Tensor, weight_D: Tensor, start: float, dtype: torch.dtype) -> Tensor:
+    return (x.float() * scale).mul_(weight_D + start if start else weight_D).to(dtype)
+
+
 class _Norm(torch.autograd.Function):
-    """y = x / rms(x) * (weight + start), computed in float32. Keeps x and one number a token; y comes in the matmuls' dtype, as they want it."""
+    """y = x / rms(x) * (weight + start), computed in float32, and 1 / rms(x). Keeps x and one number a token; y comes in the matmuls' dtype, as they
+    want it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float, start: float, dtype: torch.dtype) -> Tensor:
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float, start: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        scale = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + eps)
         ctx.save_for_backward(x, weight_D, scale)
+        ctx.mark_non_differentiable(scale)
         ctx.start = start
-        return (wide * scale).mul_(weight_D + start if start else weight_D).to(dtype)
+        return _normed(x, scale, weight_D, start, dtype), scale
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -171,13 +183,14 @@ class _Embedding(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, ids: Tensor, weight: Tensor, padding: int) -> Tensor:
-        ctx.save_for_backward(ids, weight)
-        ctx.padding = padding
+        ctx.save_for_backward(ids)
+        # Not saved, see fused.py.
+        ctx.weight, ctx.padding = weight, padding
         return F.embedding(ids, weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        ids, weight = ctx.saved_tensors
+        (ids,), weight = ctx.saved_tensors, ctx.weight
         if weight.grad is None or not accumulates(weight):
             return None, torch.ops.aten.embedding_dense_backward(grads[0], ids, weight.shape[0], ctx.padding, False), None
         # Summed by word before it is added, which gives the bits of the dense gradient; of shapes that do not depend on the words.
@@ -196,7 +209,10 @@ class _Embedding(torch.autograd.Function):
 
 
 def _gated(self: Any, x: Tensor) -> Tensor:
-    return self.down_proj(_Gate.apply(self.gate_proj(x), self.up_proj(x)))
+    gate, up = self.gate_proj(x), self.up_proj(x)
+    # The two outlive their graph as the product's inputs only.
+    halves = gate.detach(), up.detach()
+    return self.down_proj(made_by(_Gate.apply(gate, up), lambda: F.silu(halves[0]).mul_(halves[1])))
 
 
 class _Gate(torch.autograd.Function):
@@ -219,7 +235,7 @@ class _Gate(torch.autograd.Function):
 def _lora(self: Any, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
     """PEFT's `lora.Linear` with one plain adapter switched on over a plain frozen layer; anything else goes PEFT's way."""
     names = self.active_adapters
-    plain = len(names) == 1 and names[0] in self.lora_A and names[0] not in self.lora_variant and type(self.base_layer) is nn.Linear
+    plain = len(names) == 1 and names[0] in self.lora_A and names[0] not in self.lora_variant and type(self.base_layer) in (nn.Linear, Half)
     frozen = plain and _plain(self.base_layer) and not self.base_layer.weight.requires_grad and "forward" not in self.base_layer.__dict__
     if arguments or keywords or not frozen or self.disable_adapters or self.merged or not self.lora_A[names[0]].weight.requires_grad:
         return type(self).forward(self, x, *arguments, **keywords)
@@ -227,7 +243,8 @@ def _lora(self: Any, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
     dropout = self.lora_dropout[name]
     if self.lora_B[name].bias is not None or self.base_layer.bias is not None or (isinstance(dropout, nn.Dropout) and dropout.p and self.training):
         return type(self).forward(self, x)
-    return _LoRA.apply(x, self.base_layer.weight, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name], _half(x) or x.dtype)
+    weight = self.base_layer.numbers() if type(self.base_layer) is Half else self.base_layer.weight
+    return _LoRA.apply(x, weight, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name], _half(x) or x.dtype)
 
 
 class _LoRA(torch.autograd.Function):

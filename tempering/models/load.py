@@ -17,7 +17,7 @@ from tempering.errors import UserError
 from tempering.home import sha256_file
 from tempering.models.chains import restore
 from tempering.models.places import Place, find, read_json
-from tempering.models.quantise import Quantise, let_go, settings, settle_layers
+from tempering.models.quantise import Quantise, halve, let_go, settings, settle_layers
 from tempering.models.tokens import first_line, read_tokenizer, settle
 from tempering.types import Policy
 
@@ -56,7 +56,7 @@ def load(spec: str | Path, *, dtype: str = "float32", quantise: Quantise = "none
         spec: `builtin:tiny`, `builtin:smollm2-135m`, a folder (Hugging Face model, PEFT adapter, or a run folder), a `.gguf` file, or a hub id with
             an optional `@revision`.
         dtype: float32, bfloat16, float16, or "auto" for the one it was saved in.
-        quantise: "nf4" or "int8" keeps the weights of linear layers in 4 or 8 bits, for adapters to be trained on.
+        quantise: "bf16", "int8" or "nf4" keeps the weights of linear layers in 16, 8 or 4 bits, for adapters to be trained on.
         later: leave the weights of a plain model in its files, where that can be done: nothing can be computed with it until `fit` on several
             processes has cut it, of which each reads its own pieces.
         say: where notes go: what was converted, chosen or decided.
@@ -154,7 +154,8 @@ def _weights(folder: Path, dtype: str, quantise: Quantise) -> Any:
         with quiet():
             loaded: Any = kind.from_pretrained(
                 folder,
-                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                # In the type of the file, for weights of 16 bits not to stand here in 32 first.
+                dtype="auto" if quantise == "bf16" or dtype == "auto" else getattr(torch, dtype),
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -167,6 +168,9 @@ def _weights(folder: Path, dtype: str, quantise: Quantise) -> Any:
     missing = sorted(found["missing_keys"])
     if missing:
         raise UserError(f"{len(missing)} weights are missing from the model in {folder} (the first is {missing[0]}); fetch or save the model again.")
+    if quantise == "bf16":
+        halve(model, model.dtype if dtype == "auto" else getattr(torch, dtype))
+        model.config.dtype = model.dtype
     if quantise != "none":
         settle_layers(model)
         let_go(model)

@@ -1,9 +1,11 @@
-"""Base weights in 8 or 4 bits, for adapters to be trained on (QLoRA, Dettmers et al. 2023, arXiv 2305.14314).
+"""Base weights in 16, 8 or 4 bits, for adapters to be trained on (QLoRA, Dettmers et al. 2023, arXiv 2305.14314).
 
-bitsandbytes keeps the weights of the linear layers: `nf4` (16 levels at the quantiles of a normal distribution, one scale per 64 weights, the scales
-in 8 bits themselves) or `int8` (a scale per row; columns with outliers stay exact, LLM.int8, arXiv 2208.07339). Embeddings, norms and the output
-layer stay as they are. Each layer's weights are expanded for the moment they are used. What is quantised cannot be trained, nor can an adapter be
-folded into it without rounding the sum again: an adapter is saved as one, and belongs to the unquantised base.
+`bf16` keeps the weights of the linear layers in bfloat16, which is what most models are published in: then it is exact, and where matrices are
+multiplied in bfloat16 nothing changes in any case, because there they are rounded at every use. bitsandbytes keeps them in fewer bits: `nf4` (16
+levels at the quantiles of a normal distribution, one scale per 64 weights, the scales in 8 bits themselves) or `int8` (a scale per row; columns with
+outliers stay exact, LLM.int8, arXiv 2208.07339). Embeddings, norms and the output layer stay as they are. Each layer's weights are expanded for the
+moment they are used. What is quantised cannot be trained, nor can an adapter be folded into it without rounding the sum again: an adapter is saved as
+one, and belongs to the unquantised base.
 """
 
 from __future__ import annotations
@@ -12,20 +14,24 @@ import importlib.util
 import logging
 from typing import Any, Literal
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
 from tempering.errors import UserError
 
-Quantise = Literal["none", "nf4", "int8"]
+Quantise = Literal["none", "bf16", "nf4", "int8"]
 BLOCK = 64
 """Weights that share a scale in nf4."""
 
 
 def settings(kind: Quantise) -> dict[str, Any]:
-    """Keywords for transformers' `from_pretrained`; {} for "none".
+    """Keywords for transformers' `from_pretrained`; {} for those that it does not do.
 
     Raises:
         UserError: bitsandbytes is not installed.
     """
-    if kind == "none":
+    if kind in ("none", "bf16"):
         return {}
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(f"quantise {kind!r} needs the package bitsandbytes: pip install bitsandbytes")
@@ -38,6 +44,44 @@ def settings(kind: Quantise) -> dict[str, Any]:
     else:
         config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
     return {"quantization_config": config, "device_map": {"": "cpu"}}
+
+
+class Half(nn.Linear):
+    """A frozen linear layer whose weight lies in bfloat16 and is multiplied in whatever type its input has.
+
+    The parameter holds the bits, as whole numbers: like any packed weight it is none that could be trained, averaged or saved by mistake. Only while
+    several processes hold a piece each (`distributed/shard.py`) does it hold the numbers.
+    """
+
+    def numbers(self) -> Tensor:
+        """The weight [out, in], bfloat16."""
+        return self.weight if self.weight.is_floating_point() else self.weight.view(torch.bfloat16)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., in_features] -> [..., out_features]."""
+        kind = input.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else input.dtype
+        return F.linear(input, self.numbers().to(dtype), self.bias)
+
+    def plain(self, dtype: torch.dtype) -> nn.Linear:
+        """An ordinary layer with the same weight."""
+        layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+        layer.weight = nn.Parameter(self.numbers().to(dtype), requires_grad=False)
+        if self.bias is not None:
+            layer.bias = nn.Parameter(self.bias.detach().to(dtype), requires_grad=False)
+        return layer
+
+
+def halve(model: Any, dtype: torch.dtype) -> None:
+    """Keep the linear layers but the output layer in bfloat16, in place, and all else in `dtype`."""
+    output = model.get_output_embeddings()
+    for module in model.modules():
+        if type(module) is nn.Linear and module is not output:
+            module.__class__ = Half
+            module.weight = nn.Parameter(module.weight.detach().to(torch.bfloat16, copy=True).view(torch.int16), requires_grad=False)
+    for p in model.parameters():
+        if p.is_floating_point():
+            p.data = p.data.to(dtype)
 
 
 def settle_layers(model: Any) -> None:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tempering.models.quantise import BLOCK
+from tempering.models.quantise import BLOCK, halve
 
 SCALES = 256
 """Scales that share a scale of their own in nf4, and the size of the table that they are looked up in."""
@@ -61,6 +61,9 @@ class _Expanded(torch.autograd.Function):
 
 def stand_in(model: Any, kind: str) -> None:
     """Replace every linear layer but the output layer, in place, as transformers does when it loads a model quantised."""
+    if kind == "bf16":
+        # Which needs no stand-in.
+        return halve(model, torch.float32)
     output = model.get_output_embeddings()
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):

@@ -50,8 +50,10 @@ def alternatives(arguments: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, 
         from tempering.methods.scopes.lora import LoRA
 
         yield "--scope lora", {**arguments, "scope": LoRA()}
-    if kind == "lora" and scope.quantise == "none" and importlib.util.find_spec("bitsandbytes") is not None:
-        yield "--quantise nf4", {**arguments, "scope": scope.model_copy(update={"quantise": "nf4"})}
+    if kind == "lora":
+        fewer_bits = ("bf16", "nf4") if importlib.util.find_spec("bitsandbytes") is not None else ("bf16",)
+        for fewer in {"none": fewer_bits, "bf16": fewer_bits[1:]}.get(scope.quantise, ()):
+            yield f"--quantise {fewer}", {**arguments, "scope": scope.model_copy(update={"quantise": fewer})}
     if arguments.get("reference") == "live" and kind == "full":
         yield "--reference cached", {**arguments, "reference": "cached"}
     optimizer = arguments.get("optimizer")

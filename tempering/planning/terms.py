@@ -153,7 +153,7 @@ def packages(work: Work) -> Iterator[str]:
     """Libraries that a run loads only when its scope or its optimizer wants them."""
     if getattr(work.scope, "kind", "") == "lora":
         yield "peft"
-    if work.quantise != "none" or work.optimizer.name.startswith("bitsandbytes:"):
+    if work.quantise in ("nf4", "int8") or work.optimizer.name.startswith("bitsandbytes:"):
         # Raises the sentence that says how to install it.
         settings("nf4")
         yield "bitsandbytes"

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tempering.models.quantise import Half
 from tempering.sampling.chain import models_of
 from tempering.sampling.fused import fuse
 from tempering.sampling.passes import carry, fits_slots
@@ -112,6 +113,7 @@ def _copy(model: Any, dtype: torch.dtype, adapters: Sequence[Any] = ()) -> nn.Mo
     memo: dict[int, Any] = {id(layer): _folded(layer).to(dtype) for layer in adapters}
     folded = {id(p) for layer in adapters for p in layer.parameters()}
     whole = model.get_base_model() if adapters else model
+    memo |= {id(layer): layer.plain(dtype) for layer in whole.modules() if isinstance(layer, Half) and id(layer.weight) not in folded}
     for p in whole.parameters():
         if p.is_floating_point() and id(p) not in folded:
             memo[id(p)] = nn.Parameter(p.detach().to(dtype), requires_grad=False)
@@ -125,13 +127,15 @@ def _adapters(model: Any) -> list[Any]:
         return []
     layers = [m for m in model.modules() if isinstance(m, peft.tuners.tuners_utils.BaseTunerLayer)]
     saved = any(isinstance(m, peft.utils.other.AuxiliaryTrainingWrapper) for m in model.modules())
-    plain = all(type(m) is peft.tuners.lora.Linear and type(m.get_base_layer()) is nn.Linear for m in layers)
+    plain = all(type(m) is peft.tuners.lora.Linear and type(m.get_base_layer()) in (nn.Linear, Half) for m in layers)
     return layers if plain and not saved and not any(m.merged or m.disable_adapters for m in layers) else []
 
 
 def _folded(layer: Any) -> nn.Module:
     with torch.no_grad():
-        alone = copy.deepcopy(layer)
+        base = layer.base_layer
+        # The sum is rounded once, to what is decoded in.
+        alone = copy.deepcopy(layer, {id(base): base.plain(torch.float32)} if isinstance(base, Half) else {})
         alone.merge()
         return alone.get_base_layer().requires_grad_(False)
 

@@ -28,6 +28,7 @@ from tempering.methods.objectives.dpo import DPO
 from tempering.methods.objectives.nll import NLL
 from tempering.methods.scopes.full import Full
 from tempering.methods.scopes.lora import LoRA
+from tempering.models.quantise import halve, is_quantised
 from tempering.reference import columns
 from tempering.signals import engine_for
 from tempering.types import Policy, Role, Segment
@@ -75,6 +76,14 @@ CASES: Mapping[str, tuple[Any, Any]] = {
 }
 
 
+def start(family: str, scope: str) -> Role:
+    """A toy model with its scope; "half": adapters on a base whose linear layers are in bfloat16."""
+    model = toy(family)
+    if scope == "half":
+        halve(model, torch.float32)
+    return Role(model, Full() if scope == "full" else LoRA(r=4, quantise="bf16" if scope == "half" else "none"))
+
+
 def toy(family: str) -> Any:
     """Three layers of a family: Qwen3 has norms inside of its heads, Phi-3 one matrix for queries, keys and values."""
     if family == "llama":
@@ -111,7 +120,7 @@ def train(
     with joined(tensor) as world:
         try:
             fitted = fit(
-                {"policy": Role(toy(family), Full() if scope == "full" else LoRA(r=4))}, objective, stream(), steps=STEPS,
+                {"policy": start(family, scope)}, objective, stream(), steps=STEPS,
                 optimizer=Optimizer(name=optimizer, lr=3e-3 if optimizer == "adamw" else 0.3, weight_decay=0.1),
                 training=Training(micro_tokens=30, precision="fp32", save_every=4, clip=0.5, checkpointing=checkpointing),
                 evaluation=Evaluation(lambda: passes(stream().rows, 4), every=2) if case in ("sft", "dpo") else None,
@@ -120,6 +129,7 @@ def train(
         except Interrupted:
             return Interrupted.exit_code
         if world.first:
+            assert is_quantised(fitted.roles["policy"].model) == (scope == "half")
             save_file({n: p.detach() for n, p in fitted.roles["policy"].handle.params.items()}, folder / END)
             logits = fitted.roles["policy"].model(input_ids=torch.arange(9).view(1, 9)).logits
             save_file({"logits": logits.detach()}, folder / "logits.safetensors")
@@ -159,6 +169,7 @@ SLOW = pytest.mark.slow
         ("sft", "full", 2),
         ("dpo", "full", 2),
         ("coupled", "lora", 2),
+        ("dpo", "half", 2),
         ("gathered", "full", 2),
         ("holes", "full", 2),
         pytest.param("dpo", "lora", 2, marks=SLOW),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,18 @@ from tempering import models
 from tempering.errors import UserError
 from tempering.methods.scopes.full import Full
 from tempering.methods.scopes.lora import LoRA
-from tempering.models.quantise import is_quantised, settings
+from tempering.models import lighter
+from tempering.models.quantise import Half, is_quantised, settings
+from tempering.sampling.weights import decoding_copy
 from tempering.types import Policy
 
-KINDS = ("nf4", "int8")
+KINDS = ("bf16", "nf4", "int8")
 TEXT = "Nora Felt was born in Bergen and works as a carpenter. She speaks Danish and keeps two cats."
 
 
-@pytest.fixture(autouse=True)
-def _installed() -> None:
-    if importlib.util.find_spec("bitsandbytes") is None:
-        pytest.skip("bitsandbytes is not installed")
-
-
 def load(kind: Any = "none", spec: str = "builtin:tiny") -> Policy:
+    if kind in ("nf4", "int8") and importlib.util.find_spec("bitsandbytes") is None:
+        pytest.skip("bitsandbytes is not installed")
     return models.load(spec, quantise=kind, say=lambda _: None)
 
 
@@ -46,7 +45,10 @@ def logps(policy: Policy, text: str = TEXT) -> Tensor:
 
 def adapted(kind: Any) -> Policy:
     """A model with an adapter that does something, the same for every kind."""
-    policy = load(kind)
+    return adapted_on(load(kind), kind)
+
+
+def adapted_on(policy: Policy, kind: Any = "none") -> Policy:
     handle = LoRA(r=4, quantise=kind).attach(policy.model)
     with torch.no_grad():
         for i, p in enumerate(handle.params.values()):
@@ -59,13 +61,13 @@ def test_bytes_of_the_base(kind: str) -> None:
     plain, quantised = load(), load(kind)
     size = sum(shape.numel() for shape in linear_shapes(plain))
     rest = sum(p.nbytes for p in plain.model.parameters()) - 4 * size
-    bytes_for = {"nf4": size // 2, "int8": size}[kind]
+    bytes_for = {"bf16": 2 * size, "nf4": size // 2, "int8": size}[kind]
     assert sum(p.nbytes for p in quantised.model.parameters()) == rest + bytes_for
     assert is_quantised(quantised.model) and not is_quantised(plain.model)
 
 
 # The tiny model's own distributions are sharp, so these bounds are wider than a large model's.
-@pytest.mark.parametrize(("kind", "bound"), [("nf4", 0.25), ("int8", 0.01)])
+@pytest.mark.parametrize(("kind", "bound"), [("nf4", 0.25), ("int8", 0.01), ("bf16", 1e-4)])
 def test_distributions_are_near_the_unquantised_ones(kind: str, bound: float) -> None:
     with torch.no_grad():
         plain, near = logps(load()), logps(load(kind))
@@ -80,7 +82,7 @@ def gradient(policy: Policy) -> Tensor:
     return torch.cat([p.grad.flatten() for p in policy.handle.params.values() if p.grad is not None])
 
 
-@pytest.mark.parametrize(("kind", "least"), [("nf4", 0.75), ("int8", 0.99)])
+@pytest.mark.parametrize(("kind", "least"), [("nf4", 0.75), ("int8", 0.99), ("bf16", 0.999)])
 def test_gradients_point_the_same_way_after_an_evaluation_too(kind: str, least: float) -> None:
     """bitsandbytes 0.50 would lose them after the first pass in evaluation mode (cosine 0.26)."""
     plain, quantised = adapted("none"), adapted(kind)
@@ -129,36 +131,95 @@ def test_a_saved_adapter_is_plain_and_opens_on_the_unquantised_base(kind: str, t
         assert torch.equal(logps(again), logps(policy))
 
 
-def test_what_cannot_be_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    policy = adapted("nf4")
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_cannot_be_is_refused_in_a_sentence(kind: Any, tmp_path: Path) -> None:
+    policy = adapted(kind)
     assert policy.handle is not None and policy.handle.bake() is None
     with pytest.raises(UserError, match="cannot be folded into quantised weights without rounding them again; save it as an adapter"):
         models.save(policy, tmp_path / "merged", merged=True)
     assert not (tmp_path / "merged").exists()
     with pytest.raises(UserError, match="scope full cannot train quantised weights"):
-        Full().attach(load("int8").model)
+        Full().attach(load(kind).model)
     with pytest.raises(UserError, match="cannot be saved as plain ones"):
-        models.save(load("nf4"), tmp_path / "plain")
-    with pytest.raises(UserError, match="load it with quantise='nf4' too"):
-        LoRA(quantise="nf4").attach(load().model)
+        models.save(load(kind), tmp_path / "plain")
+    with pytest.raises(UserError, match=f"load it with quantise='{kind}' too"):
+        LoRA(quantise=kind).attach(load().model)
+
+
+def rounded() -> Policy:
+    """The model with the weights of its linear layers as they are in bfloat16."""
+    policy = load()
+    head: Any = policy.model.get_output_embeddings()  # type: ignore[operator]
+    with torch.no_grad():
+        for module in policy.model.modules():
+            if type(module) is torch.nn.Linear and module is not head:
+                module.weight.copy_(module.weight.bfloat16())
+    return policy
+
+
+def test_in_bfloat16_it_is_the_model_with_these_weights_to_the_bit() -> None:
+    with torch.no_grad():
+        assert torch.equal(logps(load("bf16")), logps(rounded()))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(logps(load("bf16")), logps(load()))
+
+
+def test_a_model_that_is_published_in_bfloat16_loses_nothing_and_is_never_here_in_32_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = rounded()
+    head = policy.model.state_dict()
+    models.save(replace(policy, model=policy.model.to(torch.bfloat16)), tmp_path / "half")
+    monkeypatch.setattr(torch.Tensor, "float", lambda tensor: pytest.fail(f"{tuple(tensor.shape)} was made float32"))
+    opened = load("bf16", str(tmp_path / "half"))
+    monkeypatch.undo()
+    plain = load(spec=str(tmp_path / "half"))
+    assert {p.dtype for p in opened.model.parameters()} == {torch.int16, torch.float32} and head
+    with torch.no_grad():
+        assert torch.equal(logps(opened), logps(plain))
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
+def test_adapters_on_it_train_as_on_the_rounded_weights(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    apply = lighter._LoRA.apply
+    monkeypatch.setattr(lighter._LoRA, "apply", lambda *a: counted.append(1) or apply(*a))
+    found = []
+    for policy in (adapted("bf16"), adapted_on(rounded())):
+        with lighter.lighter(policy.model), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            found.append(gradient(policy))
+    # Where a weight lies decides how a product is summed, so not to the bit.
+    assert float((found[0] - found[1]).abs().max()) < 1e-5 * float(found[1].abs().max())
+    assert len(counted) == 2 * len(linear_shapes(load()))
+
+
+def test_decoding_copies_hold_plain_layers_with_the_adapter_folded_in_before_rounding() -> None:
+    on_half, on_float = decoding_copy(adapted("bf16").model, torch.float32), decoding_copy(adapted_on(rounded()).model, torch.float32)
+    assert not any(isinstance(m, Half) or "lora" in name for name, m in on_half.named_modules())
+    ids = torch.arange(3, 12)[None]
+    with torch.no_grad():
+        assert torch.equal(on_half(input_ids=ids, use_cache=False).logits, on_float(input_ids=ids, use_cache=False).logits)
+    bare = decoding_copy(load("bf16").model, torch.float32)
+    assert not any(isinstance(m, Half) for m in bare.modules())
+    with torch.no_grad():
+        want = rounded().model(input_ids=ids, use_cache=False).logits
+        assert torch.allclose(bare(input_ids=ids, use_cache=False).logits, want, atol=1e-4)
 
 
 def test_without_the_library_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install bitsandbytes"):
         settings("nf4")
-    assert settings("none") == {}
+    assert settings("none") == settings("bf16") == {}
 
 
-def test_a_run_trains_on_a_quantised_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["bf16", "nf4"])
+def test_a_run_trains_on_a_quantised_base(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tempering as tp
 
+    load(kind)
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        report = tp.run(
-            "sft", model="builtin:tiny", quantise="nf4", steps=6, lr=2e-3, keep="none", max_test=4, precision="fp32", out=tmp_path / "run"
-        )
+        report = tp.run("sft", model="builtin:tiny", quantise=kind, steps=6, lr=2e-3, keep="none", max_test=4, precision="fp32", out=tmp_path / "run")
     change = report.ledger.probe("held_loss")
     assert change.after.point < change.before.point - 1
     size = sum(p.numel() for p in load().model.parameters())

@@ -31,9 +31,9 @@ class LoRA(Value):
     """Share of the adapter's inputs that are zeroed in training."""
     targets: str = "all-linear"
     """PEFT's target_modules: "all-linear", or module names separated by commas ("q_proj,v_proj" is the paper's choice)."""
-    quantise: Literal["none", "nf4", "int8"] = "none"
-    """Keep the base's linear layers in 4 bits (QLoRA, arXiv 2305.14314) or 8: less memory, a base that is only nearly the same. Needs
-    bitsandbytes."""
+    quantise: Literal["none", "bf16", "nf4", "int8"] = "none"
+    """Keep the base's linear layers in bfloat16 (half the memory; exact for models that are published so), in 8 bits or in 4 (QLoRA, arXiv
+    2305.14314): a base that is only nearly the same, by bitsandbytes."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further fields of peft.LoraConfig, for example {"use_dora": true}."""
 
