@@ -1,4 +1,4 @@
-"""Is `temper plan` right? Its predicted peak beside the largest memory that a child process took for the very run, on eight configurations.
+"""Is `temper plan` right? Its predicted peak beside the largest memory that a child process took for the very run, on nine configurations.
 
     python -m benchmarks.plan [NAME...] [--model MODEL]
 
@@ -26,6 +26,7 @@ CONFIGURATIONS: dict[str, list[str]] = {
     "sft_full_2048": "sft --scope full --batch-size 64 --micro-tokens 2048".split(),
     "sft_full_512": "sft --scope full --batch-size 32 --micro-tokens 512".split(),
     "sft_lora_2048": "sft --scope lora --batch-size 64 --micro-tokens 2048".split(),
+    "sft_lora_bf16_2048": "sft --scope lora --quantise bf16 --batch-size 64 --micro-tokens 2048".split(),
     "sft_nf4_512": "sft --scope lora --quantise nf4 --batch-size 32 --micro-tokens 512".split(),
     "sft_full_512_8bit": "sft --scope full --optimizer bitsandbytes:AdamW8bit --batch-size 32 --micro-tokens 512".split(),
     "dpo_lora_512": "dpo --scope lora --batch-size 8 --micro-tokens 512".split(),

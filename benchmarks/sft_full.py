@@ -31,7 +31,7 @@ def share_wanted() -> float:
 
 BENCHMARK = Benchmark(
     "sft_full",
-    ours=Contender("ours", "benchmarks.ours:sft", ({"micro_tokens": 2048},)),
+    ours=Contender("ours", "benchmarks.ours:sft", ({"micro_tokens": 1024},)),
     peers=(
         Contender(
             "TRL packed",
