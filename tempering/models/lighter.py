@@ -14,7 +14,7 @@ Shapes: T tokens in any number of leading dimensions, D width, F inner width, r 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import MethodType
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from tempering.fused import accumulates
 from tempering.models.again import again, made_by
-from tempering.models.quantise import Half
+from tempering.models.quantise import expanded, expands
 
 
 @contextmanager
@@ -37,7 +37,8 @@ def lighter(*models: nn.Module) -> Iterator[None]:
                 module.__dict__["forward"] = MethodType(forward, module)
                 switched.append(module)
     try:
-        with again():
+        # Where nothing is replaced (on a GPU), nobody watches what autograd keeps.
+        with again() if switched else nullcontext():
             yield
     finally:
         for module in switched:
@@ -84,7 +85,7 @@ def _judge(module: nn.Module) -> Callable[..., Tensor] | None:
     elif {"gate_proj", "up_proj", "down_proj", "act_fn"} <= module._modules.keys():
         # Another activation than silu shows in the comparison.
         verdict = _gated if _same(module, _gated, module.gate_proj.in_features) else None  # type: ignore[union-attr]
-    elif kind.__module__ == "peft.tuners.lora.layer" and kind.__name__ == "Linear":
+    elif kind.__module__ in ("peft.tuners.lora.layer", "peft.tuners.lora.bnb") and kind.__name__ in ("Linear", "Linear4bit"):
         verdict = _lora
     _VERDICTS[kind] = verdict
     return verdict
@@ -233,9 +234,9 @@ class _Gate(torch.autograd.Function):
 
 
 def _lora(self: Any, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
-    """PEFT's `lora.Linear` with one plain adapter switched on over a plain frozen layer; anything else goes PEFT's way."""
+    """PEFT's `lora.Linear` with one plain adapter switched on over a frozen layer; anything else goes PEFT's way."""
     names = self.active_adapters
-    plain = len(names) == 1 and names[0] in self.lora_A and names[0] not in self.lora_variant and type(self.base_layer) in (nn.Linear, Half)
+    plain = len(names) == 1 and names[0] in self.lora_A and names[0] not in self.lora_variant and expands(self.base_layer)
     frozen = plain and _plain(self.base_layer) and not self.base_layer.weight.requires_grad and "forward" not in self.base_layer.__dict__
     if arguments or keywords or not frozen or self.disable_adapters or self.merged or not self.lora_A[names[0]].weight.requires_grad:
         return type(self).forward(self, x, *arguments, **keywords)
@@ -243,31 +244,31 @@ def _lora(self: Any, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
     dropout = self.lora_dropout[name]
     if self.lora_B[name].bias is not None or self.base_layer.bias is not None or (isinstance(dropout, nn.Dropout) and dropout.p and self.training):
         return type(self).forward(self, x)
-    weight = self.base_layer.numbers() if type(self.base_layer) is Half else self.base_layer.weight
-    return _LoRA.apply(x, weight, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name], _half(x) or x.dtype)
+    return _LoRA.apply(x, self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name], _half(x) or x.dtype)
 
 
 class _LoRA(torch.autograd.Function):
-    """y = x W' + s (x A') B' with W frozen. Keeps x and x A'; W in half precision is made again in the backward pass, not kept for all layers."""
+    """y = x W' + s (x A') B' with W frozen. Keeps x and x A'; W in half precision, or expanded from fewer bits, is made again in the backward
+    pass, not kept for all layers."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scaling: float, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, x: Tensor, base: nn.Module, a: Tensor, b: Tensor, scaling: float, dtype: torch.dtype) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             x_TD, a, b = x.flatten(0, -2).to(dtype), a.to(dtype), b.to(dtype)
             low_Tr = x_TD @ a.T
-            out = torch.addmm(x_TD @ weight.to(dtype).T, low_Tr, b.T, alpha=scaling)
-        ctx.save_for_backward(x_TD, low_Tr, weight, a, b)
-        ctx.scaling, ctx.shape, ctx.dtype = scaling, x.shape, x.dtype
+            out = torch.addmm(x_TD @ expanded(base, dtype).T, low_Tr, b.T, alpha=scaling)
+        ctx.save_for_backward(x_TD, low_Tr, a, b)
+        ctx.base, ctx.scaling, ctx.shape, ctx.dtype = base, scaling, x.shape, x.dtype
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        x_TD, low_Tr, weight, a, b = ctx.saved_tensors
+        x_TD, low_Tr, a, b = ctx.saved_tensors
         grad = grads[0].flatten(0, -2).to(x_TD.dtype)
         back_Tr = (grad @ b).mul_(ctx.scaling)
         d_x = None
         if ctx.needs_input_grad[0]:
-            d_x = torch.addmm(grad @ weight.to(grad.dtype), back_Tr, a).view(ctx.shape).to(ctx.dtype)
+            d_x = torch.addmm(grad @ expanded(ctx.base, grad.dtype), back_Tr, a).view(ctx.shape).to(ctx.dtype)
         d_a = (back_Tr.T @ x_TD).float()
         d_b = (grad.T @ low_Tr).float().mul_(ctx.scaling)
         return d_x, None, d_a, d_b, None, None

@@ -72,6 +72,23 @@ class Half(nn.Linear):
         return layer
 
 
+def expands(layer: nn.Module) -> bool:
+    """Whether `expanded` knows this linear layer: a plain one, one in bfloat16, one in 4 bits, or what stands in for that in a plan. Layers of 8
+    bits round their inputs too."""
+    return type(layer) in (nn.Linear, Half) or type(layer).__name__ == "Linear4bit" or hasattr(layer, "expanded")
+
+
+def expanded(layer: Any, dtype: torch.dtype) -> Tensor:
+    """The weight [out, in] of a frozen linear layer as it is multiplied, for the moment that it is used."""
+    if type(layer) is Half:
+        return layer.numbers().to(dtype)
+    if type(layer).__name__ == "Linear4bit":
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(dtype)
+    return layer.weight.to(dtype) if type(layer) is nn.Linear else layer.expanded(dtype)
+
+
 def halve(model: Any, dtype: torch.dtype) -> None:
     """Keep the linear layers but the output layer in bfloat16, in place, and all else in `dtype`."""
     output = model.get_output_embeddings()

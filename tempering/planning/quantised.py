@@ -46,6 +46,14 @@ class Quantised(nn.Linear):
         return out if self.bias is None else out + self.bias
 
 
+class Quantised4(Quantised):
+    """One in 4 bits, which an adapter's layer expands itself (`models/lighter.py`)."""
+
+    def expanded(self, dtype: torch.dtype) -> Tensor:
+        """The weight [out, in]."""
+        return self.weight.new_empty((self.out_features, self.in_features), dtype=dtype)
+
+
 class _Expanded(torch.autograd.Function):
     """A product with weights that exist for the moment only; 8-bit layers keep their input."""
 
@@ -68,7 +76,7 @@ def stand_in(model: Any, kind: str) -> None:
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear and child is not output:
-                setattr(parent, name, Quantised(child, kind))
+                setattr(parent, name, (Quantised4 if kind == "nf4" else Quantised)(child, kind))
 
 
 def parameters(model: nn.Module) -> int:

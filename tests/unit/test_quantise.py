@@ -191,6 +191,20 @@ def test_adapters_on_it_train_as_on_the_rounded_weights(half: bool, monkeypatch:
     assert len(counted) == 2 * len(linear_shapes(load()))
 
 
+def test_adapters_on_4_bits_train_as_peft_trains_them_for_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    apply = lighter._LoRA.apply
+    monkeypatch.setattr(lighter._LoRA, "apply", lambda *a: counted.append(1) or apply(*a))
+    policy = adapted("nf4")
+    plain = gradient(policy)
+    assert not counted
+    policy.model.zero_grad()
+    with lighter.lighter(policy.model):
+        ours = gradient(policy)
+    assert len(counted) == len(linear_shapes(load()))
+    assert float((ours - plain).abs().max()) < 1e-5 * float(plain.abs().max())
+
+
 def test_decoding_copies_hold_plain_layers_with_the_adapter_folded_in_before_rounding() -> None:
     on_half, on_float = decoding_copy(adapted("bf16").model, torch.float32), decoding_copy(adapted_on(rounded()).model, torch.float32)
     assert not any(isinstance(m, Half) or "lora" in name for name, m in on_half.named_modules())
