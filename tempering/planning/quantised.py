@@ -42,7 +42,7 @@ class Quantised(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """input [..., in_features] -> [..., out_features]."""
-        out = _Expanded.apply(input, (self.out_features, self.in_features), self.kind == "int8")
+        out = _Expanded.apply(input, self.weight, (self.out_features, self.in_features), self.kind == "int8")
         return out if self.bias is None else out + self.bias
 
 
@@ -58,13 +58,14 @@ class _Expanded(torch.autograd.Function):
     """A product with weights that exist for the moment only; 8-bit layers keep their input."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, shape: tuple[int, int], keeps: bool) -> Tensor:
-        ctx.shape, ctx.x = shape, x if keeps else None
-        return F.linear(x, x.new_empty(shape))
+    def forward(ctx: Any, x: Tensor, packed: Tensor, shape: tuple[int, int], keeps: bool) -> Tensor:
+        ctx.shape, ctx.packed, ctx.x = shape, packed, x if keeps else None
+        # Like the weight, which holds nothing, and not like the input, which may be real numbers that something is tried on.
+        return F.linear(x, packed.new_empty(shape, dtype=x.dtype))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return grads[0] @ grads[0].new_empty(ctx.shape), None, None
+        return grads[0] @ ctx.packed.new_empty(ctx.shape, dtype=grads[0].dtype), None, None, None
 
 
 def stand_in(model: Any, kind: str) -> None:
