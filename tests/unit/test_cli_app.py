@@ -558,6 +558,25 @@ def test_doctor_names_what_is_missing_and_what_it_costs(capsys: pytest.CaptureFi
     assert temper(capsys, "doctor --fast")[0] == 2
 
 
+def test_doctor_knows_the_allocator_and_how_to_have_a_better_one(tmp_path: Path) -> None:
+    from tempering.doctor import _allocator
+
+    maps, libraries = tmp_path / "maps", tmp_path / "lib"
+    assert _allocator(maps, libraries) == []
+    maps.write_text("7f00-7f01 r-xp 0 fe:00 1 /usr/lib/x86_64-linux-gnu/libc.so.6\n")
+    (line,) = _allocator(maps, libraries)
+    assert line.mark == "note" and "apt install libjemalloc2), then LD_PRELOAD=libjemalloc.so.2 " in line.mend
+    (libraries / "x").mkdir(parents=True)
+    (libraries / "x" / "libjemalloc.so.2").touch()
+    (line,) = _allocator(maps, libraries)
+    assert line.mend.startswith(f"LD_PRELOAD={libraries}/x/libjemalloc.so.2 MALLOC_CONF=")
+    maps.write_text(maps.read_text() + "7f02-7f03 r-xp 0 fe:00 1 /usr/lib/libjemalloc.so.2\n")
+    (line,) = _allocator(maps, libraries)
+    assert (line.found, line.mark, line.mend) == ("jemalloc", "ok", "")
+    maps.write_text("ld-musl\n")
+    assert _allocator(maps, libraries) == []
+
+
 def test_doctor_measures_bfloat16() -> None:
     import torch
 
