@@ -55,7 +55,9 @@ REMAINS = """## What remains
 - **Speed** whose target takes most of what the matrix products alone allow (above) is out of reach while attention, norms and the head take any
   time; what is left to gain on a processor is attention's backward pass and the head.
 - **Memory** of training all weights has a floor (above), the libraries and a copy of the weights in half precision; micro-batches of fewer tokens
-  (`--micro-tokens`) take some of the rest for a little time. Giving freed memory back at every pass was tried and gains little (docs/LOG.md).
+  (`--micro-tokens`) take some of the rest for a little time. The largest part of what is left is holes in glibc's heap: with jemalloc a pass of 2,048
+  tokens with LoRA takes 1.6 GiB and not 2.8 (docs/memory.md). Buffers of our own for what is not kept would take them away for everyone; the rows
+  above in bfloat16 are also older than the making again of norms and gates.
 - **Vocabulary**, in bfloat16: what grows with it is the half-precision copy of the head and one chunk of logits, where the smallest does not
   fill one.
 """
