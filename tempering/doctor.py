@@ -183,7 +183,7 @@ def _allocator(maps: Path = Path("/proc/self/maps"), libraries: Path = Path("/us
     there = next(iter(sorted(libraries.glob("*/libjemalloc.so.2"))), None)
     first = "" if there else "install jemalloc (Debian: apt install libjemalloc2), then "
     mend = f"{first}LD_PRELOAD={there or 'libjemalloc.so.2'} MALLOC_CONF=dirty_decay_ms:-1,muzzy_decay_ms:-1 temper run ..."
-    return [Line("allocator", "glibc: training on a CPU takes up to a third more memory than with jemalloc", "note", mend)]
+    return [Line("allocator", "glibc, whose heap keeps holes when a model trains on a CPU (docs/memory.md)", "note", mend)]
 
 
 def memory_bytes() -> tuple[int | None, int | None]:

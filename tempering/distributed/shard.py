@@ -30,9 +30,9 @@ from tempering.distributed.tensor import cut
 from tempering.distributed.world import World
 from tempering.errors import UserError
 from tempering.models import later
+from tempering.models.half import Half
 from tempering.models.heads import VERDICTS, attends_by_segments, body_and_head, packs
 from tempering.models.lighter import lighter
-from tempering.models.quantise import Half
 from tempering.signals import Live
 
 T = TypeVar("T")

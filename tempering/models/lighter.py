@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from tempering.fused import accumulates
 from tempering.models.again import again, made_by
-from tempering.models.quantise import expanded, expands
+from tempering.models.half import expanded, expands
 
 
 @contextmanager

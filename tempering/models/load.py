@@ -17,7 +17,7 @@ from tempering.errors import UserError
 from tempering.home import sha256_file
 from tempering.models.chains import restore
 from tempering.models.places import Place, find, read_json
-from tempering.models.quantise import Quantise, halve, let_go, settings, settle_layers
+from tempering.models.quantise import Quantise, let_go, settings, settle_layers
 from tempering.models.tokens import first_line, read_tokenizer, settle
 from tempering.types import Policy
 
@@ -143,6 +143,7 @@ def _weights(folder: Path, dtype: str, quantise: Quantise) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
 
     from tempering.models.gguf import quiet
+    from tempering.models.half import halve
     from tempering.models.value import ValueModel
 
     how = settings(quantise)

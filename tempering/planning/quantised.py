@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tempering.models.quantise import BLOCK, halve
+from tempering.models.half import halve
+from tempering.models.quantise import BLOCK
 
 SCALES = 256
 """Scales that share a scale of their own in nf4, and the size of the table that they are looked up in."""

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tempering.models.quantise import Half
+from tempering.models.half import Half
 from tempering.sampling.chain import models_of
 from tempering.sampling.fused import fuse
 from tempering.sampling.passes import carry, fits_slots

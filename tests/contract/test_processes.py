@@ -28,7 +28,8 @@ from tempering.methods.objectives.dpo import DPO
 from tempering.methods.objectives.nll import NLL
 from tempering.methods.scopes.full import Full
 from tempering.methods.scopes.lora import LoRA
-from tempering.models.quantise import halve, is_quantised
+from tempering.models.half import halve
+from tempering.models.quantise import is_quantised
 from tempering.reference import columns
 from tempering.signals import engine_for
 from tempering.types import Policy, Role, Segment

@@ -17,10 +17,13 @@ from tempering import models
 from tempering.errors import UserError
 from tempering.methods.scopes.full import Full
 from tempering.methods.scopes.lora import LoRA
-from tempering.models import lighter
-from tempering.models.quantise import Half, is_quantised, settings
+from tempering.models import half as half_module
+from tempering.models.half import Half, halve
+from tempering.models.lighter import lighter
+from tempering.models.quantise import is_quantised, settings
 from tempering.sampling.weights import decoding_copy
 from tempering.types import Policy
+from tests.contract.test_lighter import calls
 
 KINDS = ("bf16", "nf4", "int8")
 TEXT = "Nora Felt was born in Bergen and works as a carpenter. She speaks Danish and keeps two cats."
@@ -165,26 +168,26 @@ def test_in_bfloat16_it_is_the_model_with_these_weights_to_the_bit() -> None:
 
 
 def test_a_model_that_is_published_in_bfloat16_loses_nothing_and_is_never_here_in_32_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = rounded()
-    head = policy.model.state_dict()
+    policy, read = rounded(), set[torch.dtype]()
     models.save(replace(policy, model=policy.model.to(torch.bfloat16)), tmp_path / "half")
-    monkeypatch.setattr(torch.Tensor, "float", lambda tensor: pytest.fail(f"{tuple(tensor.shape)} was made float32"))
-    opened = load("bf16", str(tmp_path / "half"))
-    monkeypatch.undo()
-    plain = load(spec=str(tmp_path / "half"))
-    assert {p.dtype for p in opened.model.parameters()} == {torch.int16, torch.float32} and head
+
+    def watched(model: Any, dtype: torch.dtype) -> None:
+        read.update(p.dtype for p in model.parameters())
+        halve(model, dtype)
+
+    monkeypatch.setattr(half_module, "halve", watched)
+    opened, plain = load("bf16", str(tmp_path / "half")), load(spec=str(tmp_path / "half"))
+    assert read == {torch.bfloat16}
+    assert {p.dtype for p in opened.model.parameters()} == {torch.int16, torch.float32}
     with torch.no_grad():
         assert torch.equal(logps(opened), logps(plain))
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
 def test_adapters_on_it_train_as_on_the_rounded_weights(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    counted: list[int] = []
-    apply = lighter._LoRA.apply
-    monkeypatch.setattr(lighter._LoRA, "apply", lambda *a: counted.append(1) or apply(*a))
-    found = []
+    counted, found = calls(monkeypatch), []
     for policy in (adapted("bf16"), adapted_on(rounded())):
-        with lighter.lighter(policy.model), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with lighter(policy.model), torch.autocast("cpu", torch.bfloat16, enabled=half):
             found.append(gradient(policy))
     # Where a weight lies decides how a product is summed, so not to the bit.
     assert float((found[0] - found[1]).abs().max()) < 1e-5 * float(found[1].abs().max())
@@ -192,14 +195,12 @@ def test_adapters_on_it_train_as_on_the_rounded_weights(half: bool, monkeypatch:
 
 
 def test_adapters_on_4_bits_train_as_peft_trains_them_for_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    counted: list[int] = []
-    apply = lighter._LoRA.apply
-    monkeypatch.setattr(lighter._LoRA, "apply", lambda *a: counted.append(1) or apply(*a))
     policy = adapted("nf4")
+    counted = calls(monkeypatch)
     plain = gradient(policy)
     assert not counted
     policy.model.zero_grad()
-    with lighter.lighter(policy.model):
+    with lighter(policy.model):
         ours = gradient(policy)
     assert len(counted) == len(linear_shapes(load()))
     assert float((ours - plain).abs().max()) < 1e-5 * float(plain.abs().max())
