@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import ROOT, cores
+from tempering import heap
 
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -56,16 +57,15 @@ def measured(
 def call(target: str, arguments: Mapping[str, Any], *, threads: int | None = None, env: Mapping[str, str] | None = None) -> dict[str, Any]:
     """`module:function` with keywords in a fresh process: its report, joined with what was measured from outside.
 
-    Raises ChildFailed.
+    Every contender has the C library's heap set as `temper` sets it for itself (tempering/heap.py). Raises ChildFailed.
     """
     number = str(threads or cores())
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         out, log = Path(scratch) / "report.json", Path(scratch) / "log.txt"
         command = [sys.executable, "-m", "benchmarks.child", target, json.dumps(dict(arguments)), str(out)]
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        outside = measured(
-            command, env={"OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number, "PYTHONPATH": path, **(env or {})}, cwd=Path(scratch), log=log
-        )
+        settings = {"OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number, "PYTHONPATH": path, heap.VARIABLE: heap.SETTING}
+        outside = measured(command, env={**settings, **(env or {})}, cwd=Path(scratch), log=log)
         if outside["code"] or not out.exists():
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
             raise ChildFailed(f"{target} {json.dumps(dict(arguments))} ended with code {outside['code']}:\n{tail}")

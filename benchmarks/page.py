@@ -46,6 +46,7 @@ READING = """## How to read this
 - A **peer** has its settings tried in the first round where a benchmark names several, and the fastest goes on; what was tried is below.
   Where only one is listed there, others may be faster than shown: read ratios so.
 - Rows, scored tokens and optimizer settings are equal, and asserted to be; the losses at the end agree within their spread over the seeds.
+- Every contender, ours or not, has the C library's heap set as `temper` sets it for itself (docs/memory.md), since the commit that says so.
 - Machines differ by a factor of ten in matrix products. Compare ratios and shares, not seconds, and only on a machine like this one.
 """
 
@@ -55,9 +56,8 @@ REMAINS = """## What remains
 - **Speed** whose target takes most of what the matrix products alone allow (above) is out of reach while attention, norms and the head take any
   time; what is left to gain on a processor is attention's backward pass and the head.
 - **Memory** of training all weights has a floor (above), the libraries and a copy of the weights in half precision; micro-batches of fewer tokens
-  (`--micro-tokens`) take some of the rest for a little time. The largest part of what is left is holes in glibc's heap: with jemalloc a pass of 2,048
-  tokens with LoRA takes 1.6 GiB and not 2.8 (docs/memory.md). Buffers of our own for what is not kept would take them away for everyone; the rows
-  above in bfloat16 are also older than the making again of norms and gates.
+  (`--micro-tokens`) take some of the rest for a little time. What else there is are activations: rows in bfloat16 above are older than the making
+  again of norms and gates, and than the setting of the C library's heap (docs/memory.md).
 - **Vocabulary**, in bfloat16: what grows with it is the half-precision copy of the head and one chunk of logits, where the smallest does not
   fill one.
 """

@@ -65,7 +65,7 @@ def compare(name: str, model: str) -> dict[str, Any]:
     heap = sum(term["bytes"] for term in plan["terms"] if term["name"] == "heap" and term["at_peak"])
     from tempering.planning.terms import HEAP
 
-    churn = heap / HEAP
+    churn = heap / HEAP[True]
     return {
         "benchmark": "plan", "phase": name, "metric": "memory", "ours": plan["peak"], "peer": measured, "peer_name": "the run's own peak", "unit":
         "bytes", "ratio": plan["peak"] / measured, "runs": 1, "command": " ".join(["temper", "plan", *words]), "moment": plan["moment"], "heap":

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tempering import heap
+
 Mark = Literal["ok", "note", "missing"]
 
 NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "peft", "datasets", "numpy", "scipy", "pydantic", "cyclopts", "rich")
@@ -169,8 +171,8 @@ def _memory() -> list[Line]:
     return [Line("memory", found)]
 
 
-def _allocator(maps: Path = Path("/proc/self/maps"), libraries: Path = Path("/usr/lib")) -> list[Line]:
-    """What hands out memory on a CPU: glibc's heap has holes between tensors that stay (docs/memory.md)."""
+def _allocator(maps: Path = Path("/proc/self/maps")) -> list[Line]:
+    """What hands out memory on a CPU: glibc's heap, as it comes, has holes between tensors that stay (heap.py)."""
     try:
         mapped = maps.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -180,10 +182,14 @@ def _allocator(maps: Path = Path("/proc/self/maps"), libraries: Path = Path("/us
             return [Line("allocator", name)]
     if "libc.so.6" not in mapped:
         return []
-    there = next(iter(sorted(libraries.glob("*/libjemalloc.so.2"))), None)
-    first = "" if there else "install jemalloc (Debian: apt install libjemalloc2), then "
-    mend = f"{first}LD_PRELOAD={there or 'libjemalloc.so.2'} MALLOC_CONF=dirty_decay_ms:-1,muzzy_decay_ms:-1 temper run ..."
-    return [Line("allocator", "glibc, whose heap keeps holes when a model trains on a CPU (docs/memory.md)", "note", mend)]
+    if heap.settled():
+        return [Line("allocator", "glibc, set to leave few holes between tensors (docs/memory.md)")]
+    found = "glibc as it comes, whose heap keeps holes when a model trains on a CPU (docs/memory.md)"
+    if heap.on_gpu():
+        return [Line("allocator", "glibc as it comes (the setting for training on a CPU is left out beside a GPU)")]
+    return [
+        Line("allocator", found, "note", f"{heap.VARIABLE}={heap.SETTING} before the command; it is set where this variable and LD_PRELOAD are not")
+    ]
 
 
 def memory_bytes() -> tuple[int | None, int | None]:

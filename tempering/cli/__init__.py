@@ -13,6 +13,10 @@ from collections.abc import Sequence
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and give its exit code (0 done, 1 our fault, 2 wrong input, 3 a gate failed, 130 interrupted)."""
+    if argv is None:
+        from tempering.heap import settle
+
+        settle(sys.argv[1:])
     from tempering.cli.app import run_command
 
     return run_command(list(sys.argv[1:] if argv is None else argv))

@@ -5,8 +5,8 @@
     update   = held + gradients + temporaries of the optimizer
 
 On a CPU the process itself (the libraries; measured, not guessed) comes on top of both, and a share `HEAP` of what every step frees and allocates
-again: the C library keeps freed blocks of up to 32 MiB for itself and finds no whole place for all the next ones. On a GPU the process is not on the
-card.
+again: the C library keeps freed blocks of up to 32 MiB for itself and finds no whole place for all the next ones (heap.py). On a GPU the process is
+not on the card.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tempering.heap import settled
 from tempering.models.quantise import settings
 from tempering.planning.rehearse import Rehearsed
 from tempering.planning.trace import Counts, Work, trace
 
-HEAP = 0.8
-"""Share of activations, logits and working memory that the C library's heap adds to them; measured by benchmarks/plan.py. The gradients of all
-weights are freed together, and leave room for the next ones."""
+HEAP = {True: 0.35, False: 0.8}
+"""Share of activations, logits and working memory that the C library's heap adds to them where it is `settled`, and where not; measured by
+benchmarks/plan.py. The gradients of all weights are freed together, and leave room for the next ones."""
 GIB = 2**30
 
 
@@ -122,7 +123,7 @@ def add_up(recipe: str, found: Rehearsed, counts: Counts, device: str, process: 
     # With one micro-batch a step the first blocks' gradients come when the last blocks' activations have gone.
     late = c.logits + c.working + c.activations / depth
     churn = c.gradients + kept if found.accumulates else max(kept, c.gradients + late)
-    heap = HEAP * max(0, churn - c.gradients) if cpu else 0
+    heap = HEAP[settled()] * max(0, churn - c.gradients) if cpu else 0
     moments = {
         "forward and backward passes": held + churn + heap,
         "optimizer step": held + c.gradients + c.update + heap,

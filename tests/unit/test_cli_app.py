@@ -558,23 +558,27 @@ def test_doctor_names_what_is_missing_and_what_it_costs(capsys: pytest.CaptureFi
     assert temper(capsys, "doctor --fast")[0] == 2
 
 
-def test_doctor_knows_the_allocator_and_how_to_have_a_better_one(tmp_path: Path) -> None:
+def test_doctor_knows_the_allocator_and_how_to_have_a_better_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tempering import heap
     from tempering.doctor import _allocator
 
-    maps, libraries = tmp_path / "maps", tmp_path / "lib"
-    assert _allocator(maps, libraries) == []
+    maps = tmp_path / "maps"
+    monkeypatch.delenv(heap.VARIABLE, raising=False)
+    monkeypatch.setattr(heap, "_CARDS", ())
+    assert _allocator(maps) == []
     maps.write_text("7f00-7f01 r-xp 0 fe:00 1 /usr/lib/x86_64-linux-gnu/libc.so.6\n")
-    (line,) = _allocator(maps, libraries)
-    assert line.mark == "note" and "apt install libjemalloc2), then LD_PRELOAD=libjemalloc.so.2 " in line.mend
-    (libraries / "x").mkdir(parents=True)
-    (libraries / "x" / "libjemalloc.so.2").touch()
-    (line,) = _allocator(maps, libraries)
-    assert line.mend.startswith(f"LD_PRELOAD={libraries}/x/libjemalloc.so.2 MALLOC_CONF=")
+    (line,) = _allocator(maps)
+    assert line.mark == "note" and line.mend.startswith(f"{heap.VARIABLE}={heap.SETTING} ")
+    monkeypatch.setattr(heap, "_CARDS", ("/dev/null",))
+    assert _allocator(maps)[0].mark == "ok"
+    monkeypatch.setenv(heap.VARIABLE, f"glibc.cpu.x=1:{heap.SETTING}")
+    (line,) = _allocator(maps)
+    assert line.mark == "ok" and "set to leave few holes" in line.found
     maps.write_text(maps.read_text() + "7f02-7f03 r-xp 0 fe:00 1 /usr/lib/libjemalloc.so.2\n")
-    (line,) = _allocator(maps, libraries)
+    (line,) = _allocator(maps)
     assert (line.found, line.mark, line.mend) == ("jemalloc", "ok", "")
     maps.write_text("ld-musl\n")
-    assert _allocator(maps, libraries) == []
+    assert _allocator(maps) == []
 
 
 def test_doctor_measures_bfloat16() -> None:

@@ -243,7 +243,7 @@ def found(**changes: Any) -> Rehearsed:
 
 
 def test_terms_add_up_to_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terms, "HEAP", 0.5)
+    monkeypatch.setattr(terms, "HEAP", {True: 0.5, False: 0.5})
     plan = add_up("sft", found(), COUNTS, "cpu", 1000, None)
     # Process, weights, states, gradients, what the passes keep; and half of the latter once more.
     assert plan.peak == 1000 + 400 + 800 + 400 + 760 * 1.5 and plan.moment == "forward and backward passes"
