@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tempering.forest import Plan
+from tempering.precision import multiplied_in
 
 NAME = "tempering_segments"
 """The attention implementation's name in a model's config."""
@@ -88,8 +89,7 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
         seen.append(window)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     if query.device.type == "cpu" and not dropout and key.shape[-1] == value.shape[-1]:
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
-        out = _Segments.apply(query, key, value, plan, scale, window, dtype)
+        out = _Segments.apply(query, key, value, plan, scale, window, multiplied_in(query))
     else:
         out = _plain(query, key, value, plan, scale, window, dropout)
     return out.transpose(1, 2), None

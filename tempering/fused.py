@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tempering.errors import UserError
+from tempering.precision import multiplied_in
 
 CHUNK_ELEMENTS = 2**25
 """Elements of one chunk's logits: 64 MiB in bfloat16."""
@@ -48,9 +49,7 @@ def scores(
         target_N: int64.
     """
     if plain is not None and "logits" not in signals:
-        if torch.is_autocast_enabled(hidden_ND.device.type):
-            hidden_ND = hidden_ND.to(torch.get_autocast_dtype(hidden_ND.device.type))
-        found = _Scores.apply(hidden_ND, plain.weight, target_N, "entropy" in signals, torch.is_grad_enabled())
+        found = _Scores.apply(hidden_ND.to(multiplied_in(hidden_ND)), plain.weight, target_N, "entropy" in signals, torch.is_grad_enabled())
         return dict(zip(("logp", "logsumexp", "entropy"), found, strict=True))
     return _by_autograd(head, hidden_ND, target_N, signals)
 

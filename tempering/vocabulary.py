@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from tempering import fused
+from tempering.precision import multiplied_in
 
 EXTRA = frozenset({"mean_logp", "logsumexp2", "max_logp"})
 ORDER = ("logp", "logsumexp", "entropy", "mean_logp", "logsumexp2", "max_logp")
@@ -36,11 +37,8 @@ def wide_scores(
     """
     if plain is None or "logits" in signals:
         return _by_autograd(head, hidden_ND, target_N, signals)
-    weight_VD = plain.weight
-    if torch.is_autocast_enabled(hidden_ND.device.type):
-        dtype = torch.get_autocast_dtype(hidden_ND.device.type)
-        weight_VD, hidden_ND = weight_VD.to(dtype), hidden_ND.to(dtype)
-    return dict(zip(ORDER, _Wide.apply(hidden_ND, weight_VD, target_N), strict=True))
+    dtype = multiplied_in(hidden_ND)
+    return dict(zip(ORDER, _Wide.apply(hidden_ND.to(dtype), plain.weight.to(dtype), target_N), strict=True))
 
 
 def _wide(z: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tempering.precision import multiplied_in
+
 
 class Half(nn.Linear):
     """A frozen linear layer whose weight lies in bfloat16 and is multiplied in whatever type its input has.
@@ -22,9 +24,7 @@ class Half(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
-        kind = input.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else input.dtype
-        return F.linear(input, self.numbers().to(dtype), self.bias)
+        return F.linear(input, self.numbers().to(multiplied_in(input)), self.bias)
 
     def plain(self, dtype: torch.dtype) -> nn.Linear:
         """An ordinary layer with the same weight."""

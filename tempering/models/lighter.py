@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from tempering.fused import accumulates
 from tempering.models.again import again, made_by
 from tempering.models.half import expanded, expands
+from tempering.precision import multiplied_in
 
 
 @contextmanager
@@ -111,11 +112,6 @@ def _same(module: nn.Module, forward: Callable[..., Tensor], width: int) -> bool
     return len(results) == 2 and all(torch.allclose(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max())) for a, b in zip(*results, strict=True))
 
 
-def _half(x: Tensor) -> torch.dtype | None:
-    """The dtype of autocast, if it is on."""
-    return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
-
-
 # ------------------------------------------------------------------------------------------------------------------------------------------ norms
 
 
@@ -127,7 +123,7 @@ def _plain(module: Any, *tensors: Tensor) -> bool:
 def _norm(self: Any, hidden_states: Tensor, start: float = 0.0) -> Tensor:
     if not _plain(self, hidden_states):
         return type(self).forward(self, hidden_states)
-    x, weight, eps, dtype = hidden_states, self.weight, _eps(self), _half(hidden_states) or hidden_states.dtype
+    x, weight, eps, dtype = hidden_states, self.weight, _eps(self), multiplied_in(hidden_states)
     out, scale = _Norm.apply(x, weight, eps, start, dtype)
     # Without the graph, which would keep itself alive.
     x, weight = x.detach(), weight.detach()
@@ -244,7 +240,7 @@ def _lora(self: Any, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
     dropout = self.lora_dropout[name]
     if self.lora_B[name].bias is not None or self.base_layer.bias is not None or (isinstance(dropout, nn.Dropout) and dropout.p and self.training):
         return type(self).forward(self, x)
-    return _LoRA.apply(x, self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name], _half(x) or x.dtype)
+    return _LoRA.apply(x, self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name], multiplied_in(x))
 
 
 class _LoRA(torch.autograd.Function):

@@ -9,16 +9,13 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tempering.cli import main
 from tempering.cli.errors import explain
-from tempering.cli.runs import find_runs, headline, read_run
-from tempering.cli.show import clean, one_line, strip
 from tempering.errors import GateFailed, Interrupted, UserError
+from tests.unit.cli_cases import run_folder, temper, write_ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,12 +50,6 @@ def mine(optimizer: Optimizer = Optimizer(lr=0.5), fail: str = "", seed: int = 0
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TEMPERING_DEBUG", raising=False)
-
-
-def temper(capsys: pytest.CaptureFixture[str], line: str) -> tuple[int, str, str]:
-    code = main(shlex.split(line))
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 # -------------------------------------------------------------------------------------------------------------------------------- grammar and help
@@ -223,98 +214,6 @@ def test_python_m_and_its_exit_code() -> None:
     assert done.stderr == "temper: --lr: expected a number greater than 0, got 'x'\n"
 
 
-# ------------------------------------------------------------------------------------------------------------------------------ untrusted text
-
-
-@pytest.mark.parametrize(
-    ("text", "shown", "streamed"),
-    [
-        ("plain ü 漢 🙂", "plain ü 漢 🙂", "plain ü 漢 🙂"),
-        ("a\x1b[31mb", "a\\x1b[31mb", "a[31mb"),
-        ("a\x9b2Jb", "a\\x9b2Jb", "a2Jb"),
-        ("a\rb\x07\x00", "a\\rb\\x07\\x00", "ab"),
-        ("a\u202eb\u2066", "a\\u202eb\\u2066", "ab"),
-        ("a\nb\tc", "a\nb\tc", "a\nb\tc"),
-        ("\ud800", "\\ud800", ""),
-    ],
-)
-def test_control_characters_never_reach_the_terminal(text: str, shown: str, streamed: str) -> None:
-    assert clean(text) == shown
-    assert strip(text) == streamed
-
-
-def test_one_line() -> None:
-    assert one_line("a\n  b\x1b]0;x\x07") == "a b\\x1b]0;x\\x07"
-
-
-def run_folder(path: Path, **files: Any) -> Path:
-    path.mkdir(parents=True)
-    for name, value in files.items():
-        text = value if isinstance(value, str) else json.dumps(value)
-        (path / f"{name}.json").write_text(text)
-    return path
-
-
-def test_runs_lists_newest_first_and_shows_markup_as_text(capsys: pytest.CaptureFixture[str]) -> None:
-    old = run_folder(
-        Path("runs/a"),
-        config={"recipe": "sft", "values": {"model": "[red]m[/red]\x1b[2J"}},
-        status={"state": "done", "message": "kept all"},
-        ledger={
-            "keep": {"point": 0.75},
-            "gain": {"point": 0.125},
-            "gates": [{"gate": "keep >= 0.9", "passed": False}, {"gate": "x", "passed": True}],
-        },
-    )
-    new = run_folder(Path("runs/sweep/b"), config={"recipe": "dpo", "values": {}}, status={"state": "interrupted", "message": "by Ctrl-C"})
-    run_folder(Path("runs/not-a-run"), config={})
-    for i, folder in enumerate((old, new)):
-        for file in folder.iterdir():
-            os.utime(file, (1e9 + i, 1e9 + i))
-    code, out, err = temper(capsys, "runs")
-    assert (code, err) == (0, "")
-    lines = out.splitlines()
-    assert [line.split()[0] for line in lines[2:4]] == ["runs/sweep/b", "runs/a"]
-    assert "\x1b" not in out
-    assert "0.750" in out
-    assert "+0.125" in out
-    assert "failed: keep >= 0.9" in " ".join(out.split())
-    assert "by Ctrl-C" in out
-    assert "kept all" not in out
-    assert "[red]m[/red]\\x1b[2J" in out.replace("\n", "")
-    assert [run["recipe"] for run in json.loads(temper(capsys, "runs runs --json")[1])] == ["dpo", "sft"]
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"state": 7}', "[" * 100_000, '{"state": "running", "pid": 4194399}'])
-def test_a_broken_run_folder_is_listed_as_it_is(content: str) -> None:
-    folder = run_folder(Path("runs/x"), status=content, config=content, ledger=content)
-    (run,) = find_runs(Path("runs"))
-    assert run.folder == folder
-    assert run.state == ("killed" if "pid" in content else "unknown")
-
-
-def test_a_running_run_is_running() -> None:
-    import socket
-
-    folder = run_folder(Path("r"), status={"state": "running", "pid": os.getpid(), "host": socket.gethostname()})
-    assert read_run(folder).state == "running"
-    (folder / "status.json").write_text(json.dumps({"state": "running", "pid": 4194399, "host": "another"}))
-    assert read_run(folder).state == "running", "another machine's process cannot be asked"
-
-
-@pytest.mark.parametrize(
-    ("ledger", "found"),
-    [
-        ({}, (None, None)),
-        ({"keep": {"point": 0.5}, "gain": None}, (0.5, None)),
-        ({"keep": {"point": "x"}, "gain": {"point": True}}, (None, None)),
-        ({"keep": 3}, (None, None)),
-    ],
-)
-def test_headline(ledger: dict[str, Any], found: tuple[Any, Any]) -> None:
-    assert headline(ledger) == found
-
-
 # ---------------------------------------------------------------------------------------------------------------------------------- the index
 
 
@@ -351,40 +250,7 @@ def test_new_refuses_names_that_are_no_module(capsys: pytest.CaptureFixture[str]
     assert list(tmp_path.iterdir()) == []
 
 
-# ------------------------------------------------------------------------------------------------------------------------------------- measuring
-
-
-def write_ledger(path: Path) -> None:
-    from tempering.ledger import compare
-    from tempering.types import ItemScore, ProbeScores, Scores
-
-    def scores(model: str, right: set[int]) -> Scores:
-        items = tuple(ItemScore(f"q{i}", float(i in right), f"Question {i}?", f"said {i}", f"answer {i}") for i in range(4))
-        return Scores(model, (ProbeScores("quiz", "accuracy", "binary", True, items, "keep"),))
-
-    compare(scores("base", {0, 1, 2}), scores("[bold]tuned", {2, 3})).write(path / "ledger.json")
-
-
-def test_lost_items_are_rows_that_can_be_read_again(capsys: pytest.CaptureFixture[str]) -> None:
-    run = run_folder(Path("r"), config={})
-    write_ledger(run)
-    code, out, err = temper(capsys, "lost r")
-    assert (code, err) == (0, "")
-    rows = [json.loads(line) for line in out.splitlines()]
-    assert [(row["prompt"], row["completion"]) for row in rows] == [("Question 0?", "answer 0"), ("Question 1?", "answer 1")]
-    assert temper(capsys, "lost r --side target")[1] == ""
-    assert temper(capsys, "lost r/ledger.json")[1] == out
-
-
-def test_compare_shows_a_finished_run_and_writes_html_and_json(capsys: pytest.CaptureFixture[str]) -> None:
-    run = run_folder(Path("r"), config={})
-    write_ledger(run)
-    code, out, _ = temper(capsys, "compare r --html out.html --json out.json")
-    assert code == 0
-    assert "quiz" in out
-    assert "[bold]tuned" in out
-    assert "[bold]tuned" in Path("out.html").read_text()
-    assert json.loads(Path("out.json").read_text())[0]["keep"]["point"] == pytest.approx(1 / 3)
+# --------------------------------------------------------------------------------------------------------------------------------- wrong commands
 
 
 @pytest.mark.parametrize(
@@ -426,95 +292,7 @@ def test_wrong_commands(capsys: pytest.CaptureFixture[str], line: str, message: 
     assert sorted(Path().rglob("*")) == before
 
 
-# ----------------------------------------------------------------------------------------------------------------------------------------- sweeps
-
-
-class Runner:
-    """Stands for `temper run` in a process of its own: notes the words and writes what a run would."""
-
-    def __init__(self, codes: list[int]) -> None:
-        self.codes, self.calls = codes, list[list[str]]()
-
-    def __call__(self, words: Any) -> int:
-        self.calls.append(list(words))
-        code = self.codes.pop(0) if self.codes else 0
-        folder = Path(words[words.index("--out") + 1] if "--out" in words else words[words.index("--resume") + 1])
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {0: "done", 3: "done", 130: "interrupted"}.get(code, "failed")
-        (folder / "status.json").write_text(json.dumps({"state": state}))
-        gates = [{"gate": "keep >= 0.9", "passed": code != 3}]
-        (folder / "ledger.json").write_text(json.dumps({"keep": {"point": 0.5}, "gates": gates}))
-        return code
-
-
-def sweep(line: str, runner: Runner) -> int:
-    from tempering.cli import run
-    from tempering.cli import sweep as sweeps
-    from tempering.cli.flags import SweepOptions
-    from tempering.index import load_recipe
-
-    tokens = shlex.split(line)
-    act = lambda signature, given, generic: sweeps.sweep("sft", signature, given, generic, runner)  # noqa: E731
-    command = run.command("sft", load_recipe("sft"), act, SweepOptions)
-    from cyclopts import App
-
-    app = App(result_action="return_value")
-    app.default(command)
-    return app(list(run.normalise(tokens, run.Signature(load_recipe("sft")), SweepOptions)), exit_on_error=False, print_error=False)
-
-
-LINE = "--lr 1e-4,3e-4 --seed 0,1 --data a\\\\,b.jsonl --gate 'keep >= 0.9' --no-keep-best"
-
-
-def test_a_sweep_runs_every_combination_in_order(capsys: pytest.CaptureFixture[str]) -> None:
-    runner = Runner([])
-    assert sweep(LINE, runner) == 0
-    names = [Path(words[words.index("--out") + 1]).name for words in runner.calls]
-    assert names == ["000,lr=1e-4,seed=0", "001,lr=1e-4,seed=1", "002,lr=3e-4,seed=0", "003,lr=3e-4,seed=1"]
-    assert runner.calls[1][:2] == ["run", "sft"]
-    words = ["--data=a,b.jsonl", "--optimizer.lr=1e-4", "--training.keep-best=false", "--budget.gate=keep >= 0.9", "--seed=1"]
-    assert set(words) <= set(runner.calls[1])
-    out = capsys.readouterr().out
-    assert out.count("0.500") == 4
-
-
-def test_a_sweep_goes_on_where_it_was() -> None:
-    first = Runner([0, 130])
-    with pytest.raises(Interrupted, match="type the same command again"):
-        sweep(LINE, first)
-    second = Runner([])
-    assert sweep(LINE, second) == 0
-    assert len(second.calls) == 3, "the finished run is not run twice"
-    assert "--resume" in second.calls[0]
-    assert "--out" not in second.calls[0]
-    assert sweep(LINE, third := Runner([])) == 0
-    assert third.calls == []
-
-
-def test_a_failed_gate_does_not_stop_a_sweep_but_wrong_input_does() -> None:
-    gates = Runner([3])
-    with pytest.raises(GateFailed, match="1 of 4 runs failed a gate"):
-        sweep(LINE, gates)
-    assert len(gates.calls) == 4
-    with pytest.raises(GateFailed):
-        sweep(LINE, again := Runner([]))
-    assert again.calls == [], "a run that failed its gate has finished"
-    wrong = Runner([0, 2])
-    with pytest.raises(UserError, match="run 2 of 4"):
-        sweep(LINE + " --limit 5", wrong)
-    assert len(wrong.calls) == 2
-
-
-def test_a_sweep_s_dry_run_prints_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = temper(capsys, "sweep sft --lr 1,2 --dry-run")
-    assert code == 0
-    for line, lr in zip(out.splitlines(), ("1", "2"), strict=True):
-        words = shlex.split(line)
-        assert words[:4] == ["temper", "run", "sft", f"--optimizer.lr={lr}"]
-        assert temper(capsys, shlex.join([*words[1:], "--dry-run"]))[0] == 0
-
-
-# ----------------------------------------------------------------------------------------------------------------------------- Python and doctor
+# ----------------------------------------------------------------------------------------------------------------------------------------- Python
 
 
 def test_run_from_python(tmp_path: Path) -> None:
@@ -540,58 +318,3 @@ def test_resume_refuses_other_values(capsys: pytest.CaptureFixture[str]) -> None
     code, _, err = temper(capsys, "run sft --resume runs/x")
     assert code == 2
     assert "is a run of recipe mine, not of sft" in err
-
-
-def test_doctor_names_what_is_missing_and_what_it_costs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from tempering import doctor
-
-    assert temper(capsys, "doctor --fast")[0] == 0
-    monkeypatch.setattr(doctor, "OPTIONAL", {"surely_not_there": ("pip install x", "y")})
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
-    monkeypatch.setattr(doctor, "memory_bytes", lambda: (4 * 2**30, 2**30))
-    monkeypatch.setattr(doctor, "NEEDED", ("torch", "surely-missing"))
-    by_topic = {line.topic: line for line in doctor.examine(fast=True)}
-    assert (by_topic["surely_not_there"].found, by_topic["surely_not_there"].mend) == ("not installed: no y", "pip install x")
-    assert by_topic["disk here"].mark == "note"
-    assert "1.0 GiB free" in by_topic["memory"].found
-    assert by_topic["packages"].mark == "missing"
-    assert temper(capsys, "doctor --fast")[0] == 2
-
-
-def test_doctor_knows_the_allocator_and_how_to_have_a_better_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tempering import heap
-    from tempering.doctor import _allocator
-
-    maps = tmp_path / "maps"
-    monkeypatch.delenv(heap.VARIABLE, raising=False)
-    monkeypatch.setattr(heap, "_CARDS", ())
-    assert _allocator(maps) == []
-    maps.write_text("7f00-7f01 r-xp 0 fe:00 1 /usr/lib/x86_64-linux-gnu/libc.so.6\n")
-    (line,) = _allocator(maps)
-    assert line.mark == "note" and line.mend.startswith(f"{heap.VARIABLE}={heap.SETTING} ")
-    monkeypatch.setattr(heap, "_CARDS", ("/dev/null",))
-    assert _allocator(maps)[0].mark == "ok"
-    monkeypatch.setenv(heap.VARIABLE, f"glibc.cpu.x=1:{heap.SETTING}")
-    (line,) = _allocator(maps)
-    assert line.mark == "ok" and "set to leave few holes" in line.found
-    maps.write_text(maps.read_text() + "7f02-7f03 r-xp 0 fe:00 1 /usr/lib/libjemalloc.so.2\n")
-    (line,) = _allocator(maps)
-    assert (line.found, line.mark, line.mend) == ("jemalloc", "ok", "")
-    maps.write_text("ld-musl\n")
-    assert _allocator(maps) == []
-
-
-def test_doctor_measures_bfloat16() -> None:
-    import torch
-
-    from tempering import doctor
-
-    seconds = iter([2.0, 1.0])
-    original = doctor._matmul_seconds
-    try:
-        doctor._matmul_seconds = lambda *_: next(seconds)  # type: ignore[assignment]
-        line = doctor._bfloat16(torch)
-    finally:
-        doctor._matmul_seconds = original
-    assert (line.found, line.mark) == ("matmuls 2.0x as fast as in float32", "ok")
-    assert original(torch, "cpu", torch.float32, size=8, repeats=1) > 0

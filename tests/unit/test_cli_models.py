@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tempering.cli import main
 from tempering.cli.probes import find_probes
 from tempering.errors import UserError
+from tests.unit.cli_cases import temper
 
 ROWS = [{"messages": [{"role": "user", "content": f"Say {i}."}, {"role": "assistant", "content": f"{i}."}]} for i in range(12)]
 TEXTS = [{"id": f"t{i}", "text": f"Some text number {i} to be predicted."} for i in range(6)]
@@ -26,12 +25,6 @@ def here(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: p
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in TEXTS))
     return folder
-
-
-def temper(capsys: pytest.CaptureFixture[str], line: str) -> tuple[int, str, str]:
-    code = main(shlex.split(line))
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def test_measure_prints_a_table_and_writes_items(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

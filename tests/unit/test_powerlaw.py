@@ -14,7 +14,8 @@ import pytest
 from tempering import powerlaw
 from tempering.errors import UserError
 from tempering.powerlaw import fitted, growth
-from tests.unit.test_cli_app import Runner, sweep, temper
+from tests.unit.cli_cases import temper
+from tests.unit.test_cli_sweep import Runner, sweep
 
 PLACES = (1, 2, 4, 8, 16, 32)
 
