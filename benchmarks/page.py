@@ -23,9 +23,10 @@ TITLES = {
     "sampling": "sampling, mixed lengths",
     "on_policy_step": "one on-policy step",
 }
-ALL_WEIGHTS = ("sft_full", "dpo", "on_policy_step")
-FLOOR_GIB = 16 * (SMOLLM2.linear + SMOLLM2.vocabulary * SMOLLM2.hidden) / 2**30
-"""Float32 weights, their gradients and Adam's two states: what training all weights holds at the least."""
+WEIGHTS_GIB = 4 * (SMOLLM2.linear + SMOLLM2.vocabulary * SMOLLM2.hidden) / 2**30
+FLOORS = dict.fromkeys(("sft_full", "dpo", "on_policy_step"), ("Weights, gradients and Adam's states", 4 * WEIGHTS_GIB))
+FLOORS["sft_lora"] = ("The base's float32 weights", WEIGHTS_GIB)
+"""What a run holds beyond the libraries at the least, and its GiB."""
 
 INTRO = """# Performance
 
@@ -198,8 +199,9 @@ def losses(rows: Sequence[Row], profiles: Sequence[Mapping[str, Any]]) -> str:
             alone = "disk" if row["benchmark"].startswith("merge ") else "matrix products"
             text += f" The {alone} alone would allow {_number(row['limit'])} {row['unit']}; we reach {row['ours_share']:.0%} of that"
             text += f", the target takes {row['target']['least'] * row['peer'] / row['limit']:.0%}." if missed and row["target"]["least"] else "."
-        if row.get("phase") == "above imports" and row["benchmark"] in ALL_WEIGHTS:
-            text += f" Weights, gradients and Adam's states alone are {FLOOR_GIB:.2f} GiB, {FLOOR_GIB / row['peer']:.2f} of the peer's."
+        if row.get("phase") == "above imports" and row["benchmark"] in FLOORS:
+            held, gib = FLOORS[row["benchmark"]]
+            text += f" {held} alone are {gib:.2f} GiB, {gib / row['peer']:.2f} of the peer's."
         for profile in profiles:
             if profile["benchmark"] == row["benchmark"] and _kind(profile) == _kind(row) and row["metric"] == "speed":
                 rest = [(name, share) for name, share in profile["shares"].items() if name != "linear"][:3]
