@@ -121,6 +121,7 @@ def test_only_written_answers_that_earn_more_than_the_models_own_are_learned(tmp
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_trainer_that_is_killed_leaves_no_sampler_behind_and_goes_on_to_the_same_run(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     small = [word for name, value in {**SMALL, "steps": 6}.items() for word in (f"--{name.replace('_', '-')}", str(value))]
@@ -142,11 +143,12 @@ def test_a_trainer_that_is_killed_leaves_no_sampler_behind_and_goes_on_to_the_sa
     assert len(alive()) > 2
     begun.kill()
     begun.wait()
-    for _ in range(600):
+    # Ray's own processes notice it one after the other: 10 s to over a minute were seen.
+    for _ in range(1800):
         if not alive():
             break
         time.sleep(0.1)
-    assert not alive()
+    assert not [_read(path.parent / "cmdline") for path in alive()]
     resumed = [sys.executable, "-m", "tempering", "run", "grpo", "--resume", "killed"]
     assert subprocess.run(resumed, cwd=tmp_path, env=env, capture_output=True).returncode == 0
     assert losses("killed") == losses("whole") and len(losses("whole")) == 6
