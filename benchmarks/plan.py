@@ -65,6 +65,7 @@ def compare(name: str, model: str) -> dict[str, Any]:
     heap = sum(term["bytes"] for term in plan["terms"] if term["name"] == "heap" and term["at_peak"])
     from tempering.planning.terms import HEAP
 
+    # Both children are `temper`, which sets its heap.
     churn = heap / HEAP[True]
     return {
         "benchmark": "plan", "phase": name, "metric": "memory", "ours": plan["peak"], "peer": measured, "peer_name": "the run's own peak", "unit":

@@ -184,12 +184,10 @@ def _allocator(maps: Path = Path("/proc/self/maps")) -> list[Line]:
         return []
     if heap.settled():
         return [Line("allocator", "glibc, set to leave few holes between tensors (docs/memory.md)")]
-    found = "glibc as it comes, whose heap keeps holes when a model trains on a CPU (docs/memory.md)"
     if heap.on_gpu():
         return [Line("allocator", "glibc as it comes (the setting for training on a CPU is left out beside a GPU)")]
-    return [
-        Line("allocator", found, "note", f"{heap.VARIABLE}={heap.SETTING} before the command; it is set where this variable and LD_PRELOAD are not")
-    ]
+    mend = f"{heap.VARIABLE}={heap.SETTING} before the command; it is set where this variable and LD_PRELOAD are not"
+    return [Line("allocator", "glibc as it comes, whose heap keeps holes when a model trains on a CPU (docs/memory.md)", "note", mend)]
 
 
 def memory_bytes() -> tuple[int | None, int | None]:

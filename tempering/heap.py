@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 SETTING = "glibc.malloc.tcache_max=16:glibc.malloc.mxfast=0"
@@ -21,9 +21,9 @@ _CARDS = ("/dev/nvidiactl", "/dev/kfd")
 """Where tensors lie on a GPU the heap holds small blocks, which those lists are for."""
 
 
-def settled(environment: Mapping[str, str] | None = None) -> bool:
+def settled() -> bool:
     """Whether this process was started with `SETTING`."""
-    return SETTING in (os.environ if environment is None else environment).get(VARIABLE, "")
+    return SETTING in os.environ.get(VARIABLE, "")
 
 
 def on_gpu() -> bool:

@@ -118,6 +118,13 @@ def make_llama(*, vocab: int = 274, hidden: int = 32, layers: int = 2, seed: int
 
 
 @pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working folder is an empty one, and faults are sentences, as users see them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TEMPERING_DEBUG", raising=False)
+
+
+@pytest.fixture
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """A new `make_tokenizer()`: byte-level, with a ChatML template."""
     return make_tokenizer()

@@ -1,4 +1,4 @@
-"""The program: grammar, help, exit codes, one sentence for every failure, and nothing untrusted reaches the terminal."""
+"""The program: grammar, help, exit codes, and one sentence for every failure."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tempering.errors import GateFailed, Interrupted, UserError
 from tests.unit.cli_cases import run_folder, temper, write_ledger
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 MINE = '''from __future__ import annotations
 from dataclasses import dataclass
@@ -44,12 +45,6 @@ def mine(optimizer: Optimizer = Optimizer(lr=0.5), fail: str = "", seed: int = 0
     if fail == "bug":
         raise KeyError("what")
 '''
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("TEMPERING_DEBUG", raising=False)
 
 
 # -------------------------------------------------------------------------------------------------------------------------------- grammar and help

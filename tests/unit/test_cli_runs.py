@@ -13,11 +13,7 @@ from tempering.cli.runs import find_runs, headline, read_run
 from tempering.cli.show import clean, one_line, strip
 from tests.unit.cli_cases import run_folder, temper, write_ledger
 
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("TEMPERING_DEBUG", raising=False)
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 # ------------------------------------------------------------------------------------------------------------------------------ untrusted text
@@ -104,7 +100,7 @@ def test_headline(ledger: dict[str, Any], found: tuple[Any, Any]) -> None:
     assert headline(ledger) == found
 
 
-# ------------------------------------------------------------------------------------------------------------------------------------- measuring
+# --------------------------------------------------------------------------------------------------------------------------------------- ledgers
 
 
 def test_lost_items_are_rows_that_can_be_read_again(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,11 +12,7 @@ import pytest
 from tempering.errors import GateFailed, Interrupted, UserError
 from tests.unit.cli_cases import temper
 
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("TEMPERING_DEBUG", raising=False)
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 class Runner:

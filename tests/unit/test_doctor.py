@@ -9,11 +9,7 @@ import pytest
 
 from tests.unit.cli_cases import temper
 
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("TEMPERING_DEBUG", raising=False)
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def test_doctor_names_what_is_missing_and_what_it_costs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Weights read lazily and written in shards, mergekit's files turned into plans, merges that go on where they were killed, and `temper merge`."""
+"""Weights read lazily and written in shards, mergekit's files turned into plans, merges that go on where they were killed, and vocabularies."""
 
 from __future__ import annotations
 
