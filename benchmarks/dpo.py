@@ -24,6 +24,7 @@ def limit(facts: Mapping[str, Any], best: Mapping[str, Any]) -> float:
 BENCHMARK = Benchmark(
     "dpo",
     ours=Contender("ours", "benchmarks.ours:dpo", ({"micro_tokens": 2048, "cached": True},)),
+    lean=Contender("ours, lean", "benchmarks.ours:dpo", ({"micro_tokens": 2048, "cached": True, "recompute_over": 256},)),
     peers=(
         Contender(
             "TRL",

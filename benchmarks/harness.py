@@ -81,6 +81,13 @@ class Benchmark:
     targets: Mapping[tuple[str, str], Target] = field(default_factory=dict)
     whole_process: bool = True
     """Whether the speed of the whole process, start and model loading included, is reported beside the steady one."""
+    lean: Contender | None = None
+    """Ours once more, with settings for less memory: in rows of its own against the same peers, with the same targets."""
+
+    @property
+    def mine(self) -> tuple[Contender, ...]:
+        """What of ours takes part."""
+        return (self.ours,) if self.lean is None else (self.ours, self.lean)
 
 
 # ------------------------------------------------------------------------------------------------------------------------ one report to numbers
@@ -171,7 +178,7 @@ def alternate(
 def check(benchmark: Benchmark, turns: Mapping[str, Turns]) -> None:
     """The same work, and the same outcome within the spread over seeds. Raises AssertionError with the numbers."""
     mine = turns[benchmark.ours.name].reports
-    for peer in benchmark.peers:
+    for peer in (*benchmark.mine[1:], *benchmark.peers):
         theirs = turns[peer.name].reports
         for name in benchmark.equal:
             ours, other = [r[name] for r in mine], [r[name] for r in theirs]
@@ -239,11 +246,16 @@ def rows_of(
     """Every result of a benchmark: speed and memory against each peer, steady and whole; then our share of the roofline where one is asked for."""
     machine = describe() | {"matmul_gflops": {dtype: {"linear": b["linear"], "head": b["head"]} for dtype, b in best.items()}}
     limit = benchmark.limit(facts, best) if benchmark.limit else None
-    mine, found = turns[benchmark.ours.name], []
+    about = {"command": command, "machine": machine, "facts": dict(facts)}
+    kinds = ({}, {"lean": True})
+    return [row for who, kind in zip(benchmark.mine, kinds, strict=False) for row in _against(benchmark, who, turns, limit, about | kind)]
+
+
+def _against(benchmark: Benchmark, who: Contender, turns: Mapping[str, Turns], limit: float | None, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    mine, found = turns[who.name], list[dict[str, Any]]()
     first = mine.reports[0]
     work = {name: first[name] for name in benchmark.equal} | {"tokens": sum(first["tokens"])}
-    about = {"command": command, "machine": machine, "facts": dict(facts), "work": work}
-    about |= {"ours_setting": dict(mine.setting), "ours_tried": mine.tried}
+    about = {**about, "work": work, "ours_setting": dict(mine.setting), "ours_tried": mine.tried}
     for peer in benchmark.peers:
         theirs = turns[peer.name]
         versus = {"peer_setting": dict(theirs.setting), "peer_tried": theirs.tried, "peer_note": peer.note}
@@ -259,7 +271,7 @@ def rows_of(
             about_peer = about | versus | more
             found.append(row(benchmark.name, metric, ours, other, peer_name=peer.name, unit=unit, target=target, phase=phase, **about_peer))
     share = benchmark.targets.get(("share", ""))
-    if share is not None and limit:
+    if who is benchmark.ours and share is not None and limit:
         ours = [steady(r) for r in mine.reports]
         about |= {"limit": _short(limit), "ours_share": _short(statistics.median(ours) / limit), "phase": "steady"}
         found.append(row(benchmark.name, "speed", ours, [limit] * len(ours), peer_name="roofline", unit=benchmark.unit, target=share, **about))
@@ -305,7 +317,7 @@ def measure(benchmark: Benchmark, *, rounds: int | None = None, quick: bool = Fa
         say(f"== {benchmark.name}: preparing")
         facts = children.call(benchmark.prepare, inputs)["facts"]
         before = speeds()
-        turns = alternate((benchmark.ours, *benchmark.peers), inputs, rounds, children.call, say)
+        turns = alternate((*benchmark.mine, *benchmark.peers), inputs, rounds, children.call, say)
         best = faster(before, speeds())
     check(benchmark, turns)
     return rows_of(benchmark, turns, facts, best, command)

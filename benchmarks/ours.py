@@ -160,6 +160,7 @@ def _train(
     seed: int,
     on_step: Callable[[int], None] = lambda step: None,
     columns: Sequence[str] = (),
+    recompute_over: int = 0,
 ) -> Any:
     """(live policy, loss of the last step) after `steps` steps of AdamW at a constant rate, float32 weights."""
     from tempering.config import Optimizer, Schedule, Training
@@ -167,7 +168,7 @@ def _train(
     from tempering.methods.scopes.full import Full
     from tempering.methods.scopes.lora import LoRA
 
-    training = Training(micro_tokens=micro_tokens, precision=cast("Any", precision.name()), clip=CLIP)
+    training = Training(micro_tokens=micro_tokens, precision=cast("Any", precision.name()), clip=CLIP, recompute_over=recompute_over)
     losses: list[float] = []
 
     def on_metrics(metrics: Mapping[str, Any]) -> None:
@@ -194,7 +195,9 @@ def train_on(
     _train(model, NLL(), InOrder([made]), steps, lr=LR, micro_tokens=micro_tokens, rank=0, meter=meter, seed=seed, on_step=on_step)
 
 
-def sft(path: str, rows: int, per_step: int, max_length: int, seed: int, micro_tokens: int = 2048, rank: int = 0) -> dict[str, Any]:
+def sft(
+    path: str, rows: int, per_step: int, max_length: int, seed: int, micro_tokens: int = 2048, rank: int = 0, recompute_over: int = 0
+) -> dict[str, Any]:
     """Supervised fine-tuning: of all weights, or of adapters of a rank."""
     meter = Meter()
     import numpy as np
@@ -209,15 +212,23 @@ def sft(path: str, rows: int, per_step: int, max_length: int, seed: int, micro_t
     plan = inputs.by_step(data["rows"], per_step)
     made = [[{"train": (Segment(np.array(r["ids"], np.int32), np.array(r["mask"], np.float32)),)} for r in step] for step in plan]
     policy = models.load(MODEL, say=_quiet)
-    lr = LR_LORA if rank else LR
-    live, _ = _train(policy.model, NLL(), InOrder(made), len(plan), lr=lr, micro_tokens=micro_tokens, rank=rank, meter=meter, seed=seed)
+    how: dict[str, Any] = {"lr": LR_LORA if rank else LR, "rank": rank, "meter": meter, "seed": seed}
+    live, _ = _train(policy.model, NLL(), InOrder(made), len(plan), micro_tokens=micro_tokens, recompute_over=recompute_over, **how)
     loss, judging_s = judge.nll(live.model, data["held"])
     tokens = [inputs.sft_tokens(step) for step in plan]
     return meter.report(tokens=tokens, scored=inputs.sft_scored(data["rows"]), rows=len(data["rows"]), loss=loss, judging_s=judging_s)
 
 
 def dpo(
-    path: str, rows: int, per_step: int, max_length: int, min_prompt: int, seed: int, micro_tokens: int = 4096, cached: bool = False
+    path: str,
+    rows: int,
+    per_step: int,
+    max_length: int,
+    min_prompt: int,
+    seed: int,
+    micro_tokens: int = 4096,
+    cached: bool = False,
+    recompute_over: int = 0,
 ) -> dict[str, Any]:
     """DPO of all weights, the reference run beside the policy or its log-probs computed before the first step (and charged to all steps)."""
     meter = Meter()
@@ -245,7 +256,7 @@ def dpo(
         extended = iter(columns(policy, [row for step in made for row in step], Engine(dtype=precision.torch_dtype()), micro_tokens))
         made = [[next(extended) for _ in step] for step in made]
     ahead_s = time.perf_counter() - began
-    how: dict[str, Any] = {"lr": LR_DPO, "micro_tokens": micro_tokens, "rank": 0, "meter": meter, "seed": seed}
+    how: dict[str, Any] = {"lr": LR_DPO, "micro_tokens": micro_tokens, "rank": 0, "meter": meter, "seed": seed, "recompute_over": recompute_over}
     _, loss = _train(policy.model, DPO(beta=0.1), InOrder(made), len(plan), columns=("reference.logp",) if cached else (), **how)
     tokens = [inputs.pair_tokens(step) for step in plan]
     return meter.report(tokens=tokens, scored=inputs.pair_scored(data["rows"]), rows=len(data["rows"]), loss=loss, ahead_s=ahead_s)

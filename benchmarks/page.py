@@ -239,8 +239,9 @@ def _title(row: Row) -> str:
 
 
 def _kind(row: Row) -> str:
-    """Of results that are not in bfloat16, those that would be in bfloat16 elsewhere."""
-    return ", float32" if row.get("precision") == "fp32" and row["benchmark"] in (*ORDER, "growth", "startup", "plan") else ""
+    """Of results that are not in bfloat16, those that would be in bfloat16 elsewhere; and those with settings for less memory."""
+    single = row.get("precision") == "fp32" and row["benchmark"] in (*ORDER, "growth", "startup", "plan")
+    return (", float32" if single else "") + (", less memory" if row.get("lean") else "")
 
 
 def _setting(setting: Mapping[str, Any]) -> str:

@@ -68,6 +68,8 @@ class Training(Value):
     """bf16 keeps float32 weights and runs matmuls in bfloat16; auto takes it where the hardware has fast bfloat16 matmuls."""
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    recompute_over: int = Field(default=0, ge=0)
+    """Tokens of a pass whose activations are kept: a longer one (a long sequence is never cut) recomputes as many blocks as it takes; 0 = none."""
     eval_every: int = Field(default=0, ge=0)
     """Steps between evaluations on the test rows; 0 = at the end only."""
     patience: int = Field(default=0, ge=0)

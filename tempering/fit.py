@@ -29,6 +29,7 @@ from tempering.errors import Interrupted, UserError
 from tempering.layout import to
 from tempering.models.later import release, waits
 from tempering.models.lighter import lighter
+from tempering.models.recompute import blocks
 from tempering.progress import Progress
 from tempering.reduce import count, reduce
 from tempering.signals import Engine, Live, compute, engine_for, owner
@@ -261,6 +262,8 @@ def fit(
         role.model.train(name in trainable)
         if training.checkpointing and name in trainable:
             role.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+        if engine.recompute_over and name in trainable and not blocks(role.model):
+            raise UserError(f"--recompute-over: a {type(role.model).__name__} has no blocks that can be computed again; run it without")
     sharded = None
     if world.size > 1:
         # Takes seconds to import.

@@ -28,6 +28,7 @@ from tempering.fused import likeliest, scores
 from tempering.layout import LayoutKind, arrange, concatenate
 from tempering.mixed import MIXED, Mix, arrange_mixed, share_of
 from tempering.models.heads import attends_by_segments, body_and_head, packs
+from tempering.models.recompute import recomputing
 from tempering.models.value import ValueModel
 from tempering.types import Batch, Handle, Parts, Role, Signals
 from tempering.vocabulary import EXTRA, wide_scores
@@ -51,7 +52,8 @@ class Engine:
 
     `layout` is what a model can do at best: "segments" falls back to "packed" and that to "padded", found out by trying once per model. `share` lets
     common prefixes go through a model once. `dtype` bfloat16 runs matmuls under autocast. `run` does something with a model
-    while its weights are there, which matters where they lie in pieces on several processes; there `late` is off (late.py).
+    while its weights are there, which matters where they lie in pieces on several processes; there `late` is off (late.py). Of passes of more than
+    `recompute_over` tokens some blocks are computed again (models/recompute.py).
     """
 
     layout: LayoutKind = "segments"
@@ -60,6 +62,7 @@ class Engine:
     share: bool = True
     run: Callable[[nn.Module, Callable[[], Any]], Any] = lambda model, action: action()
     late: bool = True
+    recompute_over: int = 0
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Where matmuls run in `dtype`."""
@@ -76,7 +79,7 @@ def engine_for(training: Training) -> Engine:
     """The engine that this machine and the settings give: a GPU if there is one; bfloat16 matmuls where "auto" finds them fast."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fast = training.precision == "bf16" or (training.precision == "auto" and fast_bf16(device))
-    return Engine(training.layout, torch.bfloat16 if fast else torch.float32, device)
+    return Engine(training.layout, torch.bfloat16 if fast else torch.float32, device, recompute_over=training.recompute_over)
 
 
 def fast_bf16(device: torch.device) -> bool:
@@ -283,7 +286,8 @@ def _pass(
     _fits(model, asked)
     split = None if isinstance(model, ValueModel) else body_and_head(model)
     found = []
-    with engine.autocast(), attention.segmented(model), attention.planned() if layout.plan is not None else nullcontext():
+    planned = attention.planned() if layout.plan is not None else nullcontext()
+    with engine.autocast(), attention.segmented(model), planned, recomputing(model, layout.ids_RL.numel(), engine.recompute_over):
         if mix is not None:
             del inputs["input_ids"]
             inputs["inputs_embeds"] = mix(model, batch, layout)

@@ -57,7 +57,7 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError) and (sentence := _system(error)):
         return 2, sentence
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
-        return 1, "out of memory; lower --micro-tokens or --max-length, set --checkpointing, or take a smaller model"
+        return 1, "out of memory; lower --micro-tokens or --max-length, set --recompute-over or --checkpointing, or take a smaller model"
     if isinstance(error, RecursionError):
         return 2, "the input is nested too deeply to be read"
     return 1, _unexpected(error)

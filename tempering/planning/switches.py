@@ -43,6 +43,8 @@ def alternatives(arguments: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, 
         fewer = max(1, training.micro_tokens // 4)
         yield f"--micro-tokens {fewer}", {**arguments, "training": training.model_copy(update={"micro_tokens": fewer})}
         if not training.checkpointing:
+            if not 0 < training.recompute_over <= fewer:
+                yield f"--recompute-over {fewer}", {**arguments, "training": training.model_copy(update={"recompute_over": fewer})}
             yield "--checkpointing", {**arguments, "training": training.model_copy(update={"checkpointing": True})}
     scope: Any = arguments.get("scope")
     kind = getattr(scope, "kind", "")

@@ -20,8 +20,9 @@ from torch import nn
 from tempering.config import Optimizer, Training
 from tempering.errors import UserError
 from tempering.fit import fit
-from tempering.layout import select
+from tempering.layout import arrange, concatenate, select
 from tempering.models.lighter import judging_apart
+from tempering.models.recompute import recomputed
 from tempering.planning.meter import Meter
 from tempering.planning.quantised import parameters, stand_in
 from tempering.reference import brought
@@ -89,12 +90,28 @@ def trace(work: Work) -> Counts:
         UserError: the model decides by the contents of its tensors, or has no configuration to build it from.
     """
     depth = getattr(work.config.get_text_config(), "num_hidden_layers", 0)
+    if work.training.recompute_over:
+        return _recomputing(work, depth)
     # An objective that reads the state after some block needs that many, and one above: those that are left out are all alike.
     low, high = (n + _deepest(work.objective) for n in SHALLOW)
     if depth <= high or not _alike(work.config, depth):
         return _at(work, work.config)
     few, more = (_at(work, shallow(work.config, n)) for n in (low, high))
     return more + (more + few * -1.0) * (depth - high)
+
+
+def _recomputing(work: Work, depth: int) -> Counts:
+    """Of a run that recomputes some blocks of this pass, whose activations those of blocks that are kept and of blocks that are not add up to."""
+    kept, none = (replace(work, training=work.training.model_copy(update={"recompute_over": 0, "checkpointing": all_})) for all_ in (False, True))
+    if work.training.checkpointing:
+        return trace(none)
+    tokens = arrange(concatenate(list(work.micro.values())), work.training.layout).ids_RL.numel()
+    share = recomputed(depth, tokens, work.training.recompute_over) / max(1, depth)
+    counts = trace(kept)
+    if share == 0:
+        return counts
+    other = trace(none)
+    return replace(counts, activations=(1 - share) * counts.activations + share * other.activations, working=max(counts.working, other.working))
 
 
 def _deepest(objective: Objective) -> int:

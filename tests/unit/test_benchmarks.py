@@ -109,6 +109,26 @@ def test_rows_have_the_schema_the_median_ratio_and_the_verdict() -> None:
     json.dumps(rows)
 
 
+def test_ours_for_less_memory_has_rows_of_its_own_and_the_same_targets(tmp_path: Path) -> None:
+    targets = {("memory", "peer"): Target(most=0.5), ("share", ""): Target(least=0.6, of="share")}
+    b = benchmark(lean=Contender("ours, lean", "m:lean"), targets=targets, limit=lambda facts, best: 200.0)
+
+    def answer(target: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return report(80, peak_bytes=2**30) if target == "m:lean" else report(100)
+
+    turns = harness.alternate((*b.mine, *b.peers), b.inputs, 2, answer, say=lambda _: None)
+    harness.check(b, turns)
+    rows = harness.rows_of(b, turns, {}, BEST, "c")
+    memory = [row for row in rows if row.get("phase") == "peak"]
+    assert [(row.get("lean", False), row["peer_name"], row["target_met"]) for row in memory] == [(False, "peer", False), (True, "peer", True)]
+    assert [row.get("lean", False) for row in rows if row["peer_name"] == "roofline"] == [False], "the share of the roofline is asked of the fast one"
+    harness.store("dpo", [row | {"benchmark": "dpo"} for row in rows], tmp_path)
+    assert "| DPO with reference, less memory | memory, peak | 1 GiB | 3 (peer) | 0.33 [0.33, 0.33] | ≤ 0.5: met |" in page.page(tmp_path)
+    turns["ours, lean"].reports[0]["loss"] = turns["ours, lean"].reports[1]["loss"] = 2.0
+    with pytest.raises(AssertionError, match="the final loss differs from ours, lean's"):
+        harness.check(b, turns)
+
+
 def test_unequal_work_and_another_loss_are_refused() -> None:
     def turns(**theirs: Any) -> Any:
         return {"ours": harness.Turns({}, [report(1), report(1, loss=1.02)], []), "peer": harness.Turns({}, [report(1, **theirs)] * 2, [])}

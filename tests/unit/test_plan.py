@@ -6,6 +6,7 @@ import copy
 import functools
 import importlib.util
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from tempering.config import Optimizer, Training
 from tempering.errors import UserError
 from tempering.experiment import Experiment
 from tempering.fit import fit
-from tempering.layout import collate
+from tempering.layout import arrange, collate
 from tempering.methods.objectives.dpo import DPO
 from tempering.methods.objectives.forward_kl import ForwardKL
 from tempering.methods.objectives.nll import NLL
@@ -47,7 +48,7 @@ PAIRS = ("chosen", "rejected")
 def work(
     scope: Any, objective: Any = None, *, layers: int = 2, optimizer: str = "adamw", parts: tuple[str, ...] = ("train",), **changes: Any
 ) -> Work:
-    training = FP32.model_copy(update={"checkpointing": changes.pop("checkpointing", False)})
+    training = FP32.model_copy(update={name: changes.pop(name, 0) for name in ("checkpointing", "recompute_over")})
     config = toy_llama(layers=layers).config
     return Work(config, scope, objective or NLL(), Optimizer(name=optimizer), training, collate(toy_rows(4, parts)), **changes)
 
@@ -198,6 +199,19 @@ def test_depth_is_left_out_exactly(scope: Any, how: dict[str, Any]) -> None:
 
 def test_recomputed_activations_are_fewer() -> None:
     assert trace.trace(work(Full(), checkpointing=True)).activations < 0.6 * plain().activations
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_blocks_that_a_long_pass_recomputes_are_counted_as_such(share: float) -> None:
+    """Of four blocks one, two, three are: what is kept is what the whole model keeps."""
+    plain = work(Full(), layers=4)
+    tokens = arrange(plain.micro["train"], "segments").ids_RL.numel()
+    some = work(Full(), layers=4, recompute_over=math.ceil(tokens * (1 - share)))
+    assert trace.trace(some).activations == pytest.approx(trace._at(some, some.config).activations, rel=2e-3)
+
+
+def test_a_pass_that_is_no_longer_than_that_is_the_plain_one() -> None:
+    assert trace.trace(work(Full(), recompute_over=10_000)) == plain()
 
 
 def test_blocks_that_differ_are_traced_in_full_depth() -> None:
