@@ -201,8 +201,11 @@ def sft(
     """Supervised fine-tuning: of all weights, or of adapters of a rank."""
     meter = Meter()
     import numpy as np
-    import peft  # noqa: F401  (what every contender has loaded before its model)
     import torch  # noqa: F401
+    import transformers.modeling_utils  # noqa: F401
+
+    if rank:
+        import peft  # noqa: F401
 
     from tempering import models
     from tempering.methods.objectives.nll import NLL

@@ -32,6 +32,7 @@ def share_wanted() -> float:
 BENCHMARK = Benchmark(
     "sft_full",
     ours=Contender("ours", "benchmarks.ours:sft", ({"micro_tokens": 1024},)),
+    lean=Contender("ours, lean", "benchmarks.ours:sft", ({"micro_tokens": 256, "recompute_over": 256},)),
     peers=(
         Contender(
             "TRL packed",
@@ -49,7 +50,7 @@ BENCHMARK = Benchmark(
         Contender("plain loop", "benchmarks.plain:sft", ({"micro_tokens": 1024},), note="sorted by length in a step"),
     ),
     prepare="benchmarks.ours:prepare_sft",
-    inputs={"rows": 80, "per_step": 16, "max_length": 512},
+    inputs={"rows": 80 if precision.name() == "bf16" else 48, "per_step": 16, "max_length": 512},
     quick_inputs={"rows": 16, "per_step": 8, "max_length": 512},
     limit=limit,
     targets={
