@@ -57,10 +57,11 @@ REMAINS = """## What remains
 - **Speed** whose target takes most of what the matrix products alone allow (above) is out of reach while attention, norms and the head take any
   time; what is left to gain on a processor is attention's backward pass and the head.
 - **Memory** of training all weights has a floor (above), the libraries and a copy of the weights in half precision; micro-batches of fewer tokens
-  (`--micro-tokens`) take some of the rest for a little time. What else there is are activations: rows in bfloat16 above are older than the making
+  (`--micro-tokens`) take some of the rest for a little time, and so does recomputing blocks of long ones (`--recompute-over`): the rows for less
+  memory. What else there is are activations: rows in bfloat16 above are older than the making
   again of norms and gates, and than the setting of the C library's heap (docs/memory.md).
 - **Vocabulary**, in bfloat16: what grows with it is the half-precision copy of the head and one chunk of logits, where the smallest does not
-  fill one.
+  fill one (by the count of tensors, a test). Without the copy every chunk would cast the whole head anew, three times a chunk.
 """
 
 

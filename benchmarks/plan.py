@@ -1,4 +1,4 @@
-"""Is `temper plan` right? Its predicted peak beside the largest memory that a child process took for the very run, on nine configurations.
+"""Is `temper plan` right? Its predicted peak beside the largest memory that a child process took for the very run, on ten configurations.
 
     python -m benchmarks.plan [NAME...] [--model MODEL]
 
@@ -24,6 +24,7 @@ from benchmarks.machine import commit, describe
 GIB = 2**30
 CONFIGURATIONS: dict[str, list[str]] = {
     "sft_full_2048": "sft --scope full --batch-size 64 --micro-tokens 2048".split(),
+    "sft_full_2048_recompute_over_512": "sft --scope full --batch-size 64 --micro-tokens 2048 --recompute-over 512".split(),
     "sft_full_512": "sft --scope full --batch-size 32 --micro-tokens 512".split(),
     "sft_lora_2048": "sft --scope lora --batch-size 64 --micro-tokens 2048".split(),
     "sft_lora_bf16_2048": "sft --scope lora --quantise bf16 --batch-size 64 --micro-tokens 2048".split(),
@@ -33,7 +34,7 @@ CONFIGURATIONS: dict[str, list[str]] = {
     "dpo_lora_2048": "dpo --scope lora --batch-size 32 --micro-tokens 2048".split(),
     "dpo_full_1024_checkpointing": "dpo --scope full --batch-size 16 --micro-tokens 1024 --checkpointing".split(),
 }
-"""Full and LoRA, with and without a reference, two sizes of micro-batch, one with recomputed activations."""
+"""Full and LoRA, with and without a reference, two sizes of micro-batch, with some and with all activations recomputed."""
 
 
 def predict(words: list[str]) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def _in_dtype(weight_VD: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _product_into(put: Callable[[Tensor, Tensor], Tensor], into_VD: Tensor, a_VC: Tensor, b_CD: Tensor) -> None:
     """`put(into, a @ b)`, some rows of the vocabulary at a time: each product is read while in the processor's cache."""
-    ordinary = type(into_VD) in _ORDINARY
+    ordinary = not hasattr(into_VD, "device_mesh")
     step = _rows(b_CD.shape[1], BLOCK_ELEMENTS) if ordinary else max(1, a_VC.shape[0])
     for at in range(0, a_VC.shape[0], step):
         share = _product(a_VC[at : at + step], b_CD)
@@ -142,6 +142,8 @@ class _Scores(torch.autograd.Function):
         for start in range(0, size, _rows(vocabulary, CHUNK_ELEMENTS)):
             rows = slice(start, min(size, start + _rows(vocabulary, CHUNK_ELEMENTS)))
             _POOL.give(kept)
+            # Where the pool does not take it, it goes before the next one comes.
+            kept = logits_CV = z = None
             kept = logits_CV = _product(hidden_ND[rows], half_VD.T)
             for at in range(0, logits_CV.shape[0], _rows(vocabulary, ROW_ELEMENTS)):
                 z = logits_CV[at : at + _rows(vocabulary, ROW_ELEMENTS)].float()
@@ -194,6 +196,7 @@ class _Scores(torch.autograd.Function):
                         d_weight = into
                 _product_into(put, into, logits_CV.T, hidden_ND[rows])
             _POOL.give(logits_CV)
+            logits_CV = piece = z = None
         ctx.half = half_VD
         _release(ctx, weight_VD)
         return d_hidden, d_weight, None, None, None

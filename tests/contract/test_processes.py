@@ -104,7 +104,7 @@ def train(
     case: str,
     scope: str,
     stop_at: int | None = None,
-    checkpointing: bool = False,
+    again: Mapping[str, int] | None = None,
     tensor: int = 1,
     family: str = "llama",
     optimizer: str = "adamw",
@@ -123,7 +123,7 @@ def train(
             fitted = fit(
                 {"policy": start(family, scope)}, objective, stream(), steps=STEPS,
                 optimizer=Optimizer(name=optimizer, lr=3e-3 if optimizer == "adamw" else 0.3, weight_decay=0.1),
-                training=Training(micro_tokens=30, precision="fp32", save_every=4, clip=0.5, checkpointing=checkpointing),
+                training=Training(micro_tokens=30, precision="fp32", save_every=4, clip=0.5, **(again or {})),
                 evaluation=Evaluation(lambda: passes(stream().rows, 4), every=2) if case in ("sft", "dpo") else None,
                 folder=folder, resume=True, seed=11, say=lambda text: None, on_metrics=watch, stopper=stopper,
             )  # fmt: skip
@@ -213,9 +213,10 @@ def test_the_same_number_of_processes_goes_on_to_the_same_bits(children: Nursery
 
 
 @pytest.mark.slow
-def test_recomputed_activations_change_nothing(children: Nursery, tmp_path: Path) -> None:
+@pytest.mark.parametrize("again", [{"checkpointing": True}, {"recompute_over": 12}], ids=list)
+def test_recomputed_activations_change_nothing(children: Nursery, tmp_path: Path, again: dict[str, int]) -> None:
     children.run(TRAIN, str(tmp_path / "one"), "sft", "full")
-    children.run(TRAIN, str(tmp_path / "many"), "sft", "full", None, True, processes=2)
+    children.run(TRAIN, str(tmp_path / "many"), "sft", "full", None, again, processes=2)
     assert_same(tmp_path / "one", tmp_path / "many")
 
 

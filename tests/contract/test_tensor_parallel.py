@@ -54,8 +54,8 @@ def test_matrices_in_pieces_train_as_whole_ones(
     children: Nursery, tmp_path: Path, case: str, scope: str, processes: int, tensor: int, family: str, optimizer: str
 ) -> None:
     """Ragged micro-batches, and a gradient longer than the limit, so that clipping acts."""
-    children.run(TRAIN, str(tmp_path / "one"), case, scope, None, False, 1, family, optimizer)
-    children.run(TRAIN, str(tmp_path / "many"), case, scope, None, False, tensor, family, optimizer, processes=processes)
+    children.run(TRAIN, str(tmp_path / "one"), case, scope, None, None, 1, family, optimizer)
+    children.run(TRAIN, str(tmp_path / "many"), case, scope, None, None, tensor, family, optimizer, processes=processes)
     assert max(line["grad_norm"] for line in metrics(tmp_path / "one")) > 0.5
     assert_same(tmp_path / "one", tmp_path / "many")
 
@@ -67,17 +67,17 @@ def test_matrices_in_pieces_train_as_whole_ones(
 )
 def test_another_cut_goes_on(children: Nursery, tmp_path: Path, before: tuple[int, int], after: tuple[int, int], scope: str) -> None:
     children.run(TRAIN, str(tmp_path / "one"), "sft", scope)
-    children.start(TRAIN, str(tmp_path / "moved"), "sft", scope, 3, False, before[1], processes=before[0])
+    children.start(TRAIN, str(tmp_path / "moved"), "sft", scope, 3, None, before[1], processes=before[0])
     assert children.codes() == [Interrupted.exit_code] * before[0]
     assert checkpoint.steps(tmp_path / "moved" / "checkpoints") == [3]
-    children.run(TRAIN, str(tmp_path / "moved"), "sft", scope, None, False, after[1], processes=after[0])
+    children.run(TRAIN, str(tmp_path / "moved"), "sft", scope, None, None, after[1], processes=after[0])
     assert_same(tmp_path / "one", tmp_path / "moved")
 
 
 @pytest.mark.slow
 def test_recomputed_activations_of_matrices_in_pieces_change_nothing(children: Nursery, tmp_path: Path) -> None:
     children.run(TRAIN, str(tmp_path / "one"), "sft", "full")
-    children.run(TRAIN, str(tmp_path / "many"), "sft", "full", None, True, 2, processes=2)
+    children.run(TRAIN, str(tmp_path / "many"), "sft", "full", None, {"checkpointing": True}, 2, processes=2)
     assert_same(tmp_path / "one", tmp_path / "many")
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
@@ -37,7 +38,7 @@ from tempering.planning.meter import Meter
 from tempering.planning.rehearse import Rehearsed, rehearse
 from tempering.planning.terms import Plan, Switch, add_up
 from tempering.planning.trace import Counts, Work
-from tempering.types import Role
+from tempering.types import Role, Segment
 from tests.toy import toy_llama, toy_rows
 
 GIB = 2**30
@@ -208,6 +209,27 @@ def test_blocks_that_a_long_pass_recomputes_are_counted_as_such(share: float) ->
     tokens = arrange(plain.micro["train"], "segments").ids_RL.numel()
     some = work(Full(), layers=4, recompute_over=math.ceil(tokens * (1 - share)))
     assert trace.trace(some).activations == pytest.approx(trace._at(some, some.config).activations, rel=2e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_a_step_takes_hardly_grows_with_the_vocabulary(precision: Any) -> None:
+    """SmolLM2's widths, 2,048 scored tokens: beyond weights, gradients and states a vocabulary sixteen times as large takes a full chunk of logits
+    where the smaller one had none, and in bfloat16 the output layer's copy."""
+    rng, scored = np.random.default_rng(0), (np.arange(512) >= 256).astype(np.float32)
+    segments = [Segment(rng.integers(0, 8192, 512).astype(np.int32), scored) for _ in range(8)]
+    taken = []
+    for vocabulary in (8192, 131072):
+        config = LlamaConfig(
+            vocab_size=vocabulary, hidden_size=576, intermediate_size=1536, num_hidden_layers=6, num_attention_heads=9, num_key_value_heads=3,
+            tie_word_embeddings=True,
+        )  # fmt: skip
+        parts = collate([{"train": (segment,)} for segment in segments])
+        counts = trace.trace(Work(config, Full(), NLL(), Optimizer(), Training(precision=precision), parts))
+        taken.append(counts.activations + counts.logits + counts.working)
+    size = 4 if precision == "fp32" else 2
+    chunk, copy = size * (fused.CHUNK_ELEMENTS - 2048 * 8192), size * 576 * (131072 - 8192) * (precision == "bf16")
+    assert taken[1] - taken[0] == pytest.approx(chunk + copy, rel=0.02)
+    assert precision == "bf16" or taken[1] <= 1.11 * taken[0]
 
 
 def test_a_pass_that_is_no_longer_than_that_is_the_plain_one() -> None:
