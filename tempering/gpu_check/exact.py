@@ -40,6 +40,8 @@ def gradients(bench: Bench, engine: Any, objective: Any, parts: Any, micro_token
         if "lora_B" in name:
             torch.nn.init.normal_(p, std=0.1)
     live.model.to(engine.device)
+    # As in a run; blocks are computed again in training alone. Nothing here drops out.
+    live.model.train()
     micros = [lambda m=m: to(m, engine.device) for m in split(parts, micro_tokens)]
     loss = total({"policy": live}, objective, micros, count_terms(objective, [parts]), 0, engine, Means())
     return loss, torch.cat([p.grad.detach().float().cpu().flatten() for p in live.handle.params.values() if p.grad is not None])
@@ -67,6 +69,7 @@ def exact(bench: Bench) -> Iterator[tuple[str, float | None, Callable[[], float]
         for setting, engine in engines(bench.device, torch.float32):
             yield f"{name}.fp32[{setting},whole]", FP32, partial(off, engine)
             yield f"{name}.fp32[{setting},micro=50]", FP32, partial(off, engine, micro_tokens=50)
+        yield f"{name}.fp32[recompute_over=50]", FP32, partial(off, Engine(device=bench.device, recompute_over=50))
         for setting, engine in engines(bench.device, torch.bfloat16):
             yield f"{name}.bf16[{setting}]", BF16, partial(off, engine)
         for attention, dtype in (("eager", torch.float32), ("flex_attention", torch.float32), ("flash_attention_2", torch.bfloat16)):

@@ -276,6 +276,14 @@ def test_the_page_says_what_the_results_say(tmp_path: Path) -> None:
     assert "- dpo, peer: batch 1; tried, tokens/s: batch 2: 50; batch 3: 50" in text
 
 
+def test_a_ratio_next_to_its_target_has_a_digit_more(tmp_path: Path) -> None:
+    b = benchmark(targets={("memory", "peer"): Target(most=0.4)})
+    turns = turns_of(lambda target, a: report(100, imports_bytes=0, peak_bytes=int(2**30 * (0.4008 if target == "m:ours" else 1))), 2)
+    harness.store("dpo", [row | {"benchmark": "dpo"} for row in harness.rows_of(b, turns, {}, BEST, "c")], tmp_path)
+    text = page.page(tmp_path)
+    assert "| 0.401 [0.40, 0.40] | ≤ 0.4: **missed** |" in text and "beside peer: ratio 0.401; target ≤ 0.4 missed." in text
+
+
 def test_the_page_shows_merges_beside_the_disk(tmp_path: Path) -> None:
     b = benchmark(limit=lambda facts, best: 200e6, targets={("speed", "peer"): Target(least=3.0)})
     turns = turns_of(lambda target, a: report(100e6 if target == "m:ours" else 50e6), 2)
