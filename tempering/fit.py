@@ -258,6 +258,8 @@ def fit(
         live["policy"].handle.keep_reference()  # type: ignore[union-attr]
         with live["policy"].handle.off() as reference:  # type: ignore[union-attr]
             frozen.append(reference)
+    if (training.checkpointing or engine.recompute_over) and _of_views(asked, live["policy"]):
+        raise UserError("recomputed activations would be those of the policy in another state; run it without --checkpointing and --recompute-over")
     for name, role in live.items():
         role.model.train(name in trainable)
         if training.checkpointing and name in trainable:
@@ -350,6 +352,11 @@ def fit(
         getattr(role.handle, "finish", lambda: None)()
         role.model.eval()
     return Fitted(live, progress.step, progress.metrics, progress.best, progress.tokens, progress.seconds)
+
+
+def _of_views(asked: Collection[str], policy: Live) -> set[str]:
+    """Signals of the policy in another state, which it has left by the time of the backward pass."""
+    return {name for name in asked if owner(name)[0] in getattr(policy.handle, "views", {})}
 
 
 def evaluate(

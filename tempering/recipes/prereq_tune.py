@@ -65,10 +65,8 @@ def prereq_tune(
     from tempering.data.streams import Drawn, Shuffled
     from tempering.methods.objectives.prereq_tune import PrereqTune
 
-    if (training.checkpointing or training.recompute_over) and (knowledge or scope.beneath):
-        raise UserError(
-            "prereq_tune: recomputed activations would be those of another adapter; run it without --checkpointing and without --recompute-over"
-        )
+    if training.checkpointing and (knowledge or scope.beneath):
+        raise UserError("prereq_tune: recomputed activations would be those of another adapter; run it without --checkpointing")
     run = Experiment.begin(prereq_tune, locals())
     policy = run.load(model, template=template)
     train, held = run.rows(data, test, _row, shape=shape, limit=limit, max_length=max_length, train_on=train_on)

@@ -105,6 +105,15 @@ def test_passes_are_sums_of_adapters(tmp_path: Path) -> None:
     assert live.handle.now == 0  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("again", [{"checkpointing": True}, {"recompute_over": 4}], ids=list)
+def test_passes_of_another_state_cannot_be_computed_again(tmp_path: Path, again: dict[str, int]) -> None:
+    scope, training = Stacked(r=2, beneath=(adapter(tmp_path / "a", 1),)), Training(precision="fp32", **again)
+    with pytest.raises(UserError, match="those of the policy in another state; run it without --checkpointing and --recompute-over"):
+        fit({"policy": Role(toy_llama(), scope)}, PrereqTune(), Shuffled(rows(), 4), steps=1, training=training, say=lambda _: None)
+    # Without the second pass there is no other state.
+    fit({"policy": Role(toy_llama(), scope)}, PrereqTune(alone=0), Shuffled(rows(), 4), steps=1, training=training, say=lambda _: None)
+
+
 def test_in_the_end_it_is_the_base_with_the_skill(tmp_path: Path) -> None:
     live = trained(Stacked(r=4, beneath=(adapter(tmp_path / "a", 1),)), PrereqTune())
     assert list(live.model.peft_config) == ["default"] and not any("beneath" in name for name in live.model.state_dict())  # type: ignore[arg-type]
