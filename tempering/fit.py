@@ -29,7 +29,7 @@ from tempering.errors import Interrupted, UserError
 from tempering.layout import to
 from tempering.models.later import release, waits
 from tempering.models.lighter import lighter
-from tempering.models.recompute import blocks
+from tempering.models.recompute import HOW, blocks
 from tempering.progress import Progress
 from tempering.reduce import count, reduce
 from tempering.signals import Engine, Live, compute, engine_for, owner
@@ -263,7 +263,7 @@ def fit(
     for name, role in live.items():
         role.model.train(name in trainable)
         if training.checkpointing and name in trainable:
-            role.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+            role.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=HOW)  # type: ignore[operator]
         if engine.recompute_over and name in trainable and not blocks(role.model):
             raise UserError(f"--recompute-over: a {type(role.model).__name__} has no blocks that can be computed again; run it without")
     sharded = None

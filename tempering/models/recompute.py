@@ -11,12 +11,32 @@ The first blocks, because a backward pass begins with the last: by the time that
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+
+@contextmanager
+def _uncached() -> Iterator[None]:
+    """Autocast keeps its copies of weights in half precision until it ends; what is computed again makes them again, so nobody would read them."""
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
+
+
+def _contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    return _uncached(), nullcontext()
+
+
+HOW: dict[str, Any] = {"use_reentrant": False, "context_fn": _contexts}
+"""How `torch.utils.checkpoint` is asked for a block."""
 
 
 def recomputed(blocks: int, tokens: int, kept: int) -> int:
@@ -45,7 +65,7 @@ def recomputing(model: nn.Module, tokens: int, kept: int) -> Iterator[None]:
     every = blocks(model)
     again = [block for block in every[: recomputed(len(every), tokens, kept)] if not block.gradient_checkpointing]
     for block in again:
-        block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
+        block._gradient_checkpointing_func = partial(checkpoint, **HOW)  # type: ignore[assignment]
         block.gradient_checkpointing = True  # type: ignore[assignment]
     try:
         yield
