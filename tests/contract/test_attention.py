@@ -92,8 +92,8 @@ def test_attention_equals_each_segment_alone(segments: list[np.ndarray], window:
 
 
 @settings(max_examples=25, deadline=None)
-@given(texts(), st.integers(0, 99))
-def test_half_precision_is_as_close_as_its_rounding(segments: list[np.ndarray], seed: int) -> None:
+@given(texts(), st.sampled_from([0.25, 0.3]), st.integers(0, 99))
+def test_half_precision_is_as_close_as_its_rounding(segments: list[np.ndarray], scale: float, seed: int) -> None:
     forest = plant(segments)
     generator = torch.Generator().manual_seed(seed)
     exact = [torch.randn(1, heads, len(forest.ids_N), 16, generator=generator) for heads in (6, 2, 2, 6)]
@@ -102,11 +102,23 @@ def test_half_precision_is_as_close_as_its_rounding(segments: list[np.ndarray], 
     results = []
     for q, k, v, g in (half, [x.float() for x in half]):
         leaves = [x.clone().requires_grad_() for x in (q, k, v)]
-        out = attention._Segments.apply(*leaves, Plan(forest.nodes), 0.25, None, q.dtype)
+        out = attention._Segments.apply(*leaves, Plan(forest.nodes), scale, None, q.dtype)
         results.append([out.detach(), *torch.autograd.grad((out * g).sum(), leaves)])
     for mine, theirs in zip(*results, strict=True):
         # bfloat16 has 8 bits: a relative step of 2^-8; four in a row at most, of products of numbers as large as 4.
         assert float((mine.float() - theirs).abs().max()) <= 4 * 2**-8 * max(4.0, float(theirs.abs().max()))
+
+
+def test_a_number_of_each_row_is_subtracted_by_the_matmul_as_exactly_as_float32_holds_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(2, size, 8, generator=generator).bfloat16() for size in (attention.UNIT + 1, 5))
+    number = 100 * torch.randn(2, attention.UNIT + 1, 1, generator=generator)
+    left, right = attention._less(x, number), attention._less(y)
+    assert left.shape[1] == 2 * attention.UNIT and right.shape[1] == attention.UNIT
+    found = left.double() @ right.double().mT
+    expected = x.double() @ y.double().mT - number.double()
+    assert torch.allclose(found[:, : x.shape[1], : y.shape[1]], expected, rtol=0, atol=float(number.abs().max()) * 2**-23)
+    assert not found[:, x.shape[1] :].any() and not found[:, :, y.shape[1] :].any()
 
 
 @pytest.mark.parametrize("rows", [1, 3, 1000])

@@ -10,6 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tempering.config import Optimizer, Training
 from tempering.data.streams import Shuffled
@@ -113,6 +115,36 @@ def test_a_pass_keeps_no_more_than_one_of_the_tokens_that_are_allowed_does() -> 
     assert kept(64, 64) == kept(64, 0) > 1.8 * kept(64, 32)
     assert kept(64, 32) < kept(32, 0) + inputs
     assert kept(64, 16) < kept(64, 32) < kept(64, 48) < kept(64, 0)
+
+
+class Casts(TorchDispatchMode):
+    """Matrices that were made in half precision of others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[StorageWeakRef] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and out.dtype == torch.bfloat16 and out.ndim == 2:
+            self.seen.append(StorageWeakRef(out.untyped_storage()))
+        return out
+
+    @property
+    def alive(self) -> int:
+        return sum(not storage.expired() for storage in self.seen)
+
+
+@pytest.mark.parametrize("over, blocks_kept", [(0, BLOCKS), (48, 3), (16, 1)])
+def test_in_half_precision_blocks_computed_again_leave_no_casts_of_their_weights(over: int, blocks_kept: int) -> None:
+    """Autocast would keep them until it ends, which is after the head."""
+    model, ids = toy_llama(layers=BLOCKS).train(), torch.arange(64)[None] % 50
+    with Casts() as casts, Engine("segments", torch.bfloat16).autocast(), recomputing(model, 64, over):
+        out = model.model(input_ids=ids, use_cache=False).last_hidden_state
+        # Four of attention and three of the MLP.
+        assert len(casts.seen) == 7 * BLOCKS and casts.alive == 7 * blocks_kept
+        out.sum().backward()
+        assert len(casts.seen) == 7 * (2 * BLOCKS - blocks_kept) and all(p.grad is not None for p in model.model.parameters())
 
 
 def test_without_gradient_and_in_evaluation_nothing_is_switched() -> None:
