@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import precision
 from benchmarks.flops import SMOLLM2
 from benchmarks.machine import ROOT
 
@@ -55,12 +56,14 @@ REMAINS = """## What remains
 
 - A **GPU** has run none of this; `make gpu-check` is what to run on one.
 - **Speed** whose target takes most of what the matrix products alone allow (above) is out of reach while attention, norms and the head take any
-  time: in float32 that is every target of speed that is missed. In bfloat16 it is not so for DPO (41%) and for sampling (71%), and what is left to
-  gain there is attention's backward pass, the head, and a decoding step's small operations.
-- **Memory** of training all weights has a floor (above), the libraries and a copy of the weights in half precision; micro-batches of fewer tokens
+  time: in float32 that is every target of speed that is missed. In bfloat16 it is not so for sampling (71% on the processor of its rows), and what is
+  left to gain there is a decoding step's small operations.
+- **Rows in bfloat16** are from two kinds of processors, one twice as fast at it as the other (the speeds of each run stand above); those of DPO are
+  from the slower one, which the targets were set on.
+- **Memory** of training all weights has a floor (above), the libraries and a copy of the head in half precision; micro-batches of fewer tokens
   (`--micro-tokens`) take some of the rest for a little time, and so does recomputing blocks of long ones (`--recompute-over`): the rows for less
-  memory. What else there is are activations: rows in bfloat16 above are older than the making
-  again of norms and gates, and than the setting of the C library's heap (docs/memory.md).
+  memory. What else there is are activations and, in bfloat16, the kernels that oneDNN keeps for every size of product (docs/memory.md). Rows in
+  bfloat16 without such settings are older than the making again of norms and gates, and than the setting of the C library's heap.
 - **Vocabulary**, in bfloat16: what grows with it is the half-precision copy of the head and one chunk of logits, where the smallest does not
   fill one (by the count of tensors, a test). Without the copy every chunk would cast the whole head anew, three times a chunk.
 """
@@ -103,12 +106,16 @@ def machines(rows: Sequence[Row]) -> str:
         flags = ", ".join(flag for flag in m["flags"] if flag.endswith("bf16")) or "no bfloat16 instructions"
         versions = ", ".join(f"{name} {version}" for name, version in sorted(m.get("versions", {}).items()))
         lines[f"- {m['cpu']} ({flags}), {m['cores']} cores, {m['memory_gib']:g} GiB; {versions}; commit {row['commit']}"] = None
-    speeds = [row["machine"]["matmul_gflops"] for row in rows if "matmul_gflops" in row["machine"]]
     text = "Measured on:\n\n" + "\n".join(lines) + "\n"
-    for dtype in ("bfloat16", "float32"):
-        found = [s[dtype]["linear"] for s in speeds if dtype in s]
-        if found:
-            text += f"\nMatrix products of the model's linear layers, {dtype}: {min(found):.0f} to {max(found):.0f} GFLOP/s over the runs.\n"
+    for name, dtype in precision.CHOICES.items():
+        found = {
+            row["benchmark"]: row["machine"].get("matmul_gflops", {}).get(dtype)
+            for row in rows
+            if row["benchmark"] in ORDER and row.get("precision", "bf16") == name
+        }
+        speeds = ", ".join(f"{benchmark} {speed['linear']:.0f}" for benchmark, speed in found.items() if speed)
+        if speeds:
+            text += f"\nGFLOP/s of the matrix products of the model's linear layers in each run, {dtype}: {speeds}.\n"
     return text
 
 
