@@ -57,9 +57,9 @@ REMAINS = """## What remains
 - A **GPU** has run none of this; `make gpu-check` is what to run on one.
 - **Speed** whose target takes most of what the matrix products alone allow (above) is out of reach while attention, norms and the head take any
   time: in float32 that is every target of speed that is missed. In bfloat16 it is not so for sampling (71% on the processor of its rows), and what is
-  left to gain there is a decoding step's small operations.
-- **Rows in bfloat16** are from two kinds of processors, one twice as fast at it as the other (the speeds of each run stand above); those of DPO are
-  from the slower one, which the targets were set on.
+  left to gain there is a decoding step's small operations; nor for SFT packed, which is as near to its target as rounds are apart.
+- **Rows in bfloat16** are from two kinds of processors, one twice as fast at it as the other (the speeds of each run stand above); those of DPO and
+  of SFT of all weights are from the slower one, which the targets were set on. There four times TRL padded is more than the matrix products allow.
 - **Memory** of training all weights has a floor (above), the libraries and a copy of the head in half precision; micro-batches of fewer tokens
   (`--micro-tokens`) take some of the rest for a little time, and so does recomputing blocks of long ones (`--recompute-over`): the rows for less
   memory. What else there is are activations and, in bfloat16, the kernels that oneDNN keeps for every size of product (docs/memory.md). Rows in
