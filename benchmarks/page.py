@@ -56,14 +56,12 @@ REMAINS = """## What remains
 
 - A **GPU** has run none of this; `make gpu-check` is what to run on one.
 - **Speed** whose target takes most of what the matrix products alone allow (above) is out of reach while attention, norms and the head take any
-  time: in float32 that is every target of speed that is missed. In bfloat16 it is not so for sampling (71% on the processor of its rows), and what is
-  left to gain there is a decoding step's small operations; nor for SFT packed, which is as near to its target as rounds are apart.
-- **Rows in bfloat16** are from two kinds of processors, one twice as fast at it as the other (the speeds of each run stand above); those of DPO and
-  of SFT of all weights are from the slower one, which the targets were set on. There four times TRL padded is more than the matrix products allow.
+  time. Where it takes less, what is left to gain is attention and, in decoding, the small operations of a step.
+- **Machines**: rows in bfloat16 are from processors of which some multiply twice as fast as others; the speed of each run stands above.
 - **Memory** of training all weights has a floor (above), the libraries and a copy of the head in half precision; micro-batches of fewer tokens
   (`--micro-tokens`) take some of the rest for a little time, and so does recomputing blocks of long ones (`--recompute-over`): the rows for less
-  memory. What else there is are activations and, in bfloat16, the kernels that oneDNN keeps for every size of product (docs/memory.md). Rows in
-  bfloat16 without such settings are older than the making again of norms and gates, and than the setting of the C library's heap.
+  memory. What else there is are activations and, in bfloat16, the kernels that oneDNN keeps for every size of product (docs/memory.md). Of work that
+  has no such rows, those in bfloat16 are older than the making again of norms and gates, and than the setting of the C library's heap.
 - **Vocabulary**, in bfloat16: what grows with it is the half-precision copy of the head and one chunk of logits, where the smallest does not
   fill one (by the count of tensors, a test). Without the copy every chunk would cast the whole head anew, three times a chunk.
 """

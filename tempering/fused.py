@@ -132,14 +132,6 @@ def _product_into(put: Callable[[Tensor, Tensor], Tensor], into_VD: Tensor, a_VC
         _POOL.give(share)
 
 
-def _exp(x: Tensor) -> Tensor:
-    """exp, in place: with the base 2, whose function takes a third of the time on processors that are not Intel's."""
-    return x.mul_(_LOG2_E).exp2_()
-
-
-_LOG2_E = math.log2(math.e)
-
-
 class _Scores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, entropy: bool, grad: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -156,12 +148,11 @@ class _Scores(torch.autograd.Function):
             for at in range(0, logits_CV.shape[0], _rows(vocabulary, ROW_ELEMENTS)):
                 z = logits_CV[at : at + _rows(vocabulary, ROW_ELEMENTS)].float()
                 here = slice(rows.start + at, rows.start + at + z.shape[0])
-                most = z.amax(-1)
-                lse = most + _exp(z - most[:, None]).sum(-1).log_()
+                lse = torch.logsumexp(z, -1)
                 logsumexp_N[here] = lse
                 logp_N[here] = z.gather(-1, target_N[here, None])[:, 0] - lse
                 if entropy:
-                    entropy_N[here] = lse - (_exp(z - lse[:, None]) * z).sum(-1)
+                    entropy_N[here] = lse - ((z - lse[:, None]).exp_() * z).sum(-1)
         ctx.save_for_backward(hidden_ND, target_N, logsumexp_N, entropy_N)
         # The parameter itself, whose gradient may be added to: what is saved comes back as another tensor where hooks watch what is saved.
         ctx.weight, ctx.kept, ctx.half, ctx.entropy = weight_VD, kept, half_VD, entropy
@@ -189,7 +180,7 @@ class _Scores(torch.autograd.Function):
                 weight = g_lse - g_logp
                 if ctx.entropy:
                     weight = weight - g_entropy * (z + entropy_N[here, None])
-                z = _exp(z).mul_(weight).scatter_add_(-1, target_N[here, None], g_logp)
+                z = z.exp_().mul_(weight).scatter_add_(-1, target_N[here, None], g_logp)
                 piece.copy_(z)
             if d_hidden is not None:
                 d_hidden[rows] = logits_CV @ half_VD
