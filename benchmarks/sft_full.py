@@ -32,7 +32,7 @@ def share_wanted() -> float:
 BENCHMARK = Benchmark(
     "sft_full",
     ours=Contender("ours", "benchmarks.ours:sft", ({"micro_tokens": 1024},)),
-    lean=Contender("ours, lean", "benchmarks.ours:sft", ({"micro_tokens": 256, "recompute_over": 256},)),
+    lean=Contender("ours, lean", "benchmarks.ours:sft", ({"micro_tokens": 256, "recompute_over": 64},)),
     peers=(
         Contender(
             "TRL packed",

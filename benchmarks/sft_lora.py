@@ -22,7 +22,7 @@ def limit(facts: Mapping[str, Any], best: Mapping[str, Any]) -> float:
 BENCHMARK = Benchmark(
     "sft_lora",
     ours=Contender("ours", "benchmarks.ours:sft", ({"micro_tokens": 512, "rank": RANK},)),
-    lean=Contender("ours, lean", "benchmarks.ours:sft", ({"micro_tokens": 256, "recompute_over": 128, "rank": RANK},)),
+    lean=Contender("ours, lean", "benchmarks.ours:sft", ({"micro_tokens": 256, "recompute_over": 32, "rank": RANK},)),
     peers=(
         Contender(
             "TRL packed",
