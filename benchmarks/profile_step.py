@@ -1,6 +1,6 @@
 """Where the time goes, by kind of operation: results/profile-NAME.json, and the profiler's own table beside it as text.
 
-    python -m benchmarks.profile_step                 # SFT on the rows of sft_full, DPO on those of dpo, decoding on the prompts of sampling
+    python -m benchmarks.profile_step                 # SFT on the rows of sft_full and sft_lora, DPO on those of dpo, decoding on those of sampling
     python -m benchmarks.profile_step --only dpo
 
 Every operation belongs to the outermost caller that has a rule below, so that what a backward pass calls is counted where its forward was. Head and
@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from benchmarks import children, dpo, harness, precision, sampling, sft_full
+from benchmarks import children, dpo, harness, precision, sampling, sft_full, sft_lora
 from benchmarks.machine import commit, describe
 
 RULES: tuple[tuple[str, str], ...] = (
@@ -154,6 +154,7 @@ CASES: dict[str, tuple[harness.Benchmark, str, dict[str, Any]]] = {
     # The profiler keeps every operation in memory and takes a millisecond for each: two steps, of which the second is profiled (of DPO two pairs),
     # and at most 48 tokens where the benchmark makes up to 256, so that a prompt is no larger part of it than it has to be.
     "sft_full": (sft_full.BENCHMARK, "sft", {"rows": 32}),
+    "sft_lora": (sft_lora.BENCHMARK, "sft", {"rows": 32}),
     "dpo": (dpo.BENCHMARK, "dpo", {"rows": 4, "per_step": 2}),
     "sampling": (sampling.BENCHMARK, "sampling", {"longest": 48}),
 }

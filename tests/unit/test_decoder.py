@@ -360,6 +360,22 @@ def test_cancel_waiting_and_in_flight() -> None:
     assert decoder.idle and decoder.step() == []
 
 
+def test_prompts_are_let_in_some_tokens_at_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempering.sampling.decoder.PASS_TOKENS_CPU", 8)
+    p, asked = policy(), requests([[5, 6, 7], [8, 9, 10, 11], [12, 13], [5] * 11, [14]], max_new_tokens=6)
+    decoder = Decoder(p, max_rows=8)
+    tickets = [decoder.submit(request) for request in asked]
+    found: dict[int, list[Token]] = {}
+    active = []
+    while not decoder.idle:
+        for token in decoder.step():
+            found.setdefault(token.ticket, []).append(token)
+        active.append(decoder.active)
+    # Seven tokens, then two because eleven do not fit beside them, then the eleven alone, then the last.
+    assert active[:4] == [2, 3, 4, 5]
+    assert [ids(found[ticket]) for ticket in tickets] == [ids(alone(p, request)) for request in asked]
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
