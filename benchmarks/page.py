@@ -57,7 +57,8 @@ REMAINS = """## What remains
 - A **GPU** has run none of this; `make gpu-check` is what to run on one.
 - **Speed** whose target takes most of what the matrix products alone allow (above) is out of reach while attention, norms and the head take any
   time. Where it takes less, what is left to gain is attention and, in decoding, the small operations of a step.
-- **Machines**: rows in bfloat16 are from processors of which some multiply twice as fast as others; the speed of each run stands above.
+- **Machines**: rows are from processors of which some multiply twice as fast as others, in bfloat16 and in float32; the speed of each run stands
+  above. The faster the products, the more everything else weighs, so the same code reaches a smaller share there.
 - **Memory** of training all weights has a floor (above), the libraries and a copy of the head in half precision; micro-batches of fewer tokens
   (`--micro-tokens`) take some of the rest for a little time, and so does recomputing blocks of long ones (`--recompute-over`): the rows for less
   memory. What else there is are activations and, in bfloat16, the kernels that oneDNN keeps for every size of product (docs/memory.md). Of work that
