@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -272,6 +271,7 @@ def sampling(path: str, prompts: int, shortest: int, longest: int, seed: int, ma
     """Greedy decoding of requests of mixed lengths, admitted as others end."""
     meter = Meter()
     from tempering import models
+    from tempering.heap import give_back
     from tempering.sampling.decoder import Decoder
     from tempering.sampling.types import Request
     from tempering.sampling.weights import for_decoding
@@ -284,7 +284,7 @@ def sampling(path: str, prompts: int, shortest: int, longest: int, seed: int, ma
     # As `temper serve` does it: who only samples keeps the copy that decodes and nothing else.
     policy = for_decoding(Policy(loaded.model, None), precision.torch_dtype())
     del loaded
-    gc.collect()
+    give_back()
 
     def decode(requests: Sequence[Request]) -> int:
         decoder, made = Decoder(policy, max_rows=max_rows), 0

@@ -10,6 +10,7 @@ glibc reads this once, when a process starts; so `temper` starts itself again wi
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -43,6 +44,16 @@ def settle(arguments: Sequence[str]) -> None:
         # Where that fails it runs as it is, in more memory.
         with suppress(OSError):
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def give_back() -> None:
+    """Hand memory that is free in the heap back to the system: after large work that is done once, such as converting or copying a model. Nothing
+    happens where the C library is not glibc."""
+    if _glibc():
+        import ctypes
+
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _wanted() -> bool:

@@ -52,12 +52,15 @@ def serve(
     if not 0 < timeout < float("inf") or grace == float("inf"):
         raise UserError(f"--timeout {timeout}, --grace {grace}: expected seconds, and a timeout above 0")
     from tempering.cli.models import load
+    from tempering.heap import give_back
     from tempering.serve.app import Limits
     from tempering.serve.engine import decoder_for, ready
     from tempering.serve.jobs import Served
     from tempering.serve.run import serve as run
 
     policy = ready(load(model), precision)
+    # Where a copy in bfloat16 serves in its place, what was loaded is gone.
+    give_back()
     return run(
         lambda: decoder_for(policy, max_rows),
         Served.of(policy, name or policy.name or model),

@@ -20,6 +20,7 @@ from typing import Any
 from unittest import mock
 
 from tempering.errors import UserError
+from tempering.heap import give_back
 from tempering.home import atomic_folder, sha256_file, store_dir
 from tempering.models.tokens import first_line, settle
 
@@ -53,6 +54,8 @@ def convert(file: Path, say: Callable[[str], None]) -> Path:
         _write(file, temporary, say)
         sums = {f.name: sha256_file(f, remember=False) for f in sorted(temporary.iterdir())}
         (temporary / CHECKSUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+    # What it took would otherwise lie beside the run that begins now.
+    give_back()
     return folder
 
 

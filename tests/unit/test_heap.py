@@ -127,3 +127,23 @@ def test_a_heap_with_the_setting_stays_as_small_as_what_lives() -> None:
     child = subprocess.run([sys.executable, "-c", HEAP], env=unset() | {heap.VARIABLE: heap.SETTING}, check=True, capture_output=True, text=True)
     # Of 4 MiB that come and go, 6 that stay and Python; without the setting glibc 2.36 takes 400 MiB, a hole for every turn.
     assert int(child.stdout) <= 24
+
+
+@GLIBC
+def test_free_memory_in_the_heap_is_given_back() -> None:
+    code = """
+import os
+from tempering.heap import give_back
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+kept = [bytearray(64 << 10) for _ in range(2000)]
+# The last one lies at the top of the heap, so that nothing below goes by itself.
+kept[:-1] = []
+before = resident()
+give_back()
+print(before - resident())
+"""
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=unset())
+    assert int(child.stdout) > 100
