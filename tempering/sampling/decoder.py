@@ -74,7 +74,7 @@ class Decoder:
         models = models_of(policy)
         self.policy, self.max_rows = policy, max_rows
         self.device = next(policy.model.parameters()).device
-        self._most = PASS_TOKENS_CPU if self.device.type == "cpu" else PASS_TOKENS
+        self._pass_tokens = PASS_TOKENS_CPU if self.device.type == "cpu" else PASS_TOKENS
         self._limit = max_positions(models)
         self._vocabulary = vocabulary_size(models)
         self._ends = stop_ids(policy)
@@ -151,7 +151,7 @@ class Decoder:
 
     def _admit(self) -> list[tuple[int, int, int]]:
         """Gives free slots to waiting requests, first come first served; the copies (from, to, tokens) that this pass has to make."""
-        came, room = list[tuple[int, Request]](), self._most
+        came, room = list[tuple[int, Request]](), self._pass_tokens
         while self._waiting and len(self._rows) + len(came) < self.max_rows:
             size = len(self._waiting[0][1].prompt_ids)
             if came and size > room:

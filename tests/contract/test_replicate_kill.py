@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,9 +18,17 @@ from tests.conftest import ROOT
 def begin(store: Path) -> subprocess.Popen[str]:
     env = {**os.environ, "TEMPERING_HOME": str(store), "PYTHONPATH": str(ROOT)}
     words = [sys.executable, "-m", "tempering", "replicate", "dpo", "--quick"]
-    how: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
-    # Tests that a script started in the background ignore Ctrl-C, and so would what they start.
-    return subprocess.Popen(words, cwd=ROOT, env=env, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), **how)
+    return subprocess.Popen(
+        words,
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        # Tests that a script started in the background ignore Ctrl-C, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def arms(store: Path) -> dict[str, int]:
