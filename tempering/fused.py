@@ -8,8 +8,9 @@ For a plain output layer the gradient is written down rather than derived: with 
     d logp / dz = onehot - p,    d logsumexp / dz = p,    d entropy / dz = -p * (z - logsumexp + entropy),
 
 so that one buffer of logits becomes its own gradient in place. The logits of the last chunk are kept for the backward pass (most micro-batches are a
-single chunk), those of the others are computed again. Any other head (adapters on the output layer, soft-capping, scales, a bias) takes the same
-chunks through autograd, recomputed in the backward pass.
+single chunk), those of the others are computed again. Where the layer does not train (adapters below it), the gradient by the states is made with the
+log-probs, and no logits are kept. Any other head (adapters on the output layer, soft-capping, scales, a bias) takes the same chunks through
+autograd, recomputed in the backward pass.
 
 Shapes: N scored tokens, C of them in a chunk, D hidden size, V vocabulary.
 """
@@ -24,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from tempering.errors import UserError
@@ -31,6 +33,8 @@ from tempering.precision import multiplied_in
 
 CHUNK_ELEMENTS = 2**25
 """Elements of one chunk's logits: 64 MiB in bfloat16."""
+PASSING_ELEMENTS = 2**24
+"""The same on a CPU where no logits are kept: as fast as larger ones, in half of their memory."""
 ROW_ELEMENTS = 2**20
 """Elements that one pass in float32 handles at a time: 4 MiB."""
 BLOCK_ELEMENTS = 2**21
@@ -49,8 +53,12 @@ def scores(
         target_N: int64.
     """
     if plain is not None and "logits" not in signals:
-        found = _Scores.apply(hidden_ND.to(multiplied_in(hidden_ND)), plain.weight, target_N, "entropy" in signals, torch.is_grad_enabled())
-        return dict(zip(("logp", "logsumexp", "entropy"), found, strict=True))
+        hidden_ND, grad = hidden_ND.to(multiplied_in(hidden_ND)), torch.is_grad_enabled()
+        if "entropy" in signals or (grad and plain.weight.requires_grad) or hasattr(plain.weight, "device_mesh"):
+            found = _Scores.apply(hidden_ND, plain.weight, target_N, "entropy" in signals, grad)
+        else:
+            found = _Slopes.apply(hidden_ND, plain.weight, target_N, grad and hidden_ND.requires_grad)
+        return dict(zip(("logp", "logsumexp", "entropy"), found, strict=False))
     return _by_autograd(head, hidden_ND, target_N, signals)
 
 
@@ -79,47 +87,50 @@ def _rows(vocabulary: int, elements: int) -> int:
 
 
 class _Pool:
-    """Buffers of a micro-batch's logits and of the output layer in half precision, used again by the next one.
+    """Buffers that the next micro-batch uses again, one for each use: of logits, of the output layer in half precision, of a block of its gradient.
 
     They are the largest tensors of a step, so an allocator gives their memory back to the system each time, and every page of it has to be fetched
     and cleared again: on a CPU that costs as much as the products that fill them.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most, self.free = most, list[Tensor]()
+    def __init__(self) -> None:
+        self.free: dict[str, Tensor] = {}
 
-    def take(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    def take(self, use: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """An uninitialised tensor of this shape, of the dtype and device of another."""
         size = math.prod(shape)
         # Tensors of other kinds (without contents, in pieces on several processes) go their own way.
-        for i, buffer in enumerate(self.free if type(like) in _ORDINARY else ()):
-            if buffer.dtype == like.dtype and buffer.device == like.device and size <= buffer.numel() <= 2 * size:
-                return self.free.pop(i)[:size].view(shape)
+        buffer = self.free.pop(use, None) if type(like) in _ORDINARY else None
+        if buffer is not None and buffer.dtype == like.dtype and buffer.device == like.device and size <= buffer.numel():
+            return buffer[:size].view(shape)
+        # One that is too small goes before a larger one comes.
+        del buffer
         return like.new_empty(size).view(shape)
 
-    def give(self, tensor: Tensor | None) -> None:
-        """Take back a tensor that nobody reads any more."""
+    def give(self, use: str, tensor: Tensor | None) -> None:
+        """Take back a tensor that nobody reads any more; of two the larger stays."""
         if tensor is not None and type(tensor) is Tensor and tensor.device.type == "cpu":
             base = tensor._base if tensor._base is not None else tensor
-            self.free = [*self.free, base.view(-1)][max(0, len(self.free) + 1 - self.most) :]
+            if use not in self.free or self.free[use].numel() < base.numel():
+                self.free[use] = base.view(-1)
 
 
 _ORDINARY = (Tensor, nn.Parameter)
-_POOL = _Pool(most=3)
+_POOL = _Pool()
 
 
 def forget() -> None:
     """Let go of the buffers: nothing trains any more."""
-    _POOL.free = []
+    _POOL.free = {}
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    return torch.mm(a, b, out=_POOL.take((a.shape[0], b.shape[1]), a))
+def _product(use: str, a: Tensor, b: Tensor) -> Tensor:
+    return torch.mm(a, b, out=_POOL.take(use, (a.shape[0], b.shape[1]), a))
 
 
 def _in_dtype(weight_VD: Tensor, dtype: torch.dtype) -> Tensor:
     """The weight in the matmuls' dtype: itself, or a copy in a buffer of the pool."""
-    return weight_VD if weight_VD.dtype == dtype else _POOL.take(tuple(weight_VD.shape), weight_VD.new_empty(0, dtype=dtype)).copy_(weight_VD)
+    return weight_VD if weight_VD.dtype == dtype else _POOL.take("head", tuple(weight_VD.shape), weight_VD.new_empty(0, dtype=dtype)).copy_(weight_VD)
 
 
 def _product_into(put: Callable[[Tensor, Tensor], Tensor], into_VD: Tensor, a_VC: Tensor, b_CD: Tensor) -> None:
@@ -127,9 +138,9 @@ def _product_into(put: Callable[[Tensor, Tensor], Tensor], into_VD: Tensor, a_VC
     ordinary = not hasattr(into_VD, "device_mesh")
     step = _rows(b_CD.shape[1], BLOCK_ELEMENTS) if ordinary else max(1, a_VC.shape[0])
     for at in range(0, a_VC.shape[0], step):
-        share = _product(a_VC[at : at + step], b_CD)
+        share = _product("block", a_VC[at : at + step], b_CD)
         put(into_VD[at : at + step] if ordinary else into_VD, share)
-        _POOL.give(share)
+        _POOL.give("block", share)
 
 
 class _Scores(torch.autograd.Function):
@@ -141,10 +152,10 @@ class _Scores(torch.autograd.Function):
         kept: Tensor | None = None
         for start in range(0, size, _rows(vocabulary, CHUNK_ELEMENTS)):
             rows = slice(start, min(size, start + _rows(vocabulary, CHUNK_ELEMENTS)))
-            _POOL.give(kept)
+            _POOL.give("logits", kept)
             # Where the pool does not take it, it goes before the next one comes.
             kept = logits_CV = z = None
-            kept = logits_CV = _product(hidden_ND[rows], half_VD.T)
+            kept = logits_CV = _product("logits", hidden_ND[rows], half_VD.T)
             for at in range(0, logits_CV.shape[0], _rows(vocabulary, ROW_ELEMENTS)):
                 z = logits_CV[at : at + _rows(vocabulary, ROW_ELEMENTS)].float()
                 here = slice(rows.start + at, rows.start + at + z.shape[0])
@@ -171,7 +182,7 @@ class _Scores(torch.autograd.Function):
         starts = range(0, size, _rows(vocabulary, CHUNK_ELEMENTS))
         for start in reversed(starts):
             rows = slice(start, min(size, start + _rows(vocabulary, CHUNK_ELEMENTS)))
-            logits_CV, ctx.kept = (ctx.kept if ctx.kept is not None else _product(hidden_ND[rows], half_VD.T)), None
+            logits_CV, ctx.kept = (ctx.kept if ctx.kept is not None else _product("logits", hidden_ND[rows], half_VD.T)), None
             for at in range(0, logits_CV.shape[0], _rows(vocabulary, ROW_ELEMENTS)):
                 piece = logits_CV[at : at + _rows(vocabulary, ROW_ELEMENTS)]
                 here = slice(rows.start + at, rows.start + at + piece.shape[0])
@@ -195,7 +206,7 @@ class _Scores(torch.autograd.Function):
                     else:
                         d_weight = into
                 _product_into(put, into, logits_CV.T, hidden_ND[rows])
-            _POOL.give(logits_CV)
+            _POOL.give("logits", logits_CV)
             logits_CV = piece = z = None
         ctx.half = half_VD
         _release(ctx, weight_VD)
@@ -203,10 +214,65 @@ class _Scores(torch.autograd.Function):
 
 
 def _release(ctx: Any, weight_VD: Tensor) -> None:
-    _POOL.give(ctx.kept)
+    _POOL.give("logits", ctx.kept)
     if ctx.half is not weight_VD:
-        _POOL.give(ctx.half)
+        _POOL.give("head", ctx.half)
     ctx.kept = ctx.half = None
+
+
+class _Slopes(torch.autograd.Function):
+    """Log-probs under an output layer that does not train.
+
+    Their slope by a state, weight[target] - p @ weight, hangs on nothing that comes later. So it is made at once, from the logits at hand: none wait
+    for the backward pass, and none are made again in it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, slopes: bool) -> tuple[Tensor, Tensor]:
+        size, vocabulary = hidden_ND.shape[0], weight_VD.shape[0]
+        logp_N, logsumexp_N = (torch.zeros(size, dtype=torch.float32, device=hidden_ND.device) for _ in range(2))
+        slope_ND = torch.empty_like(hidden_ND) if slopes else None
+        half_VD = _in_dtype(weight_VD, hidden_ND.dtype)
+        most = _rows(vocabulary, PASSING_ELEMENTS if hidden_ND.device.type == "cpu" else CHUNK_ELEMENTS)
+        # Chunks of one size, which one buffer fits.
+        step = math.ceil(size / max(1, math.ceil(size / most)))
+        for start in range(0, size, max(1, step)):
+            rows = slice(start, min(size, start + step))
+            logits_CV = _product("logits", hidden_ND[rows], half_VD.T)
+            for at in range(0, logits_CV.shape[0], _rows(vocabulary, ROW_ELEMENTS)):
+                piece = logits_CV[at : at + _rows(vocabulary, ROW_ELEMENTS)]
+                here = slice(rows.start + at, rows.start + at + piece.shape[0])
+                z, target_P1 = piece.float(), target_N[here, None]
+                own_P1, top_P1 = z.gather(-1, target_P1), z.amax(-1, keepdim=True)
+                total_P1 = z.sub_(top_P1).exp_().sum(-1, keepdim=True)
+                lse_P1 = total_P1.log() + top_P1
+                logsumexp_N[here], logp_N[here] = lse_P1[:, 0], (own_P1 - lse_P1)[:, 0]
+                if slopes:
+                    # The difference from the target is made before it is rounded: near 1 a probability has no digits left for it.
+                    piece.copy_(z.div_(total_P1.neg_()).scatter_add_(-1, target_P1, torch.ones_like(lse_P1)))
+            if slope_ND is not None:
+                slope_ND[rows] = logits_CV @ half_VD
+            _POOL.give("logits", logits_CV)
+            logits_CV = piece = z = None
+        if half_VD is not weight_VD:
+            _POOL.give("head", half_VD)
+        ctx.save_for_backward(slope_ND, target_N)
+        ctx.weight = weight_VD
+        ctx.set_materialize_grads(False)
+        return logp_N, logsumexp_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_logp_N: Tensor | None, g_logsumexp_N: Tensor | None) -> Any:
+        slope_ND, target_N = ctx.saved_tensors
+        d_hidden: Tensor | None = None
+        if g_logp_N is not None:
+            d_hidden = g_logp_N[:, None] * slope_ND
+        if g_logsumexp_N is not None:
+            # d logsumexp / d hidden = p @ weight
+            d = g_logsumexp_N[:, None] * (ctx.weight[target_N] - slope_ND)
+            d_hidden = d if d_hidden is None else d_hidden + d
+        return None if d_hidden is None else d_hidden.to(slope_ND.dtype), None, None, None
 
 
 _ACCUMULATE: ContextVar[bool] = ContextVar("tempering_accumulate", default=False)

@@ -121,17 +121,22 @@ def test_a_number_of_each_row_is_subtracted_by_the_matmul_as_exactly_as_float32_
     assert not found[:, x.shape[1] :].any() and not found[:, :, y.shape[1] :].any()
 
 
+SIGNALS = [{"logp"}, {"entropy"}, {"logsumexp"}, {"logp", "logsumexp"}, {"logp", "entropy", "logsumexp"}]
+
+
 @pytest.mark.parametrize("rows", [1, 3, 1000])
-@pytest.mark.parametrize("signals", [{"logp"}, {"entropy"}, {"logsumexp"}, {"logp", "entropy", "logsumexp"}], ids=lambda s: "+".join(sorted(s)))
-def test_fused_scores_and_gradients_equal_autograd(rows: int, signals: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("trains", [True, False], ids=["trained", "frozen"])
+@pytest.mark.parametrize("signals", SIGNALS, ids=lambda s: "+".join(sorted(s)))
+def test_fused_scores_and_gradients_equal_autograd(rows: int, trains: bool, signals: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     vocabulary = 37
     monkeypatch.setattr(fused, "CHUNK_ELEMENTS", rows * vocabulary)
+    monkeypatch.setattr(fused, "PASSING_ELEMENTS", rows * vocabulary)
     monkeypatch.setattr(fused, "ROW_ELEMENTS", max(1, rows // 2) * vocabulary)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(11, 8, generator=generator, dtype=torch.float32).requires_grad_()
     weight = torch.randn(vocabulary, 8, generator=generator).requires_grad_()
     layer = torch.nn.Linear(8, vocabulary, bias=False)
-    layer.weight = torch.nn.Parameter(weight.detach().clone())
+    layer.weight = torch.nn.Parameter(weight.detach().clone(), requires_grad=trains)
     target = torch.randint(0, vocabulary, (11,), generator=generator)
     found = fused.scores(layer, layer, hidden, target, frozenset(signals))
     logp_NV = F.log_softmax(hidden @ weight.T, -1)
@@ -143,10 +148,42 @@ def test_fused_scores_and_gradients_equal_autograd(rows: int, signals: set[str],
     ask = {name: torch.randn(11, generator=generator) for name in sorted(signals)}
     for name in signals:
         assert torch.allclose(found[name], plain[name], atol=1e-5)
-    mine = torch.autograd.grad(sum((found[n] * a).sum() for n, a in ask.items()), (hidden, layer.weight))
-    theirs = torch.autograd.grad(sum((plain[n] * a).sum() for n, a in ask.items()), (hidden, weight))
+    moved = ((hidden, layer.weight), (hidden, weight)) if trains else ((hidden,), (hidden,))
+    mine = torch.autograd.grad(sum((found[n] * a).sum() for n, a in ask.items()), moved[0])
+    theirs = torch.autograd.grad(sum((plain[n] * a).sum() for n, a in ask.items()), moved[1])
     for a, b in zip(mine, theirs, strict=True):
         assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_a_frozen_output_layer_is_multiplied_with_twice_and_nothing_of_its_vocabulary_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a token that is all but certain the gradient keeps its digits in bfloat16: the difference from 1 is made before it is rounded."""
+    vocabulary, width = 512, 8
+    monkeypatch.setattr(fused, "PASSING_ELEMENTS", 16 * vocabulary)
+    generator = torch.Generator().manual_seed(0)
+    hidden = (torch.randn(40, width, generator=generator) * torch.linspace(0.1, 4, 40)[:, None]).bfloat16()
+    layer = torch.nn.Linear(width, vocabulary, bias=False)
+    layer.weight = torch.nn.Parameter(torch.randn(vocabulary, width, generator=generator).bfloat16(), requires_grad=False)
+    target = (hidden.float() @ layer.weight.float().T).argmax(-1)
+    products, sizes, kept = [], [], []
+    mm, take = torch.mm, fused._POOL.take
+    monkeypatch.setattr(fused.torch, "mm", lambda *a, **k: products.append(1) or mm(*a, **k))
+    monkeypatch.setattr(fused._POOL, "take", lambda use, shape, like: sizes.append(shape) or take(use, shape, like))
+    leaf = hidden.clone().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        logp = fused.scores(layer, layer, leaf, target, frozenset({"logp"}))["logp"]
+    # 40 tokens in chunks of at most 16: three of 14, 14 and 12.
+    assert sizes == [(14, vocabulary), (14, vocabulary), (12, vocabulary)]
+    assert max(kept) == hidden.numel()
+    before = len(products)
+    (found,) = torch.autograd.grad(logp.sum(), leaf)
+    assert len(products) == before == 3  # the products with the gradient are matmuls, and none is in the backward pass
+    # What is left to differ, once the logits are rounded, is the rounding of the difference, of its product and of the slope.
+    logits = (hidden @ layer.weight.T).double()
+    expected = (F.one_hot(target, vocabulary) - logits.softmax(-1)) @ layer.weight.double()
+    sure = logits.softmax(-1).amax(-1) > 0.99
+    assert 0 < int(sure.sum()) < len(sure)
+    for rows in (sure, ~sure):
+        assert float((found.double() - expected)[rows].norm() / expected[rows].norm()) < 2**-6
 
 
 def test_fused_scores_hold_one_chunk_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:

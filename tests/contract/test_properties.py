@@ -32,7 +32,7 @@ from tempering.types import Context, Objective, Parts, Role, Row, Segment
 from tests.toy_families import FAMILIES, VOCAB, WINDOW, family
 
 TOLERANCE = 1e-5
-_CHUNKS = (("signals", "CHUNK"), ("fused", "CHUNK_ELEMENTS"), ("fused", "ROW_ELEMENTS"))
+_CHUNKS = (("signals", "CHUNK"), ("fused", "CHUNK_ELEMENTS"), ("fused", "PASSING_ELEMENTS"), ("fused", "ROW_ELEMENTS"))
 CHUNKS = [(f"tempering.{module}", name) for module, name in _CHUNKS if find_spec(f"tempering.{module}")]
 """Where the sizes of chunks are set."""
 CHUNKS = [(module, name) for module, name in CHUNKS if name in vars(importlib.import_module(module))]
