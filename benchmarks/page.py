@@ -28,12 +28,19 @@ WEIGHTS_GIB = 4 * (SMOLLM2.linear + SMOLLM2.vocabulary * SMOLLM2.hidden) / 2**30
 FLOORS = dict.fromkeys(("sft_full", "dpo", "on_policy_step"), ("Weights, gradients and Adam's states", 4 * WEIGHTS_GIB))
 FLOORS["sft_lora"] = ("The base's float32 weights", WEIGHTS_GIB)
 """What a run holds beyond the libraries at the least, and its GiB."""
+MULTIPLY = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+"""What of a processor's instructions decides how fast it multiplies."""
 
 INTRO = """# Performance
 
 <!-- Made by `python -m benchmarks.page` from benchmarks/results; do not edit. -->
 
 How fast and how large the engine is, against what people would run instead, on one machine, on the same rows and the same model (SmolLM2-135M).
+"""
+
+GLANCE = """Ours divided by theirs, in bfloat16 unless it says float32, which is for processors without bfloat16. Speed above 1 is faster, memory
+below 1 is less; ✓: the target is met, ✗: it is missed. *At most* is the ratio of speed if our step were nothing but its matrix products. *Less
+memory* is of settings that take less and are slower.
 """
 
 READING = """## How to read this
@@ -57,8 +64,8 @@ REMAINS = """## What remains
 - A **GPU** has run none of this; `make gpu-check` is what to run on one.
 - **Speed** whose target takes most of what the matrix products alone allow (above) is out of reach while attention, norms and the head take any
   time. Where it takes less, what is left to gain is attention and, in decoding, the small operations of a step.
-- **Machines**: rows are from processors of which some multiply twice as fast as others, in bfloat16 and in float32; the speed of each run stands
-  above. The faster the products, the more everything else weighs, so the same code reaches a smaller share there.
+- **Machines**: rows are from processors of which some multiply twice as fast as others, in bfloat16 and in float32 (Measured on). The
+  faster the products, the more everything else weighs, so the same code reaches a smaller share there.
 - **Memory** of training all weights has a floor (above), the libraries and a copy of the head in half precision; micro-batches of fewer tokens
   (`--micro-tokens`) take some of the rest for a little time, and so does recomputing blocks of long ones (`--recompute-over`): the rows for less
   memory. What else there is are activations and, in bfloat16, the kernels that oneDNN keeps for every size of product (docs/memory.md). Of work that
@@ -76,12 +83,13 @@ def page(folder: Path = RESULTS) -> str:
     profiles = [json.loads(path.read_text()) for path in sorted(folder.glob("profile-*.json"))]
     parts = [
         INTRO,
-        machines(rows),
+        glance(rows),
         comparisons(rows),
         startup(rows),
         plan(rows),
         growth(rows),
         merges(rows),
+        machines(rows),
         READING,
         losses(rows, profiles),
         where(profiles),
@@ -97,25 +105,43 @@ def _rows(path: Path) -> list[Row]:
     return content if isinstance(content, list) else []
 
 
+def glance(rows: Sequence[Row]) -> str:
+    """A line for each work and peer: the ratios that the targets are about, and the one of speed that the matrix products alone would allow."""
+    contests: dict[tuple[str, str], dict[tuple[str, str, bool], Row]] = {}
+    for row in (row for name in ORDER for row in rows if row["benchmark"] == name and row["peer_name"] != "roofline"):
+        key = (_title({**row, "lean": False}), row["peer_name"])
+        contests.setdefault(key, {})[row["metric"], row["phase"], bool(row.get("lean"))] = row
+    lines = ["## At a glance", "", GLANCE]
+    lines += ["| work | beside | targets | speed | at most | whole process | memory | less memory: memory, speed |", "|---" * 8 + "|"]
+
+    def cell(row: Row | None) -> str:
+        return "" if row is None else _near(row) + {True: " ✓", False: " ✗", None: ""}[row.get("target_met")]
+
+    for (title, peer), found in contests.items():
+        steady, whole, peak = (found.get((*key, False)) for key in (("speed", "steady"), ("speed", "whole process"), ("memory", "peak")))
+        most = f"{steady['limit'] / steady['peer']:.2f}" if steady and steady.get("limit") else ""
+        lean = ", ".join(filter(None, (cell(found.get(("memory", "peak", True))), cell(found.get(("speed", "steady", True))))))
+        targets = ", ".join(f"{row['metric']} {_bound(row)}" for row in (steady, peak) if row and "target" in row)
+        lines.append("| " + " | ".join((title, peer, targets, cell(steady), most, cell(whole), cell(peak), lean)) + " |")
+    return "\n".join(lines) + "\n" if contests else ""
+
+
 def machines(rows: Sequence[Row]) -> str:
-    """What the results were measured on, a line for each kind of machine and commit."""
+    """What each benchmark was measured on, and how fast that multiplied."""
     lines: dict[str, None] = {}
-    for row in rows:
+    libraries: dict[str, None] = {}
+    for row in sorted(rows, key=lambda row: ORDER.index(row["benchmark"]) if row["benchmark"] in ORDER else len(ORDER)):
         m = row["machine"]
-        flags = ", ".join(flag for flag in m["flags"] if flag.endswith("bf16")) or "no bfloat16 instructions"
-        versions = ", ".join(f"{name} {version}" for name, version in sorted(m.get("versions", {}).items()))
-        lines[f"- {m['cpu']} ({flags}), {m['cores']} cores, {m['memory_gib']:g} GiB; {versions}; commit {row['commit']}"] = None
-    text = "Measured on:\n\n" + "\n".join(lines) + "\n"
-    for name, dtype in precision.CHOICES.items():
-        found = {
-            row["benchmark"]: row["machine"].get("matmul_gflops", {}).get(dtype)
-            for row in rows
-            if row["benchmark"] in ORDER and row.get("precision", "bf16") == name
-        }
-        speeds = ", ".join(f"{benchmark} {speed['linear']:.0f}" for benchmark, speed in found.items() if speed)
-        if speeds:
-            text += f"\nGFLOP/s of the matrix products of the model's linear layers in each run, {dtype}: {speeds}.\n"
-    return text
+        flags = ", ".join(flag for flag in m["flags"] if flag in MULTIPLY) or "no vector instructions that are told here"
+        libraries[", ".join(f"{name} {version}" for name, version in sorted(m.get("versions", {}).items()))] = None
+        speed = m.get("matmul_gflops", {}).get(precision.CHOICES.get(row.get("precision", "bf16"), ""))
+        gflops = f"{speed['linear']:.0f}" if speed and row["benchmark"] in ORDER else ""
+        work = "merging" if row["benchmark"].startswith("merge ") else _title({**row, "lean": False})
+        lines[f"| {work} | {m['cpu']} ({flags}) | {m['cores']} | {m['memory_gib']:g} GiB | {gflops} | {row['commit']} |"] = None
+    about = "Machines differ, so every run says how fast its processor makes the matrix products of the model's linear layers (GFLOP/s)."
+    head = ["## Measured on", "", about, ""]
+    head += ["| work | processor | cores | memory | GFLOP/s | commit |", "|---|---|---|---|---|---|"]
+    return "\n".join([*head, *lines, "", "Libraries: " + "; or ".join(libraries) + "."]) + "\n"
 
 
 def comparisons(rows: Sequence[Row]) -> str:

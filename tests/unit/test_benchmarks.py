@@ -123,7 +123,9 @@ def test_ours_for_less_memory_has_rows_of_its_own_and_the_same_targets(tmp_path:
     assert [(row.get("lean", False), row["peer_name"], row["target_met"]) for row in memory] == [(False, "peer", False), (True, "peer", True)]
     assert [row.get("lean", False) for row in rows if row["peer_name"] == "roofline"] == [False], "the share of the roofline is asked of the fast one"
     harness.store("dpo", [row | {"benchmark": "dpo"} for row in rows], tmp_path)
-    assert "| DPO with reference, less memory | memory, peak | 1 GiB | 3 (peer) | 0.33 [0.33, 0.33] | ≤ 0.5: met |" in page.page(tmp_path)
+    text = page.page(tmp_path)
+    assert "| DPO with reference, less memory | memory, peak | 1 GiB | 3 (peer) | 0.33 [0.33, 0.33] | ≤ 0.5: met |" in text
+    assert "| 1.00 ✗ | 0.33 ✓, 0.80 |" in text
     turns["ours, lean"].reports[0]["loss"] = turns["ours, lean"].reports[1]["loss"] = 2.0
     with pytest.raises(AssertionError, match="the final loss differs from ours, lean's"):
         harness.check(b, turns)
@@ -274,6 +276,8 @@ def test_the_page_says_what_the_results_say(tmp_path: Path) -> None:
     limit = "The matrix products alone would allow 200 tokens/s; we reach 50% of that, the target takes 62%."
     assert f"{missed} {limit} Beside the linear layers a step spends its time on attention (30%), head (20%)." in text
     assert "- dpo, peer: batch 1; tried, tokens/s: batch 2: 50; batch 3: 50" in text
+    # At most: 200 tokens a second of the matrix products beside the peer's 50.
+    assert "| DPO with reference | peer | speed ≥ 2.5, memory ≤ 0.5 | 2.00 ✗ | 4.00 | 1.95 ✗ | 1.00 ✗ |  |" in text
 
 
 def test_a_ratio_next_to_its_target_has_a_digit_more(tmp_path: Path) -> None:
@@ -304,7 +308,7 @@ def test_the_page_shows_seconds_without_a_peer_and_what_is_flat(tmp_path: Path) 
     harness.store("startup", [seconds], tmp_path)
     harness.store("growth", [flat], tmp_path)
     text = page.page(tmp_path)
-    assert "- x (avx512_bf16), 2 cores, 8 GiB;" in text
+    assert "| growth | x (avx512_bf16) | 2 | 8 GiB |  |" in text
     assert "| first | 2 [2, 2] |  | ≤ 1: **missed** | 1 |" in text
     assert "| at 9 | 1.05 GiB | 1 (ours at 8) | 1.05 [1.05, 1.05] | 0.9 to 1.1: met |  |" in text
     assert "- startup, startup, first, beside no peer: 2 s; target ≤ 1 missed." in text and "beside ours at 8" not in text
