@@ -263,8 +263,8 @@ class _Slopes(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g_logp_N: Tensor | None, g_logsumexp_N: Tensor | None) -> Any:
-        slope_ND, target_N = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:  # type: ignore[override]  # the decorator makes `ctx` positional
+        (slope_ND, target_N), (g_logp_N, g_logsumexp_N) = ctx.saved_tensors, grads
         d_hidden: Tensor | None = None
         if g_logp_N is not None:
             d_hidden = g_logp_N[:, None] * slope_ND
