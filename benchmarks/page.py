@@ -108,8 +108,8 @@ def _rows(path: Path) -> list[Row]:
 def glance(rows: Sequence[Row]) -> str:
     """A line for each work and peer: the ratios that the targets are about, and the one of speed that the matrix products alone would allow."""
     contests: dict[tuple[str, str], dict[tuple[str, str, bool], Row]] = {}
-    for row in (row for name in ORDER for row in rows if row["benchmark"] == name and row["peer_name"] != "roofline"):
-        key = (_title({**row, "lean": False}), row["peer_name"])
+    for row in _beside_peers(rows):
+        key = (_work(row), row["peer_name"])
         contests.setdefault(key, {})[row["metric"], row["phase"], bool(row.get("lean"))] = row
     lines = ["## At a glance", "", GLANCE]
     lines += ["| work | beside | targets | speed | at most | whole process | memory | less memory: memory, speed |", "|---" * 8 + "|"]
@@ -136,7 +136,7 @@ def machines(rows: Sequence[Row]) -> str:
         libraries[", ".join(f"{name} {version}" for name, version in sorted(m.get("versions", {}).items()))] = None
         speed = m.get("matmul_gflops", {}).get(precision.CHOICES.get(row.get("precision", "bf16"), ""))
         gflops = f"{speed['linear']:.0f}" if speed and row["benchmark"] in ORDER else ""
-        work = "merging" if row["benchmark"].startswith("merge ") else _title({**row, "lean": False})
+        work = "merging" if row["benchmark"].startswith("merge ") else _work(row)
         lines[f"| {work} | {m['cpu']} ({flags}) | {m['cores']} | {m['memory_gib']:g} GiB | {gflops} | {row['commit']} |"] = None
     about = "Machines differ, so every run says how fast its processor makes the matrix products of the model's linear layers (GFLOP/s)."
     head = ["## Measured on", "", about, ""]
@@ -148,7 +148,7 @@ def comparisons(rows: Sequence[Row]) -> str:
     """The table of ours against each peer."""
     lines = ["## Against what people would run instead", ""]
     lines += ["| work | what | ours | peer | ratio | target | share of the roofline: ours, peer | runs |", "|---|---|---|---|---|---|---|---|"]
-    picked = [row for name in ORDER for row in rows if row["benchmark"] == name and row["peer_name"] != "roofline"]
+    picked = _beside_peers(rows)
     for row in picked:
         shares = f"{row['ours_share']:.0%}, {row['peer_share']:.0%}" if row.get("ours_share") is not None else ""
         what = f"{row['metric']}, {row['phase']}"
@@ -265,6 +265,16 @@ def tried(rows: Sequence[Row]) -> str:
             kept = f"- {row['benchmark']}{_kind(row)}, {who}{note}: {_setting(row[setting])}"
             found[kept + (f"; tried, {'tokens/s' if row['unit'] == 'tokens/s' else row['unit']}: {rest}" if rest else "")] = None
     return "## Settings\n\nKept, and what else was tried in the first round:\n\n" + "\n".join(found) + "\n" if found else ""
+
+
+def _beside_peers(rows: Sequence[Row]) -> list[Row]:
+    """Rows of ours beside what people would run instead, in the order of the page."""
+    return [row for name in ORDER for row in rows if row["benchmark"] == name and row["peer_name"] != "roofline"]
+
+
+def _work(row: Row) -> str:
+    """What a benchmark is called, whatever the settings."""
+    return _title({**row, "lean": False})
 
 
 def _title(row: Row) -> str:

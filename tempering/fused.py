@@ -143,6 +143,14 @@ def _product_into(put: Callable[[Tensor, Tensor], Tensor], into_VD: Tensor, a_VC
         _POOL.give("block", share)
 
 
+def _pieces(logits_CV: Tensor, start: int) -> Iterator[tuple[Tensor, slice]]:
+    """A chunk's logits, as many rows at a time as stay in the processor's cache, and where they stand among all tokens, given the chunk's start."""
+    step = _rows(logits_CV.shape[1], ROW_ELEMENTS)
+    for at in range(0, logits_CV.shape[0], step):
+        piece = logits_CV[at : at + step]
+        yield piece, slice(start + at, start + at + piece.shape[0])
+
+
 class _Scores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, entropy: bool, grad: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -154,11 +162,10 @@ class _Scores(torch.autograd.Function):
             rows = slice(start, min(size, start + _rows(vocabulary, CHUNK_ELEMENTS)))
             _POOL.give("logits", kept)
             # Where the pool does not take it, it goes before the next one comes.
-            kept = logits_CV = z = None
-            kept = logits_CV = _product("logits", hidden_ND[rows], half_VD.T)
-            for at in range(0, logits_CV.shape[0], _rows(vocabulary, ROW_ELEMENTS)):
-                z = logits_CV[at : at + _rows(vocabulary, ROW_ELEMENTS)].float()
-                here = slice(rows.start + at, rows.start + at + z.shape[0])
+            kept = piece = z = None
+            kept = _product("logits", hidden_ND[rows], half_VD.T)
+            for piece, here in _pieces(kept, start):
+                z = piece.float()
                 lse = torch.logsumexp(z, -1)
                 logsumexp_N[here] = lse
                 logp_N[here] = z.gather(-1, target_N[here, None])[:, 0] - lse
@@ -183,9 +190,7 @@ class _Scores(torch.autograd.Function):
         for start in reversed(starts):
             rows = slice(start, min(size, start + _rows(vocabulary, CHUNK_ELEMENTS)))
             logits_CV, ctx.kept = (ctx.kept if ctx.kept is not None else _product("logits", hidden_ND[rows], half_VD.T)), None
-            for at in range(0, logits_CV.shape[0], _rows(vocabulary, ROW_ELEMENTS)):
-                piece = logits_CV[at : at + _rows(vocabulary, ROW_ELEMENTS)]
-                here = slice(rows.start + at, rows.start + at + piece.shape[0])
+            for piece, here in _pieces(logits_CV, start):
                 g_logp, g_lse, g_entropy = (g[here, None] for g in grads)
                 z = piece.float().sub_(logsumexp_N[here, None])
                 weight = g_lse - g_logp
@@ -239,9 +244,7 @@ class _Slopes(torch.autograd.Function):
         for start in range(0, size, max(1, step)):
             rows = slice(start, min(size, start + step))
             logits_CV = _product("logits", hidden_ND[rows], half_VD.T)
-            for at in range(0, logits_CV.shape[0], _rows(vocabulary, ROW_ELEMENTS)):
-                piece = logits_CV[at : at + _rows(vocabulary, ROW_ELEMENTS)]
-                here = slice(rows.start + at, rows.start + at + piece.shape[0])
+            for piece, here in _pieces(logits_CV, start):
                 z, target_P1 = piece.float(), target_N[here, None]
                 own_P1, top_P1 = z.gather(-1, target_P1), z.amax(-1, keepdim=True)
                 total_P1 = z.sub_(top_P1).exp_().sum(-1, keepdim=True)

@@ -78,6 +78,9 @@ def test_buffers_are_given_back_and_used_again_one_for_each_use() -> None:
     for loss in losses:
         loss.backward()
     assert set(held()) == set(first)
+    with torch.no_grad():
+        logps(head, *parts(2))
+    assert set(held()) == set(first) and len(set(held().values())) == 2
     fused.forget()
     assert not fused._POOL.free
 
